@@ -1,0 +1,115 @@
+# cworker: one Makefile, out-of-tree objects. `make help` lists the targets.
+#
+# Switches: WERROR=1 warnings are errors · SANITIZE=address,undefined · V=1 shows commands · B=dir
+
+CC       ?= gcc
+VERSION  := $(shell sed -n 's/.*CWORKER_VERSION "\(.*\)".*/\1/p' worker/version.h)
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+B        ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+comma    := ,
+Q        := $(if $(V),,@)
+
+PACKAGES := hiredis libmongoc-1.0 libcjson libevent libevent_openssl libevent_pthreads libcurl \
+            openssl zlib liblzma expat
+OPTIONAL := $(foreach p,libzstd libbrotlienc,$(shell pkg-config --exists $(p) && echo $(p)))
+
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+            $(if $(WERROR),-Werror)
+HARDEN   := -fstack-protector-strong -fPIE $(if $(SANITIZE),,-D_FORTIFY_SOURCE=2)
+CFLAGS   ?= -O2 -g
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(CFLAGS) \
+             $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) \
+             $(if $(filter libzstd,$(OPTIONAL)),-DHAVE_ZSTD) \
+             $(if $(filter libbrotlienc,$(OPTIONAL)),-DHAVE_BROTLI) \
+             $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+LIBS     := $(shell pkg-config --libs $(PACKAGES) $(OPTIONAL) 2>/dev/null) \
+            $(if $(filter libbrotlienc,$(OPTIONAL)),-lbrotlidec) -lbz2 -lm -ldl -lpthread
+LINK     := -pie -rdynamic -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+
+SRC      := $(wildcard proto/base/*.c proto/*.c broker/*.c worker/*.c tasks/*.c tasks/*/*.c)
+OBJ      := $(SRC:%.c=$(B)/%.o)
+LIB      := $(B)/libcworker.a
+UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
+FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
+PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),4) -p no:cacheprovider
+
+.PHONY: all debug asan check check-quick check-unit check-integration lint shape bench demo install \
+        clean help
+
+all: $(B)/cworker $(B)/demo.so ## the program and the demo plugin (release, hardened)
+
+debug: ## the same without optimisation
+	$(Q)$(MAKE) B=build/debug CFLAGS='-O0 -g3'
+
+asan: ## the same with AddressSanitizer and UndefinedBehaviorSanitizer
+	$(Q)$(MAKE) SANITIZE=address,undefined CFLAGS='-O1 -g' all
+
+$(B)/cworker: $(filter %/worker/main.o,$(OBJ)) $(LIB)
+	$(Q)$(CC) $(LINK) -o $@ $< -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive $(LIBS)
+	@echo "  built $@ $(VERSION)"
+
+$(LIB): $(filter-out %/worker/main.o,$(OBJ))
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC $<")
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/demo.so: examples/demo/demo.c tasks/cworker.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lcrypto
+
+$(B)/test/%: test/unit/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -Wno-missing-prototypes $(LINK) -o $@ $< $(LIB) $(LIBS) -lcmocka
+
+$(B)/test/fuzz_%: test/fuzz/fuzz_%.c $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -DFUZZ_REPLAY $(LINK) -o $@ $< $(LIB) $(LIBS)
+
+check: ## everything: lint, unit tests, integration tests; also under the sanitizers
+	$(Q)test/setup.sh all
+	$(Q)$(MAKE) lint
+	$(Q)$(MAKE) WERROR=1 -j2 check-unit
+	$(Q)$(MAKE) -j2 SANITIZE=address,undefined CFLAGS='-O1 -g' all check-unit
+	$(Q)$(MAKE) check-integration
+
+check-quick: check-unit lint ## unit tests and lint only
+
+check-unit: all $(UNIT) $(FUZZ)
+	$(Q)for t in $(UNIT); do echo "  $$t"; timeout 120 $$t || exit 1; done
+
+check-integration: all ## pytest with a real Celery, Redis, MongoDB-protocol server
+	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration
+
+lint: ## include directions, headers that compile alone, banned calls, settings and docs
+	$(Q)test/lint.sh
+
+shape: ## the ten longest files and functions
+	$(Q)test/shape.sh
+
+bench: all ## tasks per second, start-up, memory: side by side with Celery
+	$(Q)test/setup.sh all && .venv/bin/python test/bench/bench.py
+
+demo: ## sets up this machine, builds, and shows the whole thing at work
+	$(Q)test/setup.sh all
+	$(Q)$(MAKE) -j2 all
+	$(Q)examples/quickstart/demo.sh
+
+install: all ## program, header, pkg-config file, manual page (DESTDIR, PREFIX)
+	install -D -m 755 $(B)/cworker $(DESTDIR)$(PREFIX)/bin/cworker
+	install -D -m 644 tasks/cworker.h $(DESTDIR)$(PREFIX)/include/cworker.h
+	install -D -m 644 docs/cworker.1 $(DESTDIR)$(PREFIX)/share/man/man1/cworker.1
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' docs/cworker.pc.in \
+	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/cworker.pc
+
+clean: ## removes what was built
+	rm -rf build
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+-include $(OBJ:.o=.d) $(UNIT:=.d)

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BROKER_CHANNEL_H
+#define BROKER_CHANNEL_H
+
+/* The worker's side of the queues: fetch, settle, publish, delay, rescue. Loop thread only.
+ *
+ * A message leaves its queue by one LMOVE into this incarnation's in-flight list and leaves that list
+ * only by channel_settle. An incarnation is one life of one worker: node, host, boot id, pid, random.
+ *
+ *   keys, for queue key K of queue Q (K = Q or Q\x06\x16step), incarnation I, all behind global_keyprefix:
+ *     {Q}.cworker.inflight.I[.step]   list   what I holds, newest at the left
+ *     cworker.lease.I                 string lives `lease` seconds, renewed by EXPIRE
+ *     cworker.incarnations            hash   I → JSON {"v":1,"node","host","boot","pid","start","lists":[…]};
+ *                                            written before the first LMOVE
+ *     {Q}.cworker.delayed             zset   due time in µs (Redis' clock) → member id
+ *     {Q}.cworker.delayed.msg         hash   member id → key step and element
+ *     {Q}.cworker.dead                list   JSON {"v":1,"reason","at","queue","worker","message"}
+ *
+ * What a kill -9 leaves: before LMOVE the message is in its queue; after it, in the in-flight list, and
+ * comes back when the lease has lapsed (or at once, where the same host can prove the death). An ack is
+ * one LREM; an ack with effects is one script that does nothing unless its own removal removed. */
+
+#include "broker/redis.h"
+
+struct channel;
+
+enum { CHANNEL_MAX_STEPS = 10 };
+
+struct channel_options {
+    const char *node;          /* celery@host */
+    const char *key_prefix;    /* global_keyprefix or NULL */
+    const char *const *queues; /* NULL-ended, in the order of -Q */
+    int steps[CHANNEL_MAX_STEPS];
+    int n_steps;               /* priority_steps: {0,3,6,9} */
+    double lease;              /* seconds; 0: 30 */
+    bool ordered;              /* queue_order_strategy "priority": declared order; else round robin */
+    size_t max_message;        /* larger elements go to the dead-letter list unread; 0: 512 MiB */
+};
+
+/* One held message, embedded in the request that owns it. */
+struct delivery {
+    struct slice text;    /* the element; must stay valid until the delivery is settled */
+    const char *queue;    /* name as in -Q, owned by the channel, lives as long as the channel */
+    int step;             /* index of the priority step it came by */
+    bool held;            /* in our in-flight list as far as we know */
+    struct delivery *next, *prev; /* private */
+};
+
+struct channel_handlers {
+    /* A message has arrived. `text` is malloc'd and now the receiver's; it must call channel_hold with
+     * a delivery before returning, then settle it some day. */
+    void (*on_message)(char *text, size_t size, const char *queue, int step, void *arg);
+    /* This delivery is no longer ours (rescued while we were away): cancel it, it runs elsewhere. */
+    void (*on_lost)(struct delivery *d, void *arg);
+    void (*on_up)(void *arg);
+    void (*on_down)(const char *reason, void *arg);
+    void (*on_note)(const char *text, bool warning, void *arg); /* things an operator should read */
+    void *arg;
+};
+
+struct channel *channel_open(struct event_base *base, const struct redis_url *url,
+                             const struct channel_options *options,
+                             const struct channel_handlers *handlers, struct error *err);
+void channel_close(struct channel *c); /* after everything is settled: removes lease and registration */
+
+void channel_hold(struct channel *c, struct delivery *d, struct slice text, const char *queue, int step);
+
+/* How many more messages may come now. The channel never has more LMOVEs under way than this. */
+void channel_set_window(struct channel *c, size_t n_free);
+void channel_stop_fetching(struct channel *c); /* for shutdown: nothing new; what is under way arrives */
+bool channel_is_quiet(const struct channel *c); /* no fetch and no settlement under way */
+
+/* May tasks be started? False once the lease's local age (CLOCK_BOOTTIME) has passed its length. */
+bool channel_owns(const struct channel *c);
+
+enum effect_kind {
+    EFFECT_SEND,   /* LPUSH to `queue` at `priority`: behind all that waits                          */
+    EFFECT_RETURN, /* RPUSH to `queue` at `priority`: the next one to be taken                       */
+    EFFECT_DELAY,  /* into the delayed set of `queue`, due at `due`; back at the front when due      */
+    EFFECT_DEAD,   /* into the dead-letter list of `queue`, with `reason`                            */
+};
+
+struct effect {
+    enum effect_kind kind;
+    const char *queue;  /* name without step */
+    int priority;       /* as in the message, clamped to a step here */
+    struct slice text;  /* the element */
+    int64_t due;        /* EFFECT_DELAY: µs since the epoch */
+    const char *id;     /* EFFECT_DELAY: task id, part of the member's name */
+    const char *reason; /* EFFECT_DEAD */
+};
+
+/* Removes the delivery from the in-flight list and makes its effects happen, in one atomic step (a plain
+ * LREM when there are none). `fn` hears 0, LOST (somebody else has it: no effect happened), or
+ * UNAVAILABLE (not known; the channel asks again after the reconnect and calls fn then, so this comes
+ * only from channel_close). Texts are copied before it returns. */
+typedef void channel_settled_fn(int code, void *arg);
+void channel_settle(struct channel *c, struct delivery *d, const struct effect *effects,
+                    size_t n_effects, channel_settled_fn *fn, void *arg);
+
+/* Effects that belong to no delivery, at once; fn may be NULL. */
+void channel_publish(struct channel *c, const struct effect *effects, size_t n_effects,
+                     channel_settled_fn *fn, void *arg);
+
+struct redis *channel_redis(struct channel *c); /* borrowed, for odd commands on the same connection */
+
+#endif

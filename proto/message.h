@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef PROTO_MESSAGE_H
+#define PROTO_MESSAGE_H
+
+/* One list element of a Celery queue: Kombu's envelope with a task message in it (task protocol 2, 1,
+ * or 2's headers with 1's body). Decoding reads the envelope once and copies the fields that a worker
+ * needs; the original text is kept, so that fields unknown to us survive when it is put back or retried.
+ * Source of the format: kombu.transport.virtual, celery.app.amqp (as_task_v1, as_task_v2). */
+
+#include "proto/json.h"
+
+#define TIME_NONE INT64_MIN /* "no instant" in int64_t microseconds since the epoch, UTC */
+
+struct message_limits {
+    size_t body_size; /* after decompression; 0: 256 MiB */
+};
+
+enum message_tristate { UNSET = -1, NO = 0, YES = 1 };
+
+struct message {
+    struct slice text;                       /* the element as it stood in the list; owned here      */
+    const char *id, *task;                   /* never NULL after a successful decode                 */
+    const char *shadow, *group, *root_id, *parent_id, *argsrepr, *kwargsrepr, *origin; /* may be NULL */
+    const char *reply_to, *correlation_id, *exchange, *routing_key, *delivery_tag;     /* may be NULL */
+    const char *content_type, *content_encoding, *compression;
+    int64_t eta, expires;                    /* TIME_NONE when not set                               */
+    int64_t group_index;                     /* -1 when not set                                      */
+    int64_t retries;
+    double hard_limit, soft_limit;           /* seconds, 0 when not set                              */
+    int priority;                            /* as sent, 0 when absent or no number                  */
+    int replaced_task_nesting;
+    enum message_tristate ignore_result;
+    bool redelivered;
+    bool protocol1;
+    struct slice headers, properties;        /* raw JSON objects inside text ({0} when absent)       */
+    struct slice stamped_headers, stamps;    /* raw JSON inside text ({0} when absent or null)       */
+    struct slice body;                       /* decoded JSON text, always protocol 2's triple
+                                                [args, kwargs, embed]; owned here                    */
+    struct message_part *owned;              /* private                                              */
+};
+
+/* Decodes one element. Takes `text` (malloc'd, freed by message_done) in every case. On failure
+ * ret_message still holds whatever could be read (id and task above all, NULL otherwise), so that the
+ * error can be stored under the id and the element kept; message_done is due in every case. Codes:
+ *   INVALID      not JSON, not an envelope, wrong types, broken base64 or compression, bad dates
+ *   UNSUPPORTED  serializer or compression: the text names it and the setting
+ *   TOO_BIG      beyond the limits */
+int message_decode(char *text, size_t size, const struct message_limits *limits,
+                   struct message *ret_message, struct error *err);
+void message_done(struct message *m);
+
+/* What a publisher says of a new message; NULL and 0 mean "not set" throughout. Encoded byte for byte
+ * as Celery 5.6 does it. JSON values are borrowed. */
+struct message_spec {
+    const char *task, *id;                   /* required                                             */
+    const cJSON *args, *kwargs;              /* NULL: [] and {}                                      */
+    const cJSON *embed;                      /* NULL: the four nulls                                 */
+    const char *queue;                       /* required: routing key                                */
+    const char *exchange;                    /* NULL: ""                                             */
+    const char *root_id, *parent_id, *group, *shadow, *origin, *reply_to;
+    int64_t group_index;                     /* used when group is set and >= 0                      */
+    int64_t eta, expires;                    /* TIME_NONE when not set                               */
+    int64_t now;                             /* for properties.expiration                            */
+    int64_t retries;
+    double hard_limit, soft_limit;
+    int priority;
+    bool ignore_result;
+    const char *compression;                 /* "zlib", "gzip", "bzip2", "zstd" … or NULL            */
+    const cJSON *headers;                    /* custom headers, merged flat                          */
+};
+char *message_encode(const struct message_spec *spec, struct error *err); /* caller frees; NULL */
+
+/* The same message to be tried again: retries + 1, eta, parent_id as Celery's retry sets it, a new
+ * delivery tag; everything else, unknown fields included, as it came. Caller frees; never NULL. */
+char *message_encode_retry(const struct message *m, int64_t eta, int64_t now);
+
+/* The element as Kombu writes it when it puts a message back: the `redelivered` marks set, nothing else
+ * changed. Caller frees; NULL only if the text is no envelope. */
+char *message_encode_redelivered(const char *text, size_t size);
+
+/* --- dates and texts, shared with results and events --- */
+/* ISO 8601 as Celery's parser accepts it (offset, Z, basic form, date only; naive means UTC). */
+int time_parse(const char *text, size_t size, int64_t *ret_time);
+/* Python's datetime.isoformat() in UTC with +00:00; microseconds vanish when zero. Returns out. */
+char *time_print(int64_t time, char out[40]);
+/* Python's repr() of a JSON value, as Celery's saferepr shows it; tuples at the top when `tuple`. Cut
+ * near max bytes with "...". */
+void repr_print(const cJSON *value, bool tuple, size_t max, struct buf *out);
+/* A random UUID-4 in its usual 36 characters. */
+void uuid_make(char out[37]);
+
+/* --- bodies --- */
+/* Standard alphabet, padded, nothing else in it. Appends to out (which must not hold `in`). */
+int base64_decode(struct slice in, struct buf *out);
+void base64_encode(struct slice in, struct buf *out);
+int compression_decode(const char *name, struct slice in, size_t max, struct buf *out, struct error *err);
+int compression_encode(const char *name, struct slice in, struct buf *out, const char **ret_header,
+                       struct error *err);
+
+#endif

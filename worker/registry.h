@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef WORKER_REGISTRY_H
+#define WORKER_REGISTRY_H
+
+/* All tasks this worker can run: the built-in tables, the plugins' (-A), the programs of the config
+ * file. Filled before the zygote is forked, read-only from then on, so that main and children name a
+ * task by the same index. A name is looked up exactly, then in the alias table, then, for the built-in
+ * tables only, by its last part. */
+
+#include "tasks/cworker.h"
+#include "worker/settings.h"
+
+struct registry_entry {
+    const struct cw_table *table;
+    const struct cw_def *def;
+    bool builtin;
+    const cJSON *command; /* a program's row of the `tasks` setting, NULL for a C task */
+};
+
+extern struct registry_entry *registry;
+extern int registry_size;
+
+int registry_add_builtin(void);
+/* Loads a shared object; err names the file and what is wrong (missing symbol, other API version, a task
+ * name that is taken, threads started while loading). */
+int registry_load_plugin(const char *path, struct error *err);
+int registry_add_commands(const cJSON *rows, struct error *err);
+void registry_set_aliases(const cJSON *aliases, bool by_last_part);
+
+int registry_find(const char *name); /* index, or -1 */
+
+#endif

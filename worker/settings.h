@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef WORKER_SETTINGS_H
+#define WORKER_SETTINGS_H
+
+/* Every setting is one row, and all that knows settings (command line, --set, --config, environment,
+ * --help, conf, the check of docs/settings.md) is made from these rows. Names are Celery's. Precedence:
+ * command line, --set, environment, --config file, default.
+ *
+ *   X(field and name, type, default, bounds, unit, help)
+ * types: TEXT (char *, NULL when unset), INT (int64_t), REAL (double, seconds), FLAG (bool),
+ * LIST (char **, NULL-ended, comma-separated in text), JSON (cJSON *, only from a file or as JSON text). */
+
+#include "proto/json.h"
+
+#define SETTINGS(X)                                                                                \
+    X(broker_url, TEXT, "redis://127.0.0.1:6379/0", "", "URL of Redis")                            \
+    X(result_backend, TEXT, NULL, "", "URL of the result store: mongodb:// redis:// file://")      \
+    X(result_expires, REAL, "86400", "s", "results vanish after this; 0: never")                   \
+    X(result_extended, FLAG, "false", "", "store name, args, kwargs, worker, queue, retries too")  \
+    X(result_serializer, TEXT, "json", "", "only json")                                            \
+    X(mongodb_backend_settings, JSON, NULL, "", "database, taskmeta_collection, …")                \
+    X(result_backend_transport_options, JSON, NULL, "", "global_keyprefix, …")                     \
+    X(broker_transport_options, JSON, NULL, "", "the members below, by their own names")           \
+    X(visibility_timeout, REAL, "3600", "s", "after which a Python worker's unacked tasks return") \
+    X(priority_steps, LIST, "0,3,6,9", "", "priority steps of the queues")                         \
+    X(global_keyprefix, TEXT, NULL, "", "put before every key in Redis")                           \
+    X(queue_order_strategy, TEXT, "round_robin", "", "round_robin, priority or sorted")            \
+    X(unacked_key, TEXT, "unacked", "", "Kombu's hash of unacked messages")                        \
+    X(unacked_index_key, TEXT, "unacked_index", "", "Kombu's index of it")                         \
+    X(unacked_mutex_key, TEXT, "unacked_mutex", "", "Kombu's lock on its restore")                 \
+    X(worker_lease, REAL, "30", "s", "a worker silent this long is dead: its tasks go back")       \
+    X(task_queues, LIST, NULL, "", "queues to consume; -Q")                                        \
+    X(task_default_queue, TEXT, "celery", "", "queue when none is named")                          \
+    X(task_acks_late, FLAG, "true", "", "ack after the result is durable")                         \
+    X(task_acks_on_failure_or_timeout, FLAG, "true", "", "ack failed tasks too")                   \
+    X(task_reject_on_worker_lost, FLAG, "false", "", "a task whose child died goes back")          \
+    X(task_max_deliveries, INT, "5", "", "started this often without an end: dead-letter")         \
+    X(task_ignore_result, FLAG, "false", "", "store no results")                                   \
+    X(task_store_errors_even_if_ignored, FLAG, "false", "", "store failures all the same")         \
+    X(task_track_started, FLAG, "false", "", "store state STARTED")                                \
+    X(task_time_limit, REAL, "0", "s", "hard limit; 0: none")                                      \
+    X(task_soft_time_limit, REAL, "0", "s", "soft limit; 0: none")                                 \
+    X(task_default_rate_limit, TEXT, NULL, "", "10/s, 10/m, 10/h")                                 \
+    X(worker_concurrency, INT, "0", "", "tasks at a time; 0: number of CPUs")                      \
+    X(worker_pool, TEXT, "prefork", "", "prefork, threads or solo")                                \
+    X(worker_prefetch_multiplier, INT, "4", "", "messages held per task at a time")                \
+    X(worker_max_tasks_per_child, INT, "0", "", "a child is replaced after so many; 0: never")     \
+    X(worker_max_memory_per_child, INT, "0", "KiB", "… after its resident size passes this")       \
+    X(worker_soft_shutdown_timeout, REAL, "0", "s", "cold shutdown waits this long for tasks")     \
+    X(worker_send_task_events, FLAG, "false", "", "-E")                                            \
+    X(worker_state_db, TEXT, NULL, "", "file that keeps revoked ids")                              \
+    X(worker_log_color, TEXT, "auto", "", "auto, true or false")                                   \
+    X(worker_log_json, FLAG, "false", "", "log as JSON lines")                                     \
+    X(message_max_size, INT, "268435456", "bytes", "larger messages go to the dead-letter list")   \
+    X(app_database_url, TEXT, NULL, "", "MongoDB of the built-in tasks")                           \
+    X(timezone, TEXT, "UTC", "", "zone of crontab schedules and printed times")                    \
+    X(tasks, JSON, NULL, "", "programs as tasks: [{name, queue, command, timeout}]")               \
+    X(task_aliases, JSON, NULL, "", "{other name: task name}")
+
+enum setting_type { SETTING_TEXT, SETTING_INT, SETTING_REAL, SETTING_FLAG, SETTING_LIST, SETTING_JSON };
+
+typedef char *setting_TEXT, **setting_LIST;
+typedef int64_t setting_INT;
+typedef double setting_REAL;
+typedef bool setting_FLAG;
+typedef cJSON *setting_JSON;
+
+struct settings {
+#define SETTING_FIELD(name, type, fallback, unit, help) setting_##type name;
+    SETTINGS(SETTING_FIELD)
+#undef SETTING_FIELD
+};
+
+void settings_init(struct settings *s); /* the defaults */
+void settings_done(struct settings *s);
+
+/* Each names the setting and says what is wrong and what would be right (nearest known name). Unknown
+ * names are INVALID; names that Celery has and a C worker ignores are accepted and noted by
+ * settings_ignored(). */
+int settings_set(struct settings *s, const char *name, const char *value, struct error *err);
+int settings_set_json(struct settings *s, const char *name, const cJSON *value, struct error *err);
+int settings_load_file(struct settings *s, const char *path, struct error *err);
+int settings_load_environment(struct settings *s, struct error *err);
+int settings_check(const struct settings *s, struct error *err); /* contradictions */
+bool settings_ignored(const char *name);
+
+/* All as one object (secrets masked), for `report` and `inspect conf`. Caller frees. */
+cJSON *settings_dump(const struct settings *s, bool with_defaults);
+void settings_print_help(void *file /* FILE * */);
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef WORKER_STORE_H
+#define WORKER_STORE_H
+
+/* Where results go: one interface, three backends (MongoDB, Redis, files), documents byte-compatible with
+ * Celery's own. A record is copied when it is put, written in batches, and its callback says on the loop
+ * thread that it is durable. A store that is down keeps records and tries again with backoff; only what
+ * can never be stored (too big, not encodable) fails. A stored SUCCESS is never overwritten.
+ * Sources: celery.backends.{base,mongodb,redis,filesystem}. */
+
+#include "proto/json.h"
+
+#include <event2/event.h>
+
+struct settings;
+struct store;
+
+struct store_record {
+    const char *id, *state; /* STARTED, RETRY, SUCCESS, FAILURE, REVOKED or the task's own */
+    struct slice result;    /* JSON text: value or {"exc_type","exc_message","exc_module"}; {0}: null */
+    const char *traceback;  /* NULL: null */
+    const char *children;   /* JSON array text; NULL: [] */
+    int64_t date_done;      /* µs; TIME_NONE for states that are not final */
+    const char *group_id, *parent_id;        /* NULL: field absent */
+    bool extended;                           /* the six fields below are written */
+    const char *name, *worker, *queue;       /* NULL: null */
+    const char *args, *kwargs;               /* JSON text; NULL: null */
+    int64_t retries;
+    const char *stamps, *stamped_headers;    /* JSON text; NULL: absent */
+};
+
+/* 0: durable (or superseded by a stored SUCCESS). Any other code: this record can never be stored. */
+typedef void store_done_fn(int code, const char *why, void *arg);
+
+struct store_handlers {
+    void (*on_note)(const char *text, bool warning, void *arg); /* outage, recovery: once each */
+    void *arg;
+};
+
+/* `url`: mongodb://…, mongodb+srv://…, redis://…, rediss://…, redis+socket://…, file:///path; NULL,
+ * "" or disabled://: a store that takes everything and writes nothing. Does not wait for the server. */
+struct store *store_open(struct event_base *base, const char *url, const struct settings *settings,
+                         const struct store_handlers *handlers, struct error *err);
+void store_close(struct store *s); /* waits for what was put, at most 5 s */
+
+void store_put(struct store *s, const struct store_record *record, store_done_fn *fn, void *arg);
+size_t store_pending(const struct store *s); /* records put and not yet durable */
+
+/* Reads one result as JSON: {"task_id","status","result","traceback","date_done","children"}; NULL text:
+ * nothing is stored. Blocking form for `cworker result`; the other for the loop. */
+char *store_read(const char *url, const struct settings *settings, const char *id, struct error *err);
+typedef void store_read_fn(int code, const char *json, void *arg);
+void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg);
+
+#endif
