@@ -6,7 +6,7 @@
  * --help, conf, the check of docs/settings.md) is made from these rows. Names are Celery's. Precedence:
  * command line, --set, environment, --config file, default.
  *
- *   X(field and name, type, default, bounds, unit, help)
+ *   X(field and name, type, default, unit, help)
  * types: TEXT (char *, NULL when unset), INT (int64_t), REAL (double, seconds), FLAG (bool),
  * LIST (char **, NULL-ended, comma-separated in text), JSON (cJSON *, only from a file or as JSON text). */
 
@@ -69,6 +69,7 @@ struct settings {
 #define SETTING_FIELD(name, type, fallback, unit, help) setting_##type name;
     SETTINGS(SETTING_FIELD)
 #undef SETTING_FIELD
+    char *ignored; /* names that were given and have no effect here: "a, b"; NULL: none */
 };
 
 void settings_init(struct settings *s); /* the defaults */
@@ -83,6 +84,10 @@ int settings_load_file(struct settings *s, const char *path, struct error *err);
 int settings_load_environment(struct settings *s, struct error *err);
 int settings_check(const struct settings *s, struct error *err); /* contradictions */
 bool settings_ignored(const char *name);
+
+/* worker_concurrency; when that is 0 the CPUs this process may use: its affinity and the CPU quota of its
+ * cgroup (v2), rounded up. At least 1. */
+int settings_concurrency(const struct settings *s);
 
 /* All as one object (secrets masked), for `report` and `inspect conf`. Caller frees. */
 cJSON *settings_dump(const struct settings *s, bool with_defaults);

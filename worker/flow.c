@@ -1,0 +1,661 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The way of a task, from top to bottom:
+ *
+ *   message ─▶ admit ─▶ dispatch ─▶ (child) ─▶ outcome ─▶ store ─▶ settle ─▶ done
+ *
+ * Durable steps, and what a kill -9 around each leaves:
+ *   1. the message is in our in-flight list (the channel's LMOVE): comes back with our lease;
+ *   2. the task runs: the same, it runs again elsewhere;
+ *   3. its result is durable (store_put's callback): the same; a second SUCCESS is not written twice;
+ *   4. the message is removed and what follows is published, in one atomic step: nothing is left over.
+ * With early acks step 4 comes before 2, as its user asked: a crash then loses the task. */
+
+#include "proto/base/mem.h"
+#include "worker/log.h"
+#include "worker/registry.h"
+#include "worker/worker.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+/* An ETA this close is now: promotion and we read Redis' clock a moment apart. */
+enum { ETA_SLACK_US = 10000 };
+
+static void finish(struct request *r, enum outcome outcome);
+static void settle(struct request *r);
+
+/* --- the ready list and the table of jobs -------------------------------------------------------- */
+
+static void ready_add(struct worker *w, struct request *r, bool front)
+{
+    request_move(r, REQUEST_READY);
+    r->prev = front ? NULL : w->ready_last;
+    r->next = front ? w->ready_first : NULL;
+    *(r->prev ? &r->prev->next : &w->ready_first) = r;
+    *(r->next ? &r->next->prev : &w->ready_last) = r;
+}
+
+static void ready_remove(struct worker *w, struct request *r)
+{
+    *(r->prev ? &r->prev->next : &w->ready_first) = r->next;
+    *(r->next ? &r->next->prev : &w->ready_last) = r->prev;
+    r->next = r->prev = NULL;
+}
+
+static struct request **job_place(struct worker *w, uint64_t job)
+{
+    struct request **at = &w->jobs[job % WORKER_JOB_BUCKETS];
+    while (*at && (*at)->job != job)
+        at = &(*at)->job_next;
+    return at;
+}
+
+static struct request *job_take(struct worker *w, uint64_t job)
+{
+    struct request **at = job_place(w, job), *r = *at;
+    if (r)
+        *at = r->job_next;
+    return r;
+}
+
+static void done(struct request *r)
+{
+    struct worker *w = r->worker;
+    request_move(r, REQUEST_DONE);
+    w->n_requests--;
+    w->n_done++;
+    request_free(r);
+    worker_pump(w);
+}
+
+static void raise_own(struct request *r, char *exception)
+{
+    free(r->result);
+    r->result = exception;
+}
+
+/* --- message: what came, and whether it can be run ----------------------------------------------- */
+
+static void unreadable(struct request *r, const struct error *err)
+{
+    bool disallowed = err->code == ERROR_UNSUPPORTED;
+    log_task(LOG_WARNING, request_name(r), request_id(r),
+             "Unreadable message from %s set aside in the dead-letter list: %s", r->delivery.queue,
+             err->text);
+    raise_own(r, exception_text("kombu.exceptions",
+                                disallowed ? "ContentDisallowed" : "DecodeError", err->text));
+    r->traceback = mem_dup(err->text);
+    finish(r, OUTCOME_UNREADABLE);
+}
+
+static void not_registered(struct request *r)
+{
+    log_task(LOG_ERROR, request_name(r), request_id(r),
+             "Received unregistered task of type '%s' from %s: set aside in the dead-letter list",
+             r->message.task, r->delivery.queue);
+    raise_own(r, exception_text("celery.exceptions", "NotRegistered", r->message.task));
+    finish(r, OUTCOME_NOT_REGISTERED);
+}
+
+static bool expired(struct request *r)
+{
+    int64_t expires = r->message.expires;
+    if (expires == TIME_NONE || worker_now(r->worker) <= expires)
+        return false;
+    if (log_threshold <= LOG_INFO)
+        log_line(LOG_INFO, "Discarding revoked task: %s[%s] (expired)", request_name(r),
+                 request_id(r));
+    raise_own(r, exception_text("celery.exceptions", "TaskRevokedError", "expired"));
+    finish(r, OUTCOME_EXPIRED);
+    return true;
+}
+
+static void apply_policy(struct request *r)
+{
+    const struct settings *s = &r->worker->options->settings;
+    unsigned flags = registry[r->def].def->flags;
+    r->acks_late = flags & CW_ACKS_LATE    ? true
+                   : flags & CW_ACKS_EARLY ? false
+                                           : s->task_acks_late;
+    r->ignore_result = r->message.ignore_result != UNSET
+                           ? r->message.ignore_result == YES
+                           : flags & CW_IGNORE_RESULT || s->task_ignore_result;
+    r->track_started = flags & CW_TRACK_STARTED || s->task_track_started;
+    r->reject_on_lost = flags & CW_REJECT_ON_LOST || s->task_reject_on_worker_lost;
+}
+
+static void admit(struct request *r)
+{
+    struct worker *w = r->worker;
+    const struct message *m = &r->message;
+    r->def = registry_find(m->task);
+    if (r->def < 0) {
+        not_registered(r);
+        return;
+    }
+    apply_policy(r);
+    if (log_threshold <= LOG_INFO)
+        log_line(LOG_INFO, "Task %s[%s] received", request_name(r), request_id(r));
+    if (expired(r))
+        return;
+    if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US)
+        finish(r, OUTCOME_POSTPONED);
+    else if (w->phase != WORKER_RUNNING)
+        finish(r, OUTCOME_GIVEN_BACK);
+    else
+        ready_add(w, r, false);
+}
+
+void flow_message(char *text, size_t size, const char *queue, int step, void *worker)
+{
+    struct worker *w = worker;
+    struct request *r = request_new(w);
+    struct error err = {0};
+    struct message_limits limits = {.body_size = (size_t)w->options->settings.message_max_size};
+    r->received_at = monotonic_now();
+    w->n_requests++;
+    w->n_waiting++;
+    int code = message_decode(text, size, &limits, &r->message, &err);
+    channel_hold(w->channel, &r->delivery, r->message.text, queue, step);
+    if (code < 0)
+        unreadable(r, &err);
+    else
+        admit(r);
+    worker_pump(w);
+}
+
+/* --- dispatch ------------------------------------------------------------------------------------ */
+
+static double first_limit(double message, double task, double setting)
+{
+    return message > 0 ? message : task > 0 ? task : setting;
+}
+
+static void run(struct request *r)
+{
+    struct worker *w = r->worker;
+    const struct message *m = &r->message;
+    const struct cw_def *def = registry[r->def].def;
+    const struct settings *s = &w->options->settings;
+    struct task_frame frame = {
+        .job = ++w->last_job,
+        .def = (uint32_t)r->def,
+        .flags = (r->track_started ? TASK_ANNOUNCE : 0u) |
+                 (log_threshold <= LOG_INFO ? TASK_WANT_REPR : 0u) |
+                 (m->redelivered ? TASK_REDELIVERED : 0u),
+        .soft_limit = first_limit(m->soft_limit, def->soft_limit, s->task_soft_time_limit),
+        .hard_limit = first_limit(m->hard_limit, def->hard_limit, s->task_time_limit),
+        .retries = m->retries,
+        .id = slice_of(m->id),
+        .name = slice_of(m->task),
+        .queue = slice_of(r->delivery.queue),
+        .headers = m->headers,
+        .body = m->body,
+        .root_id = slice_of(m->root_id),
+        .parent_id = slice_of(m->parent_id),
+        .group_id = slice_of(m->group),
+    };
+    request_move(r, REQUEST_RUNNING);
+    r->job = frame.job;
+    r->started_at = monotonic_now();
+    struct request **place = job_place(w, r->job);
+    r->job_next = NULL;
+    *place = r;
+    pool_submit(w->pool, &frame);
+}
+
+/* An early ack has to have happened before the task starts: a worker that lost its lease must not run
+ * what somebody else already has. */
+static void on_claimed(int code, void *arg)
+{
+    struct request *r = arg;
+    struct worker *w = r->worker;
+    if (code != 0) {
+        w->n_waiting--;
+        done(r);
+        return;
+    }
+    r->acked = true;
+    ready_add(w, r, true);
+    worker_pump(w);
+}
+
+void flow_dispatch(struct worker *w)
+{
+    while (w->ready_first && pool_room(w->pool) > 0 && channel_owns(w->channel)) {
+        struct request *r = w->ready_first;
+        ready_remove(w, r);
+        if (!r->acked && expired(r))
+            continue;
+        if (!r->acks_late && !r->acked) {
+            request_move(r, REQUEST_CLAIMING);
+            channel_settle(w->channel, &r->delivery, NULL, 0, on_claimed, r);
+        } else {
+            run(r);
+        }
+    }
+}
+
+/* The oldest must be taken first again, so it is given back last: each goes to the front. */
+void flow_give_back_ready(struct worker *w)
+{
+    while (w->ready_last) {
+        struct request *r = w->ready_last;
+        if (r->acked) /* claimed: it is ours to run to the end */
+            break;
+        ready_remove(w, r);
+        finish(r, OUTCOME_GIVEN_BACK);
+    }
+}
+
+/* --- what the pool says --------------------------------------------------------------------------- */
+
+static void put_state(struct request *r, const char *state, struct slice result)
+{
+    struct store_record record = {
+        .id = r->message.id,
+        .state = state,
+        .result = result,
+        .date_done = TIME_NONE,
+        .group_id = r->message.group,
+        .parent_id = r->message.parent_id,
+    };
+    store_put(r->worker->store, &record, NULL, NULL);
+}
+
+static void on_started(uint64_t job, pid_t pid, void *arg)
+{
+    struct worker *w = arg;
+    struct request *r = *job_place(w, job);
+    if (!r || r->lost)
+        return;
+    r->pid = pid;
+    if (r->track_started && !r->ignore_result) {
+        char *result = mem_printf("{\"pid\": %d, \"hostname\": \"%s\"}", (int)pid,
+                                  w->options->hostname);
+        put_state(r, "STARTED", slice_of(result));
+        free(result);
+    }
+}
+
+static void on_state(const struct state_frame *f, void *arg)
+{
+    struct worker *w = arg;
+    struct request *r = *job_place(w, f->job);
+    if (!r || r->lost || r->ignore_result)
+        return;
+    char *state = mem_ndup(f->state.at, f->state.size);
+    put_state(r, state, f->meta);
+    free(state);
+}
+
+static void log_outcome(const struct request *r, const struct outcome_frame *f)
+{
+    double seconds = (double)f->run_us / 1e6;
+    int repr_size = (int)f->repr.size;
+    switch (f->kind) {
+    case RESULT_SUCCESS:
+        log_info("Task %s[%s] succeeded in %.6gs: %.*s", request_name(r), request_id(r), seconds,
+                 repr_size, f->repr.at ? f->repr.at : "");
+        break;
+    case RESULT_RETRY:
+        log_info("Task %s[%s] retry: Retry in %gs: %.*s", request_name(r), request_id(r),
+                 f->countdown, repr_size, f->repr.at ? f->repr.at : "");
+        break;
+    case RESULT_IGNORE:
+        log_info("Task %s[%s] ignored", request_name(r), request_id(r));
+        break;
+    case RESULT_REJECT:
+        log_warning("Task %s[%s] reject requeue=%s", request_name(r), request_id(r),
+                    f->requeue ? "True" : "False");
+        break;
+    default:
+        log_error("Task %s[%s] raised unexpected: %.*s\n%.*s", request_name(r), request_id(r),
+                  repr_size, f->repr.at ? f->repr.at : "", (int)f->traceback.size,
+                  f->traceback.at ? f->traceback.at : "");
+    }
+}
+
+static enum outcome outcome_of(const struct request *r, const struct outcome_frame *f)
+{
+    switch (f->kind) {
+    case RESULT_SUCCESS:
+        return OUTCOME_SUCCEEDED;
+    case RESULT_RETRY:
+        return OUTCOME_RETRIED;
+    case RESULT_IGNORE:
+        return OUTCOME_IGNORED;
+    case RESULT_REJECT:
+        return f->requeue && r->acks_late ? OUTCOME_REQUEUED : OUTCOME_REJECTED;
+    default:
+        return OUTCOME_FAILED;
+    }
+}
+
+static char *slice_dup(struct slice s)
+{
+    return s.at && s.size ? mem_ndup(s.at, s.size) : NULL;
+}
+
+static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
+{
+    struct worker *w = arg;
+    struct request *r = job_take(w, f->job);
+    if (!r)
+        return;
+    r->pid = pid;
+    log_outcome(r, f);
+    log_debug("Task %s[%s] used cpu=%.3fms peak=%lldkB run=%.3fms waited=%.3fms", request_name(r),
+              request_id(r), (double)f->cpu_us / 1e3, (long long)f->peak_kb,
+              (double)f->run_us / 1e3, (double)(r->started_at - r->received_at) / 1e3);
+    raise_own(r, slice_dup(f->result));
+    r->traceback = slice_dup(f->traceback);
+    r->countdown = f->countdown;
+    if (f->sends.size && f->kind == RESULT_SUCCESS)
+        r->sends = json_parse(f->sends.at, f->sends.size, NULL);
+    finish(r, outcome_of(r, f));
+}
+
+static void crashed(struct request *r, pid_t pid, int status)
+{
+    char *reason = WIFSIGNALED(status)
+                       ? mem_printf("Worker exited prematurely: signal %d (SIG%s) Job: %llu.",
+                                    WTERMSIG(status), sigabbrev_np(WTERMSIG(status)),
+                                    (unsigned long long)r->job)
+                       : mem_printf("Worker exited prematurely: exitcode %d Job: %llu.",
+                                    WEXITSTATUS(status), (unsigned long long)r->job);
+    log_error("Task %s[%s]: pool process %d is gone: %s", request_name(r), request_id(r), (int)pid,
+              reason);
+    raise_own(r, exception_text("billiard.exceptions", "WorkerLostError", reason));
+    free(reason);
+    finish(r, r->reject_on_lost && r->acks_late ? OUTCOME_WORKER_LOST_REQUEUED
+                                                : OUTCOME_WORKER_LOST);
+}
+
+static void timed_out(struct request *r)
+{
+    const struct settings *s = &r->worker->options->settings;
+    double limit = first_limit(r->message.hard_limit, registry[r->def].def->hard_limit,
+                               s->task_time_limit);
+    log_error("Hard time limit (%gs) exceeded for %s[%s]", limit, request_name(r), request_id(r));
+    raise_own(r, exception_number("billiard.exceptions", "TimeLimitExceeded", limit));
+    finish(r, r->acks_late && !s->task_acks_on_failure_or_timeout ? OUTCOME_TIMED_OUT_REQUEUED
+                                                                  : OUTCOME_TIMED_OUT);
+}
+
+static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, void *arg)
+{
+    struct worker *w = arg;
+    struct request *r = job_take(w, job);
+    if (!r)
+        return;
+    switch (why) {
+    case POOL_CRASHED:
+        crashed(r, pid, status);
+        break;
+    case POOL_HARD_LIMIT:
+        timed_out(r);
+        break;
+    case POOL_TERMINATED:
+    case POOL_ORPHANED:
+        finish(r, OUTCOME_GIVEN_BACK);
+        break;
+    case POOL_UNSTARTED:
+        if (r->lost || w->phase != WORKER_RUNNING)
+            finish(r, OUTCOME_GIVEN_BACK);
+        else
+            ready_add(w, r, true);
+        break;
+    }
+    worker_pump(w);
+}
+
+static void on_soft_limit(uint64_t job, double limit, void *arg)
+{
+    struct request *r = *job_place(arg, job);
+    if (r)
+        log_warning("Soft time limit (%gs) exceeded for %s[%s]", limit, request_name(r),
+                    request_id(r));
+}
+
+static void on_room(void *arg)
+{
+    worker_pump(arg);
+}
+
+static void on_broken(void *arg)
+{
+    struct worker *w = arg;
+    log_line(LOG_CRITICAL, "The zygote process is gone: shutting down, all tasks go back");
+    w->exit_status = 1;
+    w->phase = WORKER_COLD;
+    worker_pump(w);
+}
+
+const struct pool_handlers flow_pool_handlers = {
+    .on_started = on_started,
+    .on_state = on_state,
+    .on_outcome = on_outcome,
+    .on_lost = on_lost,
+    .on_soft_limit = on_soft_limit,
+    .on_room = on_room,
+    .on_broken = on_broken,
+};
+
+/* --- store ---------------------------------------------------------------------------------------- */
+
+static bool must_store(const struct request *r)
+{
+    if (!r->message.id)
+        return false;
+    switch (outcome_rows[r->outcome].store) {
+    case STORE_ALWAYS:
+        return true;
+    case STORE_RESULT:
+        return !r->ignore_result;
+    case STORE_ERROR:
+        return !r->ignore_result ||
+               r->worker->options->settings.task_store_errors_even_if_ignored;
+    default:
+        return false;
+    }
+}
+
+static void on_stored(int code, const char *why, void *arg);
+
+static char *children_of(const struct request *r)
+{
+    struct buf out = BUF_INIT(SIZE_MAX / 2);
+    const char *separator = "[";
+    for (const cJSON *send = r->sends->child; send; send = send->next) {
+        const char *id = json_get_string(send, "id");
+        buf_str(&out, separator);
+        buf_str(&out, "[[");
+        json_print_string(id, strlen(id), &out);
+        buf_str(&out, ", null], null]");
+        separator = ", ";
+    }
+    buf_str(&out, separator[0] == '[' ? "[]" : "]");
+    return buf_take(&out);
+}
+
+/* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only use
+ * of it. */
+static void extend(const struct request *r, struct store_record *record, char **args, char **kwargs)
+{
+    record->extended = true;
+    record->name = r->message.task;
+    record->worker = r->worker->options->hostname;
+    record->queue = r->message.routing_key ? r->message.routing_key : r->delivery.queue;
+    record->retries = r->message.retries;
+    cJSON *body = json_parse(r->message.body.at, r->message.body.size, NULL);
+    if (cJSON_IsArray(body) && body->child && body->child->next) {
+        record->args = *args = json_text(body->child);
+        record->kwargs = *kwargs = json_text(body->child->next);
+    }
+    cJSON_Delete(body);
+}
+
+static void put_result(struct request *r)
+{
+    const char *state = outcome_rows[r->outcome].state;
+    bool final = strcmp(state, "RETRY") != 0;
+    char *args = NULL, *kwargs = NULL;
+    char *children = r->sends ? children_of(r) : NULL;
+    struct store_record record = {
+        .id = r->message.id,
+        .state = state,
+        .result = slice_of(r->result),
+        .traceback = r->traceback,
+        .children = children,
+        .date_done = final ? worker_now(r->worker) : TIME_NONE,
+        .group_id = r->message.group,
+        .parent_id = r->message.parent_id,
+    };
+    if (r->worker->options->settings.result_extended && r->message.task)
+        extend(r, &record, &args, &kwargs);
+    store_put(r->worker->store, &record, on_stored, r);
+    free(args);
+    free(kwargs);
+    free(children);
+}
+
+static void finish(struct request *r, enum outcome outcome)
+{
+    r->outcome = outcome;
+    r->worker->n_waiting--;
+    if (r->lost) {
+        log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
+                    request_name(r), request_id(r));
+        done(r);
+    } else if (must_store(r)) {
+        request_move(r, REQUEST_STORING);
+        put_result(r);
+    } else {
+        settle(r);
+    }
+}
+
+/* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored either, the
+ * log has the last word: a task must not wait for ever for a record that nobody can write. */
+static void on_stored(int code, const char *why, void *arg)
+{
+    struct request *r = arg;
+    if (code != 0) {
+        log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
+                  why);
+        if (r->outcome == OUTCOME_SUCCEEDED) {
+            r->outcome = OUTCOME_FAILED;
+            raise_own(r, exception_text("kombu.exceptions", "EncodeError", why));
+            put_result(r);
+            return;
+        }
+    }
+    settle(r);
+}
+
+/* --- settle ---------------------------------------------------------------------------------------- */
+
+static void on_settled(int code, void *arg)
+{
+    struct request *r = arg;
+    if (code == ERROR_LOST)
+        log_warning("Task %s[%s] went to another worker before its ack: what it caused is left to "
+                    "that worker",
+                    request_name(r), request_id(r));
+    done(r);
+}
+
+static size_t add_sends(const cJSON *sends, struct effect *effects)
+{
+    size_t n = 0;
+    for (const cJSON *send = sends ? sends->child : NULL; send; send = send->next) {
+        int64_t due = 0, priority = 0;
+        bool delayed = json_as_int(json_get(send, "due"), &due);
+        json_as_int(json_get(send, "priority"), &priority);
+        effects[n++] = (struct effect){
+            .kind = delayed ? EFFECT_DELAY : EFFECT_SEND,
+            .queue = json_get_string(send, "queue"),
+            .priority = (int)priority,
+            .text = slice_of(json_get_string(send, "text")),
+            .due = due,
+            .id = json_get_string(send, "id"),
+        };
+    }
+    return n;
+}
+
+/* What becomes of the message itself. `owned` receives a text to free. */
+static bool add_disposal(const struct request *r, struct effect *e, char **owned)
+{
+    const struct message *m = &r->message;
+    int64_t now = worker_now(r->worker), due = now + (int64_t)(r->countdown * 1e6);
+    *e = (struct effect){.queue = r->delivery.queue, .priority = m->priority, .id = m->id};
+    switch (outcome_rows[r->outcome].dispose) {
+    case DISPOSE_ACK:
+        return false;
+    case DISPOSE_RETRY:
+        e->kind = r->countdown > 0 ? EFFECT_DELAY : EFFECT_SEND;
+        e->due = due;
+        *owned = message_encode_retry(m, r->countdown > 0 ? due : TIME_NONE, now);
+        break;
+    case DISPOSE_BACK:
+    case DISPOSE_FRONT:
+        e->kind = outcome_rows[r->outcome].dispose == DISPOSE_BACK ? EFFECT_SEND : EFFECT_RETURN;
+        *owned = message_encode_redelivered(m->text.at, m->text.size);
+        break;
+    case DISPOSE_DELAY:
+        e->kind = EFFECT_DELAY;
+        e->due = m->eta;
+        break;
+    case DISPOSE_DEAD:
+        e->kind = EFFECT_DEAD;
+        e->reason = r->outcome == OUTCOME_NOT_REGISTERED ? "unregistered task" : r->traceback;
+        break;
+    }
+    e->text = *owned ? slice_of(*owned) : m->text;
+    return true;
+}
+
+static void settle(struct request *r)
+{
+    struct worker *w = r->worker;
+    if (r->lost) {
+        done(r);
+        return;
+    }
+    size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
+    struct effect *effects = mem_alloc((n_sends + 1) * sizeof *effects);
+    char *owned = NULL;
+    size_t n = add_sends(r->sends, effects);
+    n += add_disposal(r, &effects[n], &owned);
+    request_move(r, REQUEST_SETTLING);
+    if (!r->acked)
+        channel_settle(w->channel, &r->delivery, effects, n, on_settled, r);
+    else if (n > 0)
+        channel_publish(w->channel, effects, n, on_settled, r);
+    else
+        done(r);
+    free(owned);
+    free(effects);
+}
+
+/* --- the lease lapsed while we were away ------------------------------------------------------------ */
+
+void flow_delivery_lost(struct delivery *d, void *worker)
+{
+    struct worker *w = worker;
+    struct request *r =
+        (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
+    r->lost = true;
+    if (r->state == REQUEST_READY) {
+        ready_remove(w, r);
+        w->n_waiting--;
+        done(r);
+    } else if (r->state == REQUEST_RUNNING) {
+        pool_stop(w->pool, r->job, CW_REVOKED);
+    }
+}

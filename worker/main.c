@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The program: which command, and for the worker what has to happen in which order. The zygote is forked
+ * while this process has one thread and no connection; everything after that may have both. */
+
+#include "proto/base/mem.h"
+#include "worker/banner.h"
+#include "worker/command.h"
+#include "worker/log.h"
+#include "worker/options.h"
+#include "worker/registry.h"
+#include "worker/task_run.h"
+#include "worker/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int load_tasks(struct options *o, struct error *err)
+{
+    int code = registry_add_builtin();
+    for (char **app = o->apps; app && *app && code == 0; app++)
+        code = registry_load_plugin(*app, err);
+    if (code == 0 && o->settings.tasks)
+        code = registry_add_commands(o->settings.tasks, err);
+    registry_set_aliases(o->settings.task_aliases, !o->no_alias);
+    return code;
+}
+
+static enum pool_kind pool_kind_of(const char *name)
+{
+    return strcmp(name, "threads") == 0 ? POOL_THREADS
+           : strcmp(name, "solo") == 0  ? POOL_SOLO
+                                        : POOL_PREFORK;
+}
+
+static int run_worker(struct options *o)
+{
+    const struct settings *s = &o->settings;
+    struct pool_options pool = {
+        .kind = pool_kind_of(s->worker_pool),
+        .concurrency = (int)s->worker_concurrency,
+        .max_tasks_per_child = (int)s->worker_max_tasks_per_child,
+        .max_memory_kb = s->worker_max_memory_per_child,
+    };
+    if (pool.kind == POOL_SOLO)
+        pool.concurrency = 1;
+    struct task_process process = {
+        .hostname = o->hostname,
+        .default_queue = s->task_default_queue,
+        .app_database_url = s->app_database_url,
+    };
+    task_process_init(&process);
+    struct zygote *zygote = zygote_start(&pool);
+    log_process_name("MainProcess");
+    if (!o->quiet)
+        banner_print(o, pool.concurrency);
+    if (o->purge && command_purge_now(o) != 0)
+        return 1;
+    return worker_run(o, zygote, &pool);
+}
+
+static int run_command(struct options *o)
+{
+    static const struct {
+        const char *name;
+        int (*run)(struct options *);
+    } commands[] = {
+        {"worker", run_worker},     {"call", command_call},     {"result", command_result},
+        {"purge", command_purge},   {"report", command_report},
+    };
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(o->command, commands[i].name) == 0)
+            return commands[i].run(o);
+    fprintf(stderr, "cworker: no such command: %s (see cworker --help)\n", o->command);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct error err = {0};
+    int code = options_parse(&options, argc, argv);
+    if (code >= 1000)
+        return code - 1000;
+    if (log_open(options.logfile, options.loglevel, options.settings.worker_log_json,
+                 options.settings.worker_log_color) < 0)
+        return 1;
+    if (load_tasks(&options, &err) < 0) {
+        fprintf(stderr, "cworker: %s\n", err.text);
+        return 1;
+    }
+    int status = run_command(&options);
+    options_done(&options);
+    return status;
+}

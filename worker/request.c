@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The request's states: which moves there are, and the one function that makes them. */
+
+#include "worker/request.h"
+
+#include "proto/base/mem.h"
+#include "worker/log.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+static const char *const names[] = {
+#define REQUEST_NAME(name) #name,
+    REQUEST_STATES(REQUEST_NAME)
+#undef REQUEST_NAME
+};
+
+#define TO(name) (1u << REQUEST_##name)
+
+static const unsigned moves[] = {
+    [REQUEST_RECEIVED] = TO(READY) | TO(STORING) | TO(SETTLING),
+    [REQUEST_READY] = TO(CLAIMING) | TO(RUNNING) | TO(SETTLING) | TO(STORING) | TO(DONE),
+    [REQUEST_CLAIMING] = TO(READY) | TO(DONE),
+    [REQUEST_RUNNING] = TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
+    [REQUEST_STORING] = TO(SETTLING) | TO(DONE),
+    [REQUEST_SETTLING] = TO(DONE),
+    [REQUEST_DONE] = 0,
+};
+
+struct request *request_new(struct worker *w)
+{
+    struct request *r = mem_zalloc(sizeof *r);
+    r->worker = w;
+    r->def = -1;
+    return r;
+}
+
+void request_free(struct request *r)
+{
+    message_done(&r->message);
+    free(r->result);
+    free(r->traceback);
+    cJSON_Delete(r->sends);
+    free(r);
+}
+
+void request_move(struct request *r, enum request_state to)
+{
+    assert(moves[r->state] & (1u << to));
+    if (log_threshold <= LOG_DEBUG)
+        log_task(LOG_DEBUG, request_name(r), request_id(r), "%s -> %s", names[r->state], names[to]);
+    r->state = to;
+}
+
+const char *request_state_name(enum request_state state)
+{
+    return names[state];
+}
+
+const char *request_name(const struct request *r)
+{
+    return r->message.shadow && *r->message.shadow ? r->message.shadow
+           : r->message.task                       ? r->message.task
+                                                   : "?";
+}
+
+const char *request_id(const struct request *r)
+{
+    return r->message.id ? r->message.id : "?";
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef WORKER_REQUEST_H
+#define WORKER_REQUEST_H
+
+/* One task in the hands of main, from its arrival to its ack: one struct, one state machine.
+ *
+ *   RECEIVED ─▶ READY ─▶ RUNNING ─▶ STORING ─▶ SETTLING ─▶ DONE
+ *      │          │ ▲       │          ▲           ▲
+ *      │          ▼ │       │          │           │
+ *      │        CLAIMING    ├──────────┼───────────┤   nothing to store (ignored, given back)
+ *      │   (early ack)      └──▶ READY (its child died before it began)
+ *      ├───────────────────────────────┘ (revoked, expired, not registered, unreadable)
+ *      └───────────────────────────────────────────┘ (waits for its ETA: into the delayed set)
+ *
+ * Every move goes through request_move, which checks the table and logs at debug level. */
+
+#include "broker/channel.h"
+#include "proto/message.h"
+#include "worker/outcome.h"
+
+struct worker;
+
+#define REQUEST_STATES(X) X(RECEIVED) X(READY) X(CLAIMING) X(RUNNING) X(STORING) X(SETTLING) X(DONE)
+
+enum request_state {
+#define REQUEST_STATE(name) REQUEST_##name,
+    REQUEST_STATES(REQUEST_STATE)
+#undef REQUEST_STATE
+};
+
+struct request {
+    struct request *next, *prev; /* in the worker's ready list */
+    struct request *job_next;    /* in the worker's table of jobs */
+    struct worker *worker;
+    enum request_state state;
+    enum outcome outcome;        /* once it has one */
+    struct message message;      /* owned */
+    struct delivery delivery;
+    uint64_t job;                /* pool's number, 0 before the first run */
+    int def;                     /* registry index, -1: not registered */
+    pid_t pid;                   /* child that runs it, 0: none */
+    bool acks_late, ignore_result, track_started, reject_on_lost;
+    bool acked;                  /* early: its delivery is settled already */
+    bool lost;                   /* rescued by another worker: whatever we do must have no effect */
+    int64_t received_at, started_at; /* CLOCK_MONOTONIC µs */
+
+    /* What the end of the run left, for storing and settling. Owned. */
+    char *result, *traceback;
+    cJSON *sends;                /* what the task sent, to be published with the ack */
+    double countdown;            /* of a retry */
+};
+
+struct request *request_new(struct worker *w);
+void request_free(struct request *r);
+void request_move(struct request *r, enum request_state to);
+const char *request_state_name(enum request_state state);
+
+/* Name and id for log lines; "?" where the message could not be read. */
+const char *request_name(const struct request *r);
+const char *request_id(const struct request *r);
+
+#endif

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opens the parts in order, turns the loop, and knows how it ends. All work at the end of a turn is in
+ * one place: pump() dispatches, sizes the prefetch window, and sees whether a shutdown is complete. */
+
+#include "worker/worker.h"
+
+#include "broker/url.h"
+#include "proto/base/mem.h"
+#include "worker/log.h"
+#include "worker/registry.h"
+
+#include <event2/thread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    BATCH_PER_LANE = 128,       /* window for tiny tasks: what a child holds and as much again */
+    MAX_UNSETTLED = 20000,      /* outcomes that may wait for a store that is down */
+    CLOCK_INTERVAL = 30,        /* seconds between two looks at Redis' clock */
+};
+
+enum { N_SIGNALS = 5 };
+
+int64_t monotonic_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static int64_t local_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+int64_t worker_now(const struct worker *w)
+{
+    return local_now() + w->clock_offset;
+}
+
+void worker_pump(struct worker *w)
+{
+    event_active(w->pump, EV_TIMEOUT, 0);
+}
+
+/* --- the end of a turn ----------------------------------------------------------------------------- */
+
+/* Prefetch as Celery counts it, concurrency times multiplier; where the tasks at hand are so short that
+ * the pool takes them in batches, enough to keep those full. */
+static size_t window(const struct worker *w)
+{
+    size_t lanes = (size_t)pool_lanes(w->pool);
+    int64_t multiplier = w->options->settings.worker_prefetch_multiplier;
+    size_t limit = multiplier > 0 ? lanes * (size_t)multiplier : MAX_UNSETTLED;
+    if ((size_t)pool_room(w->pool) > lanes && limit < lanes * BATCH_PER_LANE)
+        limit = lanes * BATCH_PER_LANE;
+    if (w->n_requests >= MAX_UNSETTLED || w->n_waiting >= limit)
+        return 0;
+    return limit - w->n_waiting;
+}
+
+static void stop_when_done(struct worker *w)
+{
+    if (w->n_requests == 0 && channel_is_quiet(w->channel) && store_pending(w->store) == 0)
+        event_base_loopbreak(w->base);
+}
+
+static void pump(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct worker *w = arg;
+    if (w->phase == WORKER_COLD)
+        pool_shut(w->pool, true);
+    if (w->phase != WORKER_RUNNING)
+        flow_give_back_ready(w);
+    if (w->phase != WORKER_COLD)
+        flow_dispatch(w);
+    if (w->phase == WORKER_RUNNING)
+        channel_set_window(w->channel, window(w));
+    else
+        stop_when_done(w);
+}
+
+/* --- signals ----------------------------------------------------------------------------------------- */
+
+static void shut(struct worker *w, enum worker_phase phase)
+{
+    if (phase <= w->phase)
+        return;
+    w->phase = phase;
+    log_warning("worker: %s shutdown (MainProcess)", phase == WORKER_WARM ? "Warm" : "Cold");
+    channel_stop_fetching(w->channel);
+    worker_pump(w);
+}
+
+static void on_signal(evutil_socket_t number, short what, void *arg)
+{
+    (void)what;
+    struct worker *w = arg;
+    switch (number) {
+    case SIGHUP:
+        log_reopen();
+        break;
+    case SIGQUIT:
+        shut(w, WORKER_COLD);
+        break;
+    case SIGINT: /* Celery's exit status for Ctrl-C */
+        w->exit_status = 1;
+        /* fall through */
+    default:
+        shut(w, w->phase == WORKER_RUNNING ? WORKER_WARM : WORKER_COLD);
+    }
+}
+
+/* While stopping nothing may hang on an event that does not come (the channel falling quiet, say). */
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct worker *w = arg;
+    if (w->phase != WORKER_RUNNING)
+        worker_pump(w);
+}
+
+/* --- Redis' clock ------------------------------------------------------------------------------------- */
+
+struct clock_reading {
+    struct worker *worker;
+    int64_t asked;
+};
+
+static void on_clock(const redisReply *reply, void *arg)
+{
+    struct clock_reading *reading = arg;
+    if (reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
+        int64_t theirs = strtoll(reply->element[0]->str, NULL, 10) * 1000000 +
+                         strtoll(reply->element[1]->str, NULL, 10);
+        reading->worker->clock_offset = theirs - (reading->asked + local_now()) / 2;
+    }
+    free(reading);
+}
+
+static void read_clock(struct worker *w)
+{
+    struct clock_reading *reading = mem_alloc(sizeof *reading);
+    *reading = (struct clock_reading){w, local_now()};
+    if (redis_sendf(channel_redis(w->channel), on_clock, reading, "TIME") < 0)
+        free(reading);
+}
+
+static void on_clock_timer(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    read_clock(arg);
+}
+
+/* --- what the channel and the store say ----------------------------------------------------------------- */
+
+static void on_up(void *arg)
+{
+    struct worker *w = arg;
+    char *url = url_mask(w->options->settings.broker_url);
+    log_info("Connected to %s", url);
+    free(url);
+    read_clock(w);
+    if (!w->greeted)
+        log_info("%s ready.", w->options->hostname);
+    w->greeted = true;
+    worker_pump(w);
+}
+
+static void on_down(const char *reason, void *arg)
+{
+    struct worker *w = arg;
+    char *url = url_mask(w->options->settings.broker_url);
+    if (w->greeted)
+        log_warning("consumer: Connection to broker %s lost: %s. Trying to re-establish the "
+                    "connection...",
+                    url, reason);
+    else
+        log_error("consumer: Cannot connect to %s: %s. Trying again...", url, reason);
+    free(url);
+}
+
+static void on_note(const char *text, bool warning, void *arg)
+{
+    (void)arg;
+    log_line(warning ? LOG_WARNING : LOG_INFO, "%s", text);
+}
+
+/* --- open, run, close --------------------------------------------------------------------------------------- */
+
+static int open_channel(struct worker *w, struct error *err)
+{
+    const struct settings *s = &w->options->settings;
+    struct redis_url url = {0};
+    int code = redis_url_parse(s->broker_url, &url, err);
+    if (code < 0)
+        return error_wrap(err, "broker_url");
+    struct channel_options options = {
+        .node = w->options->hostname,
+        .key_prefix = s->global_keyprefix,
+        .queues = (const char *const *)w->options->queues,
+        .lease = s->worker_lease,
+        .ordered = strcmp(s->queue_order_strategy, "round_robin") != 0,
+    };
+    for (char **step = s->priority_steps; *step && options.n_steps < CHANNEL_MAX_STEPS; step++)
+        options.steps[options.n_steps++] = (int)strtol(*step, NULL, 10);
+    struct channel_handlers handlers = {flow_message, flow_delivery_lost, on_up, on_down, on_note, w};
+    w->channel = channel_open(w->base, &url, &options, &handlers, err);
+    redis_url_done(&url);
+    return w->channel ? 0 : err->code;
+}
+
+static int open_parts(struct worker *w, struct zygote *zygote, const struct pool_options *pool)
+{
+    struct error err = {0};
+    const struct settings *s = &w->options->settings;
+    struct pool_handlers pool_handlers = flow_pool_handlers;
+    struct store_handlers store_handlers = {on_note, w};
+    pool_handlers.arg = w;
+    w->pool = pool_open(w->base, zygote, pool, &pool_handlers);
+    w->store = store_open(w->base, s->result_backend, s, &store_handlers, &err);
+    if (!w->store)
+        error_wrap(&err, "result_backend");
+    else
+        open_channel(w, &err);
+    if (err.code)
+        log_line(LOG_CRITICAL, "%s", err.text);
+    return err.code;
+}
+
+static void listen_to_signals(struct worker *w, struct event **events)
+{
+    static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+    for (int i = 0; i < N_SIGNALS && numbers[i]; i++) {
+        events[i] = evsignal_new(w->base, numbers[i], on_signal, w);
+        event_add(events[i], NULL);
+    }
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static struct event *every(struct worker *w, int seconds, event_callback_fn fn)
+{
+    struct event *timer = event_new(w->base, -1, EV_PERSIST, fn, w);
+    event_add(timer, &(struct timeval){seconds, 0});
+    return timer;
+}
+
+int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool)
+{
+    struct worker *w = mem_zalloc(sizeof *w);
+    struct event *signals[N_SIGNALS] = {0};
+    w->options = options;
+    evthread_use_pthreads();
+    w->base = event_base_new();
+    w->pump = event_new(w->base, -1, 0, pump, w);
+    listen_to_signals(w, signals);
+    if (open_parts(w, zygote, pool) == 0) {
+        struct event *clock = every(w, CLOCK_INTERVAL, on_clock_timer);
+        struct event *tick = every(w, 1, on_tick);
+        event_base_dispatch(w->base);
+        event_free(clock);
+        event_free(tick);
+    } else {
+        w->exit_status = 1;
+    }
+    int status = w->exit_status;
+    if (w->channel)
+        channel_close(w->channel);
+    if (w->store)
+        store_close(w->store);
+    pool_shut(w->pool, false);
+    pool_close(w->pool);
+    for (int i = 0; i < N_SIGNALS; i++)
+        if (signals[i])
+            event_free(signals[i]);
+    event_free(w->pump);
+    event_base_free(w->base);
+    free(w);
+    return status;
+}

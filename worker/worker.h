@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef WORKER_WORKER_H
+#define WORKER_WORKER_H
+
+/* The main process: one loop that owns the channel, the pool, the result store and all requests. worker.c
+ * opens and closes it and knows how it stops; flow.c is the way of a task through it. */
+
+#include "worker/options.h"
+#include "worker/pool.h"
+#include "worker/request.h"
+#include "worker/store.h"
+
+enum { WORKER_JOB_BUCKETS = 1 << 12 };
+
+enum worker_phase {
+    WORKER_RUNNING,
+    WORKER_WARM, /* nothing new; what runs may finish; what waits goes back */
+    WORKER_COLD, /* what runs is ended and goes back too */
+};
+
+struct worker {
+    struct options *options;
+    struct event_base *base;
+    struct channel *channel;
+    struct pool *pool;
+    struct store *store;
+    struct event *pump;         /* activated during a turn, runs when its other events are handled */
+    enum worker_phase phase;
+    int exit_status;
+    bool greeted;               /* "ready." has been logged */
+    int64_t clock_offset;       /* µs to add to our clock to get Redis' */
+
+    struct request *ready_first, *ready_last;
+    struct request *jobs[WORKER_JOB_BUCKETS];
+    uint64_t last_job;
+    size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
+    size_t n_requests;          /* all that are alive */
+    uint64_t n_done;
+};
+
+/* Runs until told to stop; the exit status. */
+int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool);
+
+/* Asks for another turn of dispatch, window and end-of-work checks, once the current events are done. */
+void worker_pump(struct worker *w);
+int64_t worker_now(const struct worker *w); /* µs since the epoch by Redis' clock */
+int64_t monotonic_now(void);                /* µs */
+
+/* --- flow.c --- */
+void flow_message(char *text, size_t size, const char *queue, int step, void *worker);
+void flow_delivery_lost(struct delivery *d, void *worker);
+void flow_dispatch(struct worker *w);         /* ready requests to the pool, while it has room */
+void flow_give_back_ready(struct worker *w);  /* for shutdown */
+extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
+
+#endif
