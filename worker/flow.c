@@ -11,6 +11,7 @@
  * With early acks step 4 comes before 2, as its user asked: a crash then loses the task. */
 
 #include "proto/base/mem.h"
+#include "worker/continuation.h"
 #include "worker/log.h"
 #include "worker/registry.h"
 #include "worker/worker.h"
@@ -340,6 +341,37 @@ static char *slice_dup(struct slice s)
     return s.at && s.size ? mem_ndup(s.at, s.size) : NULL;
 }
 
+static bool has_continuation(const struct request *r, enum outcome outcome)
+{
+    bool ended = outcome == OUTCOME_SUCCEEDED || outcome == OUTCOME_FAILED ||
+                 outcome == OUTCOME_TIMED_OUT || outcome == OUTCOME_WORKER_LOST;
+    return ended && !r->lost && !continuation_is_empty(&r->message);
+}
+
+/* What follows becomes part of what the task sent. A continuation that cannot be made fails the task, as
+ * in Celery: its producer waits for steps that nobody would send. */
+static enum outcome add_continuation(struct request *r, enum outcome outcome)
+{
+    struct worker *w = r->worker;
+    struct error err = {0};
+    if (!r->sends)
+        r->sends = cJSON_CreateArray();
+    struct continuation c = {&r->message, w->options->settings.task_default_queue, worker_now(w),
+                             r->sends};
+    int code = outcome == OUTCOME_SUCCEEDED ? continuation_succeeded(&c, slice_of(r->result), &err)
+                                            : continuation_failed(&c, &err);
+    if (code == 0)
+        return outcome;
+    log_error("Task %s[%s]: what should follow it cannot be sent: %s", request_name(r),
+              request_id(r), err.text);
+    if (outcome != OUTCOME_SUCCEEDED)
+        return outcome;
+    raise_own(r, exception_text("builtins", "NotImplementedError", err.text));
+    cJSON_Delete(r->sends);
+    r->sends = NULL;
+    return OUTCOME_FAILED;
+}
+
 static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
 {
     struct worker *w = arg;
@@ -499,12 +531,25 @@ static void extend(const struct request *r, struct store_record *record, char **
     cJSON_Delete(body);
 }
 
+/* The later steps of a chain fail with it, under their own ids, before the task's own record is written:
+ * a crash in between runs the task again and writes the same. */
+static void fail_chain(const struct request *r, struct store_record record)
+{
+    cJSON *ids = continuation_abandoned(&r->message);
+    record.group_id = record.parent_id = record.children = NULL;
+    for (const cJSON *id = ids ? ids->child : NULL; id; id = id->next) {
+        record.id = id->valuestring;
+        store_put(r->worker->store, &record, NULL, NULL);
+    }
+    cJSON_Delete(ids);
+}
+
 static void put_result(struct request *r)
 {
     const char *state = outcome_rows[r->outcome].state;
     bool final = strcmp(state, "RETRY") != 0;
     char *args = NULL, *kwargs = NULL;
-    char *children = r->sends ? children_of(r) : NULL;
+    char *children = r->sends && r->sends->child ? children_of(r) : NULL;
     struct store_record record = {
         .id = r->message.id,
         .state = state,
@@ -515,6 +560,8 @@ static void put_result(struct request *r)
         .group_id = r->message.group,
         .parent_id = r->message.parent_id,
     };
+    if (strcmp(state, "FAILURE") == 0 && has_continuation(r, r->outcome))
+        fail_chain(r, record);
     if (r->worker->options->settings.result_extended && r->message.task)
         extend(r, &record, &args, &kwargs);
     store_put(r->worker->store, &record, on_stored, r);
@@ -525,7 +572,7 @@ static void put_result(struct request *r)
 
 static void finish(struct request *r, enum outcome outcome)
 {
-    r->outcome = outcome;
+    r->outcome = has_continuation(r, outcome) ? add_continuation(r, outcome) : outcome;
     r->worker->n_waiting--;
     if (r->lost) {
         log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
