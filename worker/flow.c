@@ -8,10 +8,9 @@
  *   2. the task runs: the same, it runs again elsewhere;
  *   3. its result is durable (store_put's callback): the same; a second SUCCESS is not written twice;
  *   4. the message is removed and what follows is published, in one atomic step: nothing is left over.
- * With early acks step 4 comes before 2, as its user asked: a crash then loses the task. */
+ * Steps 3 and 4 are in finish.c. With early acks step 4 comes before 2, as its user asked: a crash then loses the task. */
 
 #include "proto/base/mem.h"
-#include "worker/continuation.h"
 #include "worker/log.h"
 #include "worker/registry.h"
 #include "worker/worker.h"
@@ -24,9 +23,6 @@
 
 /* An ETA this close is now: promotion and we read Redis' clock a moment apart. */
 enum { ETA_SLACK_US = 10000 };
-
-static void finish(struct request *r, enum outcome outcome);
-static void settle(struct request *r);
 
 /* --- the ready list and the table of jobs -------------------------------------------------------- */
 
@@ -62,22 +58,6 @@ static struct request *job_take(struct worker *w, uint64_t job)
     return r;
 }
 
-static void done(struct request *r)
-{
-    struct worker *w = r->worker;
-    request_move(r, REQUEST_DONE);
-    w->n_requests--;
-    w->n_done++;
-    request_free(r);
-    worker_pump(w);
-}
-
-static void raise_own(struct request *r, char *exception)
-{
-    free(r->result);
-    r->result = exception;
-}
-
 /* --- message: what came, and whether it can be run ----------------------------------------------- */
 
 static void unreadable(struct request *r, const struct error *err)
@@ -86,10 +66,10 @@ static void unreadable(struct request *r, const struct error *err)
     log_task(LOG_WARNING, request_name(r), request_id(r),
              "Unreadable message from %s set aside in the dead-letter list: %s", r->delivery.queue,
              err->text);
-    raise_own(r, exception_text("kombu.exceptions",
+    request_raise(r, exception_text("kombu.exceptions",
                                 disallowed ? "ContentDisallowed" : "DecodeError", err->text));
     r->traceback = mem_dup(err->text);
-    finish(r, OUTCOME_UNREADABLE);
+    flow_finish(r, OUTCOME_UNREADABLE);
 }
 
 static void not_registered(struct request *r)
@@ -97,8 +77,8 @@ static void not_registered(struct request *r)
     log_task(LOG_ERROR, request_name(r), request_id(r),
              "Received unregistered task of type '%s' from %s: set aside in the dead-letter list",
              r->message.task, r->delivery.queue);
-    raise_own(r, exception_text("celery.exceptions", "NotRegistered", r->message.task));
-    finish(r, OUTCOME_NOT_REGISTERED);
+    request_raise(r, exception_text("celery.exceptions", "NotRegistered", r->message.task));
+    flow_finish(r, OUTCOME_NOT_REGISTERED);
 }
 
 static bool expired(struct request *r)
@@ -109,8 +89,8 @@ static bool expired(struct request *r)
     if (log_threshold <= LOG_INFO)
         log_line(LOG_INFO, "Discarding revoked task: %s[%s] (expired)", request_name(r),
                  request_id(r));
-    raise_own(r, exception_text("celery.exceptions", "TaskRevokedError", "expired"));
-    finish(r, OUTCOME_EXPIRED);
+    request_raise(r, exception_text("celery.exceptions", "TaskRevokedError", "expired"));
+    flow_finish(r, OUTCOME_EXPIRED);
     return true;
 }
 
@@ -143,9 +123,9 @@ static void admit(struct request *r)
     if (expired(r))
         return;
     if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US)
-        finish(r, OUTCOME_POSTPONED);
+        flow_finish(r, OUTCOME_POSTPONED);
     else if (w->phase != WORKER_RUNNING)
-        finish(r, OUTCOME_GIVEN_BACK);
+        flow_finish(r, OUTCOME_GIVEN_BACK);
     else
         ready_add(w, r, false);
 }
@@ -216,7 +196,7 @@ static void on_claimed(int code, void *arg)
     struct worker *w = r->worker;
     if (code != 0) {
         w->n_waiting--;
-        done(r);
+        flow_done(r);
         return;
     }
     r->acked = true;
@@ -248,7 +228,7 @@ void flow_give_back_ready(struct worker *w)
         if (r->acked) /* claimed: it is ours to run to the end */
             break;
         ready_remove(w, r);
-        finish(r, OUTCOME_GIVEN_BACK);
+        flow_finish(r, OUTCOME_GIVEN_BACK);
     }
 }
 
@@ -341,37 +321,6 @@ static char *slice_dup(struct slice s)
     return s.at && s.size ? mem_ndup(s.at, s.size) : NULL;
 }
 
-static bool has_continuation(const struct request *r, enum outcome outcome)
-{
-    bool ended = outcome == OUTCOME_SUCCEEDED || outcome == OUTCOME_FAILED ||
-                 outcome == OUTCOME_TIMED_OUT || outcome == OUTCOME_WORKER_LOST;
-    return ended && !r->lost && !continuation_is_empty(&r->message);
-}
-
-/* What follows becomes part of what the task sent. A continuation that cannot be made fails the task, as
- * in Celery: its producer waits for steps that nobody would send. */
-static enum outcome add_continuation(struct request *r, enum outcome outcome)
-{
-    struct worker *w = r->worker;
-    struct error err = {0};
-    if (!r->sends)
-        r->sends = cJSON_CreateArray();
-    struct continuation c = {&r->message, w->options->settings.task_default_queue, worker_now(w),
-                             r->sends};
-    int code = outcome == OUTCOME_SUCCEEDED ? continuation_succeeded(&c, slice_of(r->result), &err)
-                                            : continuation_failed(&c, &err);
-    if (code == 0)
-        return outcome;
-    log_error("Task %s[%s]: what should follow it cannot be sent: %s", request_name(r),
-              request_id(r), err.text);
-    if (outcome != OUTCOME_SUCCEEDED)
-        return outcome;
-    raise_own(r, exception_text("builtins", "NotImplementedError", err.text));
-    cJSON_Delete(r->sends);
-    r->sends = NULL;
-    return OUTCOME_FAILED;
-}
-
 static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
 {
     struct worker *w = arg;
@@ -383,12 +332,12 @@ static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
     log_debug("Task %s[%s] used cpu=%.3fms peak=%lldkB run=%.3fms waited=%.3fms", request_name(r),
               request_id(r), (double)f->cpu_us / 1e3, (long long)f->peak_kb,
               (double)f->run_us / 1e3, (double)(r->started_at - r->received_at) / 1e3);
-    raise_own(r, slice_dup(f->result));
+    request_raise(r, slice_dup(f->result));
     r->traceback = slice_dup(f->traceback);
     r->countdown = f->countdown;
     if (f->sends.size && f->kind == RESULT_SUCCESS)
         r->sends = json_parse(f->sends.at, f->sends.size, NULL);
-    finish(r, outcome_of(r, f));
+    flow_finish(r, outcome_of(r, f));
 }
 
 static void crashed(struct request *r, pid_t pid, int status)
@@ -401,9 +350,9 @@ static void crashed(struct request *r, pid_t pid, int status)
                                     WEXITSTATUS(status), (unsigned long long)r->job);
     log_error("Task %s[%s]: pool process %d is gone: %s", request_name(r), request_id(r), (int)pid,
               reason);
-    raise_own(r, exception_text("billiard.exceptions", "WorkerLostError", reason));
+    request_raise(r, exception_text("billiard.exceptions", "WorkerLostError", reason));
     free(reason);
-    finish(r, r->reject_on_lost && r->acks_late ? OUTCOME_WORKER_LOST_REQUEUED
+    flow_finish(r, r->reject_on_lost && r->acks_late ? OUTCOME_WORKER_LOST_REQUEUED
                                                 : OUTCOME_WORKER_LOST);
 }
 
@@ -413,8 +362,8 @@ static void timed_out(struct request *r)
     double limit = first_limit(r->message.hard_limit, registry[r->def].def->hard_limit,
                                s->task_time_limit);
     log_error("Hard time limit (%gs) exceeded for %s[%s]", limit, request_name(r), request_id(r));
-    raise_own(r, exception_number("billiard.exceptions", "TimeLimitExceeded", limit));
-    finish(r, r->acks_late && !s->task_acks_on_failure_or_timeout ? OUTCOME_TIMED_OUT_REQUEUED
+    request_raise(r, exception_number("billiard.exceptions", "TimeLimitExceeded", limit));
+    flow_finish(r, r->acks_late && !s->task_acks_on_failure_or_timeout ? OUTCOME_TIMED_OUT_REQUEUED
                                                                   : OUTCOME_TIMED_OUT);
 }
 
@@ -433,11 +382,11 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
         break;
     case POOL_TERMINATED:
     case POOL_ORPHANED:
-        finish(r, OUTCOME_GIVEN_BACK);
+        flow_finish(r, OUTCOME_GIVEN_BACK);
         break;
     case POOL_UNSTARTED:
         if (r->lost || w->phase != WORKER_RUNNING)
-            finish(r, OUTCOME_GIVEN_BACK);
+            flow_finish(r, OUTCOME_GIVEN_BACK);
         else
             ready_add(w, r, true);
         break;
@@ -477,219 +426,6 @@ const struct pool_handlers flow_pool_handlers = {
     .on_broken = on_broken,
 };
 
-/* --- store ---------------------------------------------------------------------------------------- */
-
-static bool must_store(const struct request *r)
-{
-    if (!r->message.id)
-        return false;
-    switch (outcome_rows[r->outcome].store) {
-    case STORE_ALWAYS:
-        return true;
-    case STORE_RESULT:
-        return !r->ignore_result;
-    case STORE_ERROR:
-        return !r->ignore_result ||
-               r->worker->options->settings.task_store_errors_even_if_ignored;
-    default:
-        return false;
-    }
-}
-
-static void on_stored(int code, const char *why, void *arg);
-
-static char *children_of(const struct request *r)
-{
-    struct buf out = BUF_INIT(SIZE_MAX / 2);
-    const char *separator = "[";
-    for (const cJSON *send = r->sends->child; send; send = send->next) {
-        const char *id = json_get_string(send, "id");
-        buf_str(&out, separator);
-        buf_str(&out, "[[");
-        json_print_string(id, strlen(id), &out);
-        buf_str(&out, ", null], null]");
-        separator = ", ";
-    }
-    buf_str(&out, separator[0] == '[' ? "[]" : "]");
-    return buf_take(&out);
-}
-
-/* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only use
- * of it. */
-static void extend(const struct request *r, struct store_record *record, char **args, char **kwargs)
-{
-    record->extended = true;
-    record->name = r->message.task;
-    record->worker = r->worker->options->hostname;
-    record->queue = r->message.routing_key ? r->message.routing_key : r->delivery.queue;
-    record->retries = r->message.retries;
-    cJSON *body = json_parse(r->message.body.at, r->message.body.size, NULL);
-    if (cJSON_IsArray(body) && body->child && body->child->next) {
-        record->args = *args = json_text(body->child);
-        record->kwargs = *kwargs = json_text(body->child->next);
-    }
-    cJSON_Delete(body);
-}
-
-/* The later steps of a chain fail with it, under their own ids, before the task's own record is written:
- * a crash in between runs the task again and writes the same. */
-static void fail_chain(const struct request *r, struct store_record record)
-{
-    cJSON *ids = continuation_abandoned(&r->message);
-    record.group_id = record.parent_id = record.children = NULL;
-    for (const cJSON *id = ids ? ids->child : NULL; id; id = id->next) {
-        record.id = id->valuestring;
-        store_put(r->worker->store, &record, NULL, NULL);
-    }
-    cJSON_Delete(ids);
-}
-
-static void put_result(struct request *r)
-{
-    const char *state = outcome_rows[r->outcome].state;
-    bool final = strcmp(state, "RETRY") != 0;
-    char *args = NULL, *kwargs = NULL;
-    char *children = r->sends && r->sends->child ? children_of(r) : NULL;
-    struct store_record record = {
-        .id = r->message.id,
-        .state = state,
-        .result = slice_of(r->result),
-        .traceback = r->traceback,
-        .children = children,
-        .date_done = final ? worker_now(r->worker) : TIME_NONE,
-        .group_id = r->message.group,
-        .parent_id = r->message.parent_id,
-    };
-    if (strcmp(state, "FAILURE") == 0 && has_continuation(r, r->outcome))
-        fail_chain(r, record);
-    if (r->worker->options->settings.result_extended && r->message.task)
-        extend(r, &record, &args, &kwargs);
-    store_put(r->worker->store, &record, on_stored, r);
-    free(args);
-    free(kwargs);
-    free(children);
-}
-
-static void finish(struct request *r, enum outcome outcome)
-{
-    r->outcome = has_continuation(r, outcome) ? add_continuation(r, outcome) : outcome;
-    r->worker->n_waiting--;
-    if (r->lost) {
-        log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
-                    request_name(r), request_id(r));
-        done(r);
-    } else if (must_store(r)) {
-        request_move(r, REQUEST_STORING);
-        put_result(r);
-    } else {
-        settle(r);
-    }
-}
-
-/* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored either, the
- * log has the last word: a task must not wait for ever for a record that nobody can write. */
-static void on_stored(int code, const char *why, void *arg)
-{
-    struct request *r = arg;
-    if (code != 0) {
-        log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
-                  why);
-        if (r->outcome == OUTCOME_SUCCEEDED) {
-            r->outcome = OUTCOME_FAILED;
-            raise_own(r, exception_text("kombu.exceptions", "EncodeError", why));
-            put_result(r);
-            return;
-        }
-    }
-    settle(r);
-}
-
-/* --- settle ---------------------------------------------------------------------------------------- */
-
-static void on_settled(int code, void *arg)
-{
-    struct request *r = arg;
-    if (code == ERROR_LOST)
-        log_warning("Task %s[%s] went to another worker before its ack: what it caused is left to "
-                    "that worker",
-                    request_name(r), request_id(r));
-    done(r);
-}
-
-static size_t add_sends(const cJSON *sends, struct effect *effects)
-{
-    size_t n = 0;
-    for (const cJSON *send = sends ? sends->child : NULL; send; send = send->next) {
-        int64_t due = 0, priority = 0;
-        bool delayed = json_as_int(json_get(send, "due"), &due);
-        json_as_int(json_get(send, "priority"), &priority);
-        effects[n++] = (struct effect){
-            .kind = delayed ? EFFECT_DELAY : EFFECT_SEND,
-            .queue = json_get_string(send, "queue"),
-            .priority = (int)priority,
-            .text = slice_of(json_get_string(send, "text")),
-            .due = due,
-            .id = json_get_string(send, "id"),
-        };
-    }
-    return n;
-}
-
-/* What becomes of the message itself. `owned` receives a text to free. */
-static bool add_disposal(const struct request *r, struct effect *e, char **owned)
-{
-    const struct message *m = &r->message;
-    int64_t now = worker_now(r->worker), due = now + (int64_t)(r->countdown * 1e6);
-    *e = (struct effect){.queue = r->delivery.queue, .priority = m->priority, .id = m->id};
-    switch (outcome_rows[r->outcome].dispose) {
-    case DISPOSE_ACK:
-        return false;
-    case DISPOSE_RETRY:
-        e->kind = r->countdown > 0 ? EFFECT_DELAY : EFFECT_SEND;
-        e->due = due;
-        *owned = message_encode_retry(m, r->countdown > 0 ? due : TIME_NONE, now);
-        break;
-    case DISPOSE_BACK:
-    case DISPOSE_FRONT:
-        e->kind = outcome_rows[r->outcome].dispose == DISPOSE_BACK ? EFFECT_SEND : EFFECT_RETURN;
-        *owned = message_encode_redelivered(m->text.at, m->text.size);
-        break;
-    case DISPOSE_DELAY:
-        e->kind = EFFECT_DELAY;
-        e->due = m->eta;
-        break;
-    case DISPOSE_DEAD:
-        e->kind = EFFECT_DEAD;
-        e->reason = r->outcome == OUTCOME_NOT_REGISTERED ? "unregistered task" : r->traceback;
-        break;
-    }
-    e->text = *owned ? slice_of(*owned) : m->text;
-    return true;
-}
-
-static void settle(struct request *r)
-{
-    struct worker *w = r->worker;
-    if (r->lost) {
-        done(r);
-        return;
-    }
-    size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
-    struct effect *effects = mem_alloc((n_sends + 1) * sizeof *effects);
-    char *owned = NULL;
-    size_t n = add_sends(r->sends, effects);
-    n += add_disposal(r, &effects[n], &owned);
-    request_move(r, REQUEST_SETTLING);
-    if (!r->acked)
-        channel_settle(w->channel, &r->delivery, effects, n, on_settled, r);
-    else if (n > 0)
-        channel_publish(w->channel, effects, n, on_settled, r);
-    else
-        done(r);
-    free(owned);
-    free(effects);
-}
-
 /* --- the lease lapsed while we were away ------------------------------------------------------------ */
 
 void flow_delivery_lost(struct delivery *d, void *worker)
@@ -701,7 +437,7 @@ void flow_delivery_lost(struct delivery *d, void *worker)
     if (r->state == REQUEST_READY) {
         ready_remove(w, r);
         w->n_waiting--;
-        done(r);
+        flow_done(r);
     } else if (r->state == REQUEST_RUNNING) {
         pool_stop(w->pool, r->job, CW_REVOKED);
     }

@@ -52,6 +52,12 @@ void request_move(struct request *r, enum request_state to)
     r->state = to;
 }
 
+void request_raise(struct request *r, char *exception)
+{
+    free(r->result);
+    r->result = exception;
+}
+
 const char *request_state_name(enum request_state state)
 {
     return names[state];

@@ -55,6 +55,9 @@ void request_free(struct request *r);
 void request_move(struct request *r, enum request_state to);
 const char *request_state_name(enum request_state state);
 
+/* The exception that is this request's result from now on; takes the text. */
+void request_raise(struct request *r, char *exception);
+
 /* Name and id for log lines; "?" where the message could not be read. */
 const char *request_name(const struct request *r);
 const char *request_id(const struct request *r);

@@ -53,4 +53,8 @@ void flow_dispatch(struct worker *w);         /* ready requests to the pool, whi
 void flow_give_back_ready(struct worker *w);  /* for shutdown */
 extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
 
+/* --- finish.c --- */
+void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
+void flow_done(struct request *r);                         /* the request's end, without either */
+
 #endif

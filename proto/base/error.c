@@ -40,8 +40,9 @@ int error_wrap(struct error *err, const char *fmt, ...)
     va_start(args, fmt);
     int used = vsnprintf(err->text, sizeof err->text, fmt, args);
     va_end(args);
-    if (used >= 0 && (size_t)used < sizeof err->text)
-        snprintf(err->text + used, sizeof err->text - (size_t)used, ": %s", inner);
+    int room = (int)sizeof err->text - used - 3;
+    if (used >= 0 && room > 0)
+        snprintf(err->text + used, (size_t)room + 3, ": %.*s", room, inner);
     return err->code;
 }
 

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What follows a task: real producers' messages in, the messages that must follow out. */
+
+#include "proto/base/mem.h"
+#include "worker/continuation.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <string.h>
+
+static void load(const char *name, struct message *m)
+{
+    char *path = mem_printf("%s/celery-5.6.3/%s.json", getenv("GOLDEN") ?: "test/golden", name);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    struct buf text = BUF_INIT(1 << 24);
+    char chunk[4096];
+    for (size_t n; (n = fread(chunk, 1, sizeof chunk, file)) > 0;)
+        buf_add(&text, chunk, n);
+    fclose(file);
+    cJSON *golden = json_parse(text.data, text.size, NULL);
+    const char *raw = json_get_string(json_get(golden, "elements")->child, "raw");
+    struct error err = {0};
+    assert_int_equal(message_decode(mem_dup(raw), strlen(raw), NULL, m, &err), 0);
+    cJSON_Delete(golden);
+    buf_done(&text);
+    free(path);
+}
+
+/* The n-th message that follows, decoded. */
+static void sent(const cJSON *sends, int n, struct message *m)
+{
+    const char *text = json_get_string(cJSON_GetArrayItem(sends, n), "text");
+    struct error err = {0};
+    assert_non_null(text);
+    assert_int_equal(message_decode(mem_dup(text), strlen(text), NULL, m, &err), 0);
+}
+
+static cJSON *body_of(const struct message *m)
+{
+    cJSON *body = json_parse(m->body.at, m->body.size, NULL);
+    assert_non_null(body);
+    return body;
+}
+
+static struct continuation make(const struct message *m)
+{
+    return (struct continuation){m, "celery", 1700000000000000, cJSON_CreateArray()};
+}
+
+static void a_plain_task_is_followed_by_nothing(void **state)
+{
+    (void)state;
+    struct message m;
+    load("priority-5", &m);
+    assert_true(continuation_is_empty(&m));
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
+    assert_int_equal(cJSON_GetArraySize(c.sends), 0);
+    cJSON_Delete(c.sends);
+    message_done(&m);
+}
+
+static void a_chain_goes_on_with_its_last_element_and_the_rest(void **state)
+{
+    (void)state;
+    struct message m, next;
+    load("chain-3", &m);
+    assert_false(continuation_is_empty(&m));
+    cJSON *before = body_of(&m);
+    const cJSON *chain = json_get(cJSON_GetArrayItem(before, 2), "chain");
+    const cJSON *step = cJSON_GetArrayItem(chain, cJSON_GetArraySize(chain) - 1);
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
+    assert_int_equal(cJSON_GetArraySize(c.sends), 1);
+    sent(c.sends, 0, &next);
+    assert_string_equal(next.id, json_get_string(json_get(step, "options"), "task_id"));
+    assert_string_equal(next.task, json_get_string(step, "task"));
+    assert_string_equal(next.root_id, m.root_id);
+    assert_string_equal(next.parent_id, m.id);
+    cJSON *after = body_of(&next);
+    assert_int_equal(cJSON_GetArrayItem(after, 0)->child->valueint, 5);
+    assert_int_equal(cJSON_GetArraySize(json_get(cJSON_GetArrayItem(after, 2), "chain")),
+                     cJSON_GetArraySize(chain) - 1);
+    cJSON_Delete(before);
+    cJSON_Delete(after);
+    cJSON_Delete(c.sends);
+    message_done(&m);
+    message_done(&next);
+}
+
+static void the_rest_of_a_failed_chain_is_named(void **state)
+{
+    (void)state;
+    struct message m;
+    load("chain-3", &m);
+    cJSON *ids = continuation_abandoned(&m);
+    assert_int_equal(cJSON_GetArraySize(ids), 2);
+    cJSON_Delete(ids);
+    message_done(&m);
+}
+
+static void several_callbacks_are_one_group(void **state)
+{
+    (void)state;
+    struct message m, first, second;
+    load("link-many", &m);
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
+    assert_true(cJSON_GetArraySize(c.sends) >= 2);
+    sent(c.sends, 0, &first);
+    sent(c.sends, 1, &second);
+    assert_string_equal(first.group, second.group);
+    assert_int_equal(first.group_index, 0);
+    assert_int_equal(second.group_index, 1);
+    cJSON_Delete(c.sends);
+    message_done(&m);
+    message_done(&first);
+    message_done(&second);
+}
+
+static void an_errback_gets_the_failed_id(void **state)
+{
+    (void)state;
+    struct message m, errback;
+    load("link-error", &m);
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_failed(&c, NULL), 0);
+    sent(c.sends, 0, &errback);
+    cJSON *body = body_of(&errback);
+    assert_string_equal(cJSON_GetArrayItem(body, 0)->child->valuestring, m.id);
+    cJSON_Delete(body);
+    cJSON_Delete(c.sends);
+    message_done(&m);
+    message_done(&errback);
+}
+
+static void a_chord_says_that_it_is_not_supported(void **state)
+{
+    (void)state;
+    struct message m;
+    struct error err = {0};
+    load("group-in-chain", &m);
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, &err), ERROR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "chord"));
+    cJSON_Delete(c.sends);
+    message_done(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_plain_task_is_followed_by_nothing),
+        cmocka_unit_test(a_chain_goes_on_with_its_last_element_and_the_rest),
+        cmocka_unit_test(the_rest_of_a_failed_chain_is_named),
+        cmocka_unit_test(several_callbacks_are_one_group),
+        cmocka_unit_test(an_errback_gets_the_failed_id),
+        cmocka_unit_test(a_chord_says_that_it_is_not_supported),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The second half of a task's way: outcome ─▶ what follows from it ─▶ store ─▶ settle ─▶ done. The durable
+ * steps and what a crash around each leaves are told at the head of flow.c. */
+
+#include "proto/base/mem.h"
+#include "worker/continuation.h"
+#include "worker/log.h"
+#include "worker/worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void settle(struct request *r);
+
+void flow_done(struct request *r)
+{
+    struct worker *w = r->worker;
+    request_move(r, REQUEST_DONE);
+    w->n_requests--;
+    w->n_done++;
+    request_free(r);
+    worker_pump(w);
+}
+
+/* --- what follows ------------------------------------------------------------------------------- */
+
+static bool has_continuation(const struct request *r, enum outcome outcome)
+{
+    bool ended = outcome == OUTCOME_SUCCEEDED || outcome == OUTCOME_FAILED ||
+                 outcome == OUTCOME_TIMED_OUT || outcome == OUTCOME_WORKER_LOST;
+    return ended && !r->lost && !continuation_is_empty(&r->message);
+}
+
+/* What follows becomes part of what the task sent. A continuation that cannot be made fails the task, as
+ * in Celery: its producer waits for steps that nobody would send. */
+static enum outcome add_continuation(struct request *r, enum outcome outcome)
+{
+    struct worker *w = r->worker;
+    struct error err = {0};
+    if (!r->sends)
+        r->sends = cJSON_CreateArray();
+    struct continuation c = {&r->message, w->options->settings.task_default_queue, worker_now(w),
+                             r->sends};
+    int code = outcome == OUTCOME_SUCCEEDED ? continuation_succeeded(&c, slice_of(r->result), &err)
+                                            : continuation_failed(&c, &err);
+    if (code == 0)
+        return outcome;
+    log_error("Task %s[%s]: what should follow it cannot be sent: %s", request_name(r),
+              request_id(r), err.text);
+    if (outcome != OUTCOME_SUCCEEDED)
+        return outcome;
+    request_raise(r, exception_text("builtins", "NotImplementedError", err.text));
+    cJSON_Delete(r->sends);
+    r->sends = NULL;
+    return OUTCOME_FAILED;
+}
+
+/* --- store ---------------------------------------------------------------------------------------- */
+
+static bool must_store(const struct request *r)
+{
+    if (!r->message.id)
+        return false;
+    switch (outcome_rows[r->outcome].store) {
+    case STORE_ALWAYS:
+        return true;
+    case STORE_RESULT:
+        return !r->ignore_result;
+    case STORE_ERROR:
+        return !r->ignore_result ||
+               r->worker->options->settings.task_store_errors_even_if_ignored;
+    default:
+        return false;
+    }
+}
+
+static void on_stored(int code, const char *why, void *arg);
+
+static char *children_of(const struct request *r)
+{
+    struct buf out = BUF_INIT(SIZE_MAX / 2);
+    const char *separator = "[";
+    for (const cJSON *send = r->sends->child; send; send = send->next) {
+        const char *id = json_get_string(send, "id");
+        buf_str(&out, separator);
+        buf_str(&out, "[[");
+        json_print_string(id, strlen(id), &out);
+        buf_str(&out, ", null], null]");
+        separator = ", ";
+    }
+    buf_str(&out, separator[0] == '[' ? "[]" : "]");
+    return buf_take(&out);
+}
+
+/* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only use
+ * of it. */
+static void extend(const struct request *r, struct store_record *record, char **args, char **kwargs)
+{
+    record->extended = true;
+    record->name = r->message.task;
+    record->worker = r->worker->options->hostname;
+    record->queue = r->message.routing_key ? r->message.routing_key : r->delivery.queue;
+    record->retries = r->message.retries;
+    cJSON *body = json_parse(r->message.body.at, r->message.body.size, NULL);
+    if (cJSON_IsArray(body) && body->child && body->child->next) {
+        record->args = *args = json_text(body->child);
+        record->kwargs = *kwargs = json_text(body->child->next);
+    }
+    cJSON_Delete(body);
+}
+
+/* The later steps of a chain fail with it, under their own ids, before the task's own record is written:
+ * a crash in between runs the task again and writes the same. */
+static void fail_chain(const struct request *r, struct store_record record)
+{
+    cJSON *ids = continuation_abandoned(&r->message);
+    record.group_id = record.parent_id = record.children = NULL;
+    for (const cJSON *id = ids ? ids->child : NULL; id; id = id->next) {
+        record.id = id->valuestring;
+        store_put(r->worker->store, &record, NULL, NULL);
+    }
+    cJSON_Delete(ids);
+}
+
+static void put_result(struct request *r)
+{
+    const char *state = outcome_rows[r->outcome].state;
+    bool final = strcmp(state, "RETRY") != 0;
+    char *args = NULL, *kwargs = NULL;
+    char *children = r->sends && r->sends->child ? children_of(r) : NULL;
+    struct store_record record = {
+        .id = r->message.id,
+        .state = state,
+        .result = slice_of(r->result),
+        .traceback = r->traceback,
+        .children = children,
+        .date_done = final ? worker_now(r->worker) : TIME_NONE,
+        .group_id = r->message.group,
+        .parent_id = r->message.parent_id,
+    };
+    if (strcmp(state, "FAILURE") == 0 && has_continuation(r, r->outcome))
+        fail_chain(r, record);
+    if (r->worker->options->settings.result_extended && r->message.task)
+        extend(r, &record, &args, &kwargs);
+    store_put(r->worker->store, &record, on_stored, r);
+    free(args);
+    free(kwargs);
+    free(children);
+}
+
+void flow_finish(struct request *r, enum outcome outcome)
+{
+    r->outcome = has_continuation(r, outcome) ? add_continuation(r, outcome) : outcome;
+    r->worker->n_waiting--;
+    if (r->lost) {
+        log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
+                    request_name(r), request_id(r));
+        flow_done(r);
+    } else if (must_store(r)) {
+        request_move(r, REQUEST_STORING);
+        put_result(r);
+    } else {
+        settle(r);
+    }
+}
+
+/* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored either, the
+ * log has the last word: a task must not wait for ever for a record that nobody can write. */
+static void on_stored(int code, const char *why, void *arg)
+{
+    struct request *r = arg;
+    if (code != 0) {
+        log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
+                  why);
+        if (r->outcome == OUTCOME_SUCCEEDED) {
+            r->outcome = OUTCOME_FAILED;
+            request_raise(r, exception_text("kombu.exceptions", "EncodeError", why));
+            put_result(r);
+            return;
+        }
+    }
+    settle(r);
+}
+
+/* --- settle ---------------------------------------------------------------------------------------- */
+
+static void on_settled(int code, void *arg)
+{
+    struct request *r = arg;
+    if (code == ERROR_LOST)
+        log_warning("Task %s[%s] went to another worker before its ack: what it caused is left to "
+                    "that worker",
+                    request_name(r), request_id(r));
+    flow_done(r);
+}
+
+static size_t add_sends(const cJSON *sends, struct effect *effects)
+{
+    size_t n = 0;
+    for (const cJSON *send = sends ? sends->child : NULL; send; send = send->next) {
+        int64_t due = 0, priority = 0;
+        bool delayed = json_as_int(json_get(send, "due"), &due);
+        json_as_int(json_get(send, "priority"), &priority);
+        effects[n++] = (struct effect){
+            .kind = delayed ? EFFECT_DELAY : EFFECT_SEND,
+            .queue = json_get_string(send, "queue"),
+            .priority = (int)priority,
+            .text = slice_of(json_get_string(send, "text")),
+            .due = due,
+            .id = json_get_string(send, "id"),
+        };
+    }
+    return n;
+}
+
+/* What becomes of the message itself. `owned` receives a text to free. */
+static bool add_disposal(const struct request *r, struct effect *e, char **owned)
+{
+    const struct message *m = &r->message;
+    int64_t now = worker_now(r->worker), due = now + (int64_t)(r->countdown * 1e6);
+    *e = (struct effect){.queue = r->delivery.queue, .priority = m->priority, .id = m->id};
+    switch (outcome_rows[r->outcome].dispose) {
+    case DISPOSE_ACK:
+        return false;
+    case DISPOSE_RETRY:
+        e->kind = r->countdown > 0 ? EFFECT_DELAY : EFFECT_SEND;
+        e->due = due;
+        *owned = message_encode_retry(m, r->countdown > 0 ? due : TIME_NONE, now);
+        break;
+    case DISPOSE_BACK:
+    case DISPOSE_FRONT:
+        e->kind = outcome_rows[r->outcome].dispose == DISPOSE_BACK ? EFFECT_SEND : EFFECT_RETURN;
+        *owned = message_encode_redelivered(m->text.at, m->text.size);
+        break;
+    case DISPOSE_DELAY:
+        e->kind = EFFECT_DELAY;
+        e->due = m->eta;
+        break;
+    case DISPOSE_DEAD:
+        e->kind = EFFECT_DEAD;
+        e->reason = r->outcome == OUTCOME_NOT_REGISTERED ? "unregistered task" : r->traceback;
+        break;
+    }
+    e->text = *owned ? slice_of(*owned) : m->text;
+    return true;
+}
+
+static void settle(struct request *r)
+{
+    struct worker *w = r->worker;
+    if (r->lost) {
+        flow_done(r);
+        return;
+    }
+    size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
+    struct effect *effects = mem_alloc((n_sends + 1) * sizeof *effects);
+    char *owned = NULL;
+    size_t n = add_sends(r->sends, effects);
+    n += add_disposal(r, &effects[n], &owned);
+    request_move(r, REQUEST_SETTLING);
+    if (!r->acked)
+        channel_settle(w->channel, &r->delivery, effects, n, on_settled, r);
+    else if (n > 0)
+        channel_publish(w->channel, effects, n, on_settled, r);
+    else
+        flow_done(r);
+    free(owned);
+    free(effects);
+}
+
