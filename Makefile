@@ -15,6 +15,7 @@ PACKAGES := hiredis libmongoc-1.0 libcjson libevent libevent_openssl libevent_pt
 OPTIONAL := $(foreach p,libzstd libbrotlienc,$(shell pkg-config --exists $(p) && echo $(p)))
 
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+            -Wno-missing-field-initializers \
             $(if $(WERROR),-Werror)
 HARDEN   := -fstack-protector-strong -fPIE $(if $(SANITIZE),,-D_FORTIFY_SOURCE=2)
 CFLAGS   ?= -O2 -g

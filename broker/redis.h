@@ -35,6 +35,9 @@ struct redis_options {
 struct redis *redis_open(struct event_base *base, const struct redis_url *url,
                          const struct redis_options *options, const struct redis_handlers *handlers);
 void redis_close(struct redis *r); /* pending callbacks get NULL */
+/* At the end of the program: waits up to `seconds` until the server has read what is queued; then as
+ * redis_close. Blocks. */
+void redis_finish(struct redis *r, double seconds);
 bool redis_is_up(const struct redis *r);
 void redis_reconnect(struct redis *r, const char *reason); /* drops the connection, then as on loss */
 size_t redis_unsent(const struct redis *r);                /* bytes waiting in the output buffer   */

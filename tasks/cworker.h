@@ -217,6 +217,7 @@ struct cw_command {
     /* Called with each line of standard output (newline cut) instead of keeping them; may be NULL. */
     void (*on_line)(cw_task *t, const char *line, size_t size, void *arg);
     void *arg;
+    const char *hint; /* added to the error when the program is missing: how to install it */
 };
 struct cw_exit {
     int status, signal;      /* exit status, or the signal that ended it */

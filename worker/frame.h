@@ -13,6 +13,8 @@
 
 enum frame_kind { FRAME_TASK = 1, FRAME_STARTED, FRAME_STATE, FRAME_OUTCOME };
 
+enum { FRAME_MAX = 0x7fffffff }; /* bytes of one frame, head included */
+
 struct frame_head {
     uint32_t size; /* of all that follows */
     uint32_t kind;
@@ -29,6 +31,7 @@ struct task_frame {
     uint64_t job;  /* main's number for this run; unique in main's life */
     uint32_t def;  /* index into the registry */
     uint32_t flags;
+    uint32_t lane, place; /* where its claim lies (lane.h); the pool fills them in */
     double soft_limit, hard_limit; /* 0: none; kept by main, told for cw_time_left */
     int64_t retries;
     struct slice id, name, queue, headers, body; /* headers: raw JSON object; body: [args, kwargs, embed] */
@@ -61,7 +64,8 @@ struct outcome_frame {
     struct slice sends;            /* JSON array of elements to publish with the ack; {0}: none */
 };
 
-/* Appends a frame to `out`. */
+/* Appends a frame to `out`; one that would pass the buffer's maximum or FRAME_MAX leaves it as it was,
+ * with `failed` set. */
 void frame_put_task(struct buf *out, const struct task_frame *f);
 void frame_put_started(struct buf *out, const struct started_frame *f);
 void frame_put_state(struct buf *out, const struct state_frame *f);

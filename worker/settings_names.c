@@ -236,6 +236,17 @@ static int edit_distance(const char *a, const char *b)
 
 enum { LONGEST_NAME = 80 };
 
+/* Whoever writes --conc or --acks-late left the rest, or the first word, of a name out. */
+static bool is_part(const char *name, size_t size, const char *whole)
+{
+    size_t length = strlen(whole);
+    if (size < 4 || size >= length)
+        return false;
+    const char *tail = whole + length - size;
+    return strncmp(name, whole, size) == 0 ||
+           (strcmp(name, tail) == 0 && (tail[-1] == '_' || tail[-1] == '-'));
+}
+
 const char *name_nearest(const char *name, const char *const *names, int n_names)
 {
     size_t size = strlen(name);
@@ -244,11 +255,7 @@ const char *name_nearest(const char *name, const char *const *names, int n_names
     const char *best = NULL;
     int least = (int)size / 3 + 2; /* further away it would be a guess */
     for (int i = 0; i < n_names; i++) {
-        /* Whoever writes --acks-late or `concurrency` left the first word of the name out. */
-        const char *tail = strstr(names[i], name);
-        bool is_tail = size >= 4 && tail && tail > names[i] && strlen(tail) == size &&
-                       (tail[-1] == '_' || tail[-1] == '-');
-        int distance = is_tail ? 1 : edit_distance(name, names[i]);
+        int distance = is_part(name, size, names[i]) ? 1 : edit_distance(name, names[i]);
         if (distance < least) {
             least = distance;
             best = names[i];

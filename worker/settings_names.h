@@ -14,4 +14,7 @@ int setting_name_check(const char *name, const char *value, struct error *err);
 /* The member of `names` that a person most likely meant by `name`; NULL when none is near. */
 const char *name_nearest(const char *name, const char *const *names, int n_names);
 
+/* The same among the settings; takes `acks-late`, CELERY_TASK_ACKS_LATE and the like. */
+const char *settings_nearest(const char *name);
+
 #endif

@@ -12,8 +12,8 @@
 struct slot {
     _Atomic uint64_t job;         /* running now; 0: idle. Written by the child around each run */
     _Atomic int64_t started_us;   /* CLOCK_MONOTONIC, when `job` began */
-    _Atomic uint64_t stop_job;    /* whom `stop` is meant for */
-    _Atomic uint32_t stop;        /* enum cw_stop; a futex word */
+    _Atomic uint64_t stop_job;    /* whom `stop` is meant for: another job ignores it */
+    _Atomic uint32_t stop;        /* enum cw_stop; a futex word. Written by main alone */
     char pad[64 - 28];
 };
 

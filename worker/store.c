@@ -103,8 +103,8 @@ static const struct store_ops *ops_of(const char *url, struct error *err)
     } rows[] = {
         {"mongodb", &store_mongo_ops}, {"mongodb+srv", &store_mongo_ops},
         {"redis", &store_redis_ops},   {"rediss", &store_redis_ops},
-        {"redis+socket", &store_redis_ops}, {"socket", &store_redis_ops},
-        {"unix", &store_redis_ops},    {"file", &store_file_ops},
+        {"redis+socket", &store_redis_ops}, {"unix", &store_redis_ops},
+        {"file", &store_file_ops},
         {"disabled", &null_ops},
     };
     if (!url || !*url)

@@ -102,6 +102,7 @@ void tables_close(void);
 void http_close(void);
 void mongo_close(void);
 
-cw_outcome command_task_run(cw_task *t);
+/* A row of the `tasks` setting as an entry of the registry; `number` names it in errors, from 1. */
+int command_task_read(const cJSON *row, int number, struct registry_entry *ret, struct error *err);
 
 #endif

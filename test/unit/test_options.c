@@ -236,7 +236,9 @@ static void test_precedence(void **state)
     assert_false(o.purge);
     assert_non_null(strstr(said, "without effect here: task_routes"));
     options_done(&o);
-    accepted(&o, "-Q line -l error call x");
+    accepted(&o, "-Q line -l error");
+    assert_string_equal(o.queues[0], "line");
+    assert_null(o.queues[1]);
     assert_int_equal(o.loglevel, LOG_ERROR);
     options_done(&o);
     unsetenv("CWORKER_WORKER_CONCURRENCY");
@@ -361,7 +363,8 @@ static void test_log(void **state)
     assert_non_null(strstr(logged(path), "after"));
     assert_int_equal(log_open(path, LOG_INFO, true, "true"), 0);
     log_task(LOG_INFO, "t", "i", "say \"%s\"\n", "hi");
-    cJSON *line = json_parse(text, strlen(logged(path)), NULL);
+    text = logged(path);
+    cJSON *line = json_parse(text, strlen(text), NULL);
     assert_string_equal(json_get_string(line, "message"), "say \"hi\"\n");
     assert_string_equal(json_get_string(line, "task_id"), "i");
     assert_string_equal(json_get_string(line, "level"), "INFO");

@@ -95,6 +95,9 @@ static void test_texts(void **state)
     assert_null(s.task_default_rate_limit);
     set("result_backend", "mongodb+srv://u:p@h/db");
     set("result_backend", "disabled://");
+    set("priority_steps", "0,1");
+    set("priority_steps", "");
+    assert_string_equal(s.priority_steps[3], "9");
     set("mongodb_backend_settings", "{\"database\": \"jobs\"}");
     assert_string_equal(json_get_string(s.mongodb_backend_settings, "database"), "jobs");
 }
@@ -115,7 +118,6 @@ static void test_refusals(void **state)
     refused("worker_log_color", "blue", "auto");
     refused("queue_order_strategy", "lifo", "round_robin");
     refused("priority_steps", "3,0", "rising");
-    refused("priority_steps", "", "");
     refused("priority_steps", "0,x", "rising");
     refused("result_serializer", "pickle", "json only");
     refused("task_default_rate_limit", "10/d", "10/s");

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/channel_private.h"
+
+#include "proto/base/mem.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* A channel's life: open, what it holds, close. The one idea: names and memory are made here once, for
+ * as long as the channel lives; everything that talks to Redis is in the files beside it, and starts
+ * from recover.c each time a connection is there.
+ *
+ * A kill -9 before channel_close leaves lease and registration; the lease lapses by itself and a rescuer
+ * finds nothing to give back. After it nothing of ours is left. In the middle cannot be: one script. */
+
+static const double POLL_SECONDS = 1;
+
+int64_t time_boot(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
+}
+
+void timer_arm(struct event *timer, double seconds)
+{
+    struct timeval wait = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
+    evtimer_add(timer, &wait);
+}
+
+void note(struct channel *c, bool warning, const char *fmt, ...)
+{
+    if (!c->handlers.on_note)
+        return;
+    char text[400];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    c->handlers.on_note(text, warning, c->handlers.arg);
+}
+
+/* A refusal is met again with each try; the operator reads it once until another one comes. */
+void note_error(struct channel *c, const char *what, const redisReply *reply)
+{
+    if (!reply || reply->type != REDIS_REPLY_ERROR)
+        return;
+    char *text = mem_printf("%s: %.200s", what, reply->str);
+    if (c->last_note && strcmp(text, c->last_note) == 0) {
+        free(text);
+        return;
+    }
+    free(c->last_note);
+    c->last_note = text;
+    note(c, true, "%s", text);
+}
+
+int step_of(const struct channel *c, int priority)
+{
+    int step = 0;
+    priority = priority < 0 ? 0 : priority > 9 ? 9 : priority;
+    while (step + 1 < c->n_steps && c->steps[step + 1] <= priority)
+        step++;
+    return step;
+}
+
+char *queue_key(const struct channel *c, const char *queue, int step)
+{
+    if (c->steps[step] == 0)
+        return mem_printf("%s%s", c->prefix, queue);
+    return mem_printf("%s%s" KEY_SEPARATOR "%d", c->prefix, queue, c->steps[step]);
+}
+
+struct lane *lane_find(struct channel *c, const char *queue, int step)
+{
+    for (int q = 0; q < c->n_queues; q++)
+        if (c->queues[q] == queue || strcmp(c->queues[q], queue) == 0)
+            return step >= 0 && step < c->n_steps ? &c->lanes[step * c->n_queues + q] : NULL;
+    return NULL;
+}
+
+static void lanes_make(struct channel *c)
+{
+    c->n_lanes = c->n_queues * c->n_steps;
+    c->lanes = mem_zalloc((size_t)c->n_lanes * sizeof *c->lanes);
+    for (int i = 0; i < c->n_lanes; i++) {
+        struct lane *lane = &c->lanes[i];
+        *lane = (struct lane){.c = c, .step = i / c->n_queues, .queue = i % c->n_queues};
+        const char *queue = c->queues[lane->queue];
+        int step = c->steps[lane->step];
+        char suffix[16] = "";
+        if (step)
+            snprintf(suffix, sizeof suffix, ".%d", step);
+        lane->key = slice_of(queue_key(c, queue, lane->step));
+        lane->inflight = slice_of(mem_printf("%s{%s}.cworker.inflight.%s%s", c->prefix, queue,
+                                             c->incarnation, suffix));
+    }
+}
+
+static int options_check(const struct channel_options *o, struct error *err)
+{
+    if (!o->node || !*o->node)
+        return error_set(err, ERROR_INVALID, "a channel needs the name of its node");
+    if (!o->queues || !o->queues[0])
+        return error_set(err, ERROR_INVALID, "a channel needs at least one queue");
+    for (int i = 0; o->queues[i]; i++) {
+        if (!*o->queues[i])
+            return error_set(err, ERROR_INVALID, "a queue's name must not be empty");
+        for (int k = 0; k < i; k++)
+            if (strcmp(o->queues[i], o->queues[k]) == 0)
+                return error_set(err, ERROR_INVALID, "queue %.100s is named twice", o->queues[i]);
+    }
+    if (o->n_steps < 0 || o->n_steps > CHANNEL_MAX_STEPS)
+        return error_set(err, ERROR_INVALID, "at most %d priority steps", CHANNEL_MAX_STEPS);
+    for (int i = 0; i < o->n_steps; i++)
+        if (o->steps[i] < 0 || o->steps[i] > 9 || (i == 0 ? o->steps[i] != 0
+                                                          : o->steps[i] <= o->steps[i - 1]))
+            return error_set(err, ERROR_INVALID, "priority_steps must rise from 0 to at most 9");
+    if (o->lease < 0)
+        return error_set(err, ERROR_INVALID, "the lease must not be negative");
+    return 0;
+}
+
+static void options_take(struct channel *c, const struct channel_options *o)
+{
+    static const int usual_steps[] = {0, 3, 6, 9};
+    c->node = mem_dup(o->node);
+    c->prefix = mem_dup(o->key_prefix ? o->key_prefix : "");
+    while (o->queues[c->n_queues])
+        c->n_queues++;
+    c->queues = mem_alloc((size_t)c->n_queues * sizeof *c->queues);
+    c->order = mem_alloc((size_t)c->n_queues * sizeof *c->order);
+    for (int i = 0; i < c->n_queues; i++) {
+        c->queues[i] = mem_dup(o->queues[i]);
+        c->order[i] = i;
+    }
+    c->n_steps = o->n_steps ? o->n_steps : 4;
+    memcpy(c->steps, o->n_steps ? o->steps : usual_steps, (size_t)c->n_steps * sizeof *c->steps);
+    c->ordered = o->ordered;
+    c->lease = o->lease > 0 ? o->lease : 30;
+    c->max_message = o->max_message ? o->max_message : (size_t)512 << 20;
+    c->poll_period = POLL_SECONDS;
+    evutil_secure_rng_get_bytes(&c->nonce, sizeof c->nonce);
+}
+
+static void connection_up(struct redis *r, void *arg)
+{
+    (void)r;
+    recover_start(arg);
+}
+
+static void connection_down(struct redis *r, const char *reason, void *arg)
+{
+    (void)r;
+    struct channel *c = arg;
+    c->ready = c->recovering = c->renewing = false;
+    c->armed = c->tracking = c->probing = false;
+    c->n_underway = 0;
+    c->n_comparing = 0;
+    c->n_promoting = 0;
+    for (int i = 0; i < c->n_lanes; i++) {
+        c->lanes[i].asking = c->lanes[i].again = false;
+        c->lanes[i].waiting = 0;
+        c->lanes[i].n_underway = 0;
+    }
+    rescue_forget_all(c);
+    if (c->handlers.on_down)
+        c->handlers.on_down(reason, c->handlers.arg);
+}
+
+struct channel *channel_open(struct event_base *base, const struct redis_url *url,
+                             const struct channel_options *options,
+                             const struct channel_handlers *handlers, struct error *err)
+{
+    if (options_check(options, err))
+        return NULL;
+    struct channel *c = mem_zalloc(sizeof *c);
+    c->base = base;
+    c->handlers = *handlers;
+    options_take(c, options);
+    lease_describe(c);
+    lanes_make(c);
+    c->poll_timer = evtimer_new(base, fetch_poll, c);
+    c->note_timer = evtimer_new(base, watch_jitter_over, c);
+    c->retry_timer = evtimer_new(base, settle_retry, c);
+    c->delayed_timer = evtimer_new(base, delayed_look, c);
+    c->lease_timer = evtimer_new(base, lease_tick, c);
+    timer_arm(c->lease_timer, c->lease / 3);
+    struct redis_handlers h = {.on_up = connection_up, .on_down = connection_down, .arg = c};
+    struct redis_options o = {.client_name = c->node};
+    c->redis = redis_open(base, url, &o, &h);
+    watch_open(c, url, c->node);
+    return c;
+}
+
+static void channel_leave(struct channel *c)
+{
+    struct argument_list list = {.bytes = BUF_INIT(1 << 24)};
+    arguments_text(&list, c->lease_key);
+    arguments_text(&list, c->registry_key);
+    for (int i = 0; i < c->n_lanes; i++)
+        arguments_add(&list, c->lanes[i].inflight.at, c->lanes[i].inflight.size);
+    list.n_keys = list.n;
+    arguments_text(&list, c->incarnation);
+    const struct slice *words = arguments_seal(&list);
+    /* By its text, since nobody will be there to hear that Redis does not know its sum. An old Redis
+     * cannot read the text's first line, so the same follows without it: twice is as good as once. */
+    const char *body = script_leave.body;
+    for (int plain = 0; plain < 2; plain++) {
+        struct slice *argv = mem_alloc((size_t)(list.n + 3) * sizeof *argv);
+        char n_keys[16];
+        snprintf(n_keys, sizeof n_keys, "%d", list.n_keys);
+        argv[0] = slice_of("EVAL");
+        argv[1] = slice_of(plain ? body + strcspn(body, "\n") : body);
+        argv[2] = slice_of(n_keys);
+        memcpy(argv + 3, words, (size_t)list.n * sizeof *argv);
+        redis_send(c->redis, NULL, NULL, list.n + 3, argv);
+        free(argv);
+    }
+    arguments_done(&list);
+}
+
+static void channel_free(struct channel *c)
+{
+    struct event *timers[] = {c->poll_timer, c->note_timer, c->retry_timer, c->delayed_timer,
+                              c->lease_timer};
+    for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
+        event_free(timers[i]);
+    for (int i = 0; i < c->n_lanes; i++) {
+        free((char *)c->lanes[i].key.at);
+        free((char *)c->lanes[i].inflight.at);
+    }
+    for (int i = 0; i < c->n_queues; i++)
+        free(c->queues[i]);
+    char *strings[] = {c->node,        c->prefix,    c->incarnation,  c->description,
+                       c->lease_key,   c->last_note, c->registry_key};
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        free(strings[i]);
+    free(c->queues);
+    free(c->order);
+    free(c->lanes);
+    free(c);
+}
+
+void channel_close(struct channel *c)
+{
+    if (!c)
+        return;
+    c->stopped = true;
+    c->handlers = (struct channel_handlers){0};
+    redis_close(c->watch);
+    channel_leave(c);
+    redis_finish(c->redis, 1);
+    rescue_forget_all(c);
+    settle_abandon(c);
+    channel_free(c);
+}
+
+void channel_hold(struct channel *c, struct delivery *d, struct slice text, const char *queue, int step)
+{
+    struct lane *lane = lane_find(c, queue, step);
+    *d = (struct delivery){.text = text, .queue = queue, .step = step, .held = lane != NULL};
+    if (!lane)
+        return;
+    d->next = lane->held;
+    if (lane->held)
+        lane->held->prev = d;
+    lane->held = d;
+    lane->n_held++;
+}
+
+void delivery_unlink(struct channel *c, struct delivery *d)
+{
+    struct lane *lane = d->held ? lane_find(c, d->queue, d->step) : NULL;
+    if (!lane)
+        return;
+    if (d->prev)
+        d->prev->next = d->next;
+    else
+        lane->held = d->next;
+    if (d->next)
+        d->next->prev = d->prev;
+    d->next = d->prev = NULL;
+    d->held = false;
+    lane->n_held--;
+}
+
+void channel_set_window(struct channel *c, size_t n_free)
+{
+    c->window = n_free;
+    fetch_pump(c);
+}
+
+void channel_stop_fetching(struct channel *c)
+{
+    c->stopped = true;
+}
+
+bool channel_is_quiet(const struct channel *c)
+{
+    return !c->n_underway && !c->settling && !c->recovering;
+}
+
+bool channel_owns(const struct channel *c)
+{
+    return c->ever_ready && (double)(time_boot() - c->lease_at) < c->lease * 1e6;
+}
+
+struct redis *channel_redis(struct channel *c)
+{
+    return c->redis;
+}

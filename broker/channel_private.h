@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BROKER_CHANNEL_PRIVATE_H
+#define BROKER_CHANNEL_PRIVATE_H
+
+/* What the files of a channel share: channel.c (open, close, hold), recover.c (what happens before
+ * anything else on a connection), fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c. */
+
+#include "broker/channel.h"
+#include "broker/scripts.h"
+
+#define KEY_SEPARATOR "\x06\x16"
+
+/* One queue at one priority step: a Redis list and our in-flight list for it. */
+struct lane {
+    struct channel *c;
+    int queue, step;       /* indices */
+    struct slice key, inflight;
+    struct delivery *held; /* newest first */
+    size_t n_held, n_settling;
+    int64_t waiting;       /* in the queue, as far as we know */
+    size_t n_underway;     /* fetches without an answer yet */
+    bool asking, again;    /* an LLEN is under way; one more is due after it */
+};
+
+struct settlement {
+    struct settlement *next, *prev;
+    struct channel *c;
+    struct lane *lane;   /* NULL: effects that belong to no delivery */
+    struct slice text;   /* behind this struct */
+    struct argument_list *script; /* NULL: a plain LREM */
+    bool asked;          /* an answer is under way */
+    bool unheard;        /* sent on a connection that went: may have happened */
+    bool lost;           /* was not ours any more when it was settled */
+    channel_settled_fn *fn;
+    void *arg;
+};
+
+/* Keys, then arguments of a script, collected piece by piece. */
+struct argument_list {
+    struct buf bytes;
+    size_t *ends;
+    int n, capacity, n_keys;
+    struct slice *slices; /* made by arguments_seal */
+};
+
+struct channel {
+    struct event_base *base;
+    struct channel_handlers handlers;
+    struct redis *redis, *watch;
+    char *node, *prefix, *incarnation, *description, *lease_key, *registry_key;
+    char **queues;
+    int n_queues, steps[CHANNEL_MAX_STEPS], n_steps, *order;
+    bool ordered;
+    size_t max_message;
+    struct lane *lanes; /* step-major: lanes[step * n_queues + queue] */
+    int n_lanes;
+
+    /* fetch */
+    size_t window, n_underway;
+    bool stopped;
+    int64_t oom_until;
+    struct event *poll_timer, *note_timer;
+    double poll_period; /* seconds, while notes are known to arrive */
+    char *last_note;
+
+    /* watch */
+    bool watch_ready, armed, tracking, probing; /* tracking: a note is known to have come */
+    int n_peers;
+
+    /* settle */
+    struct settlement *settling, *settling_last;
+    struct event *retry_timer;
+    uint64_t nonce;
+
+    /* delayed */
+    struct event *delayed_timer;
+    int n_promoting;
+    int64_t delayed_next; /* boot-time µs for which delayed_timer is set */
+
+    /* lease */
+    double lease;
+    int64_t lease_at; /* boot-time µs when the last renewal that was heard of was sent */
+    int64_t lease_asked;
+    bool renewing;
+    struct event *lease_timer;
+
+    /* recover */
+    unsigned era; /* one for each recovery */
+    bool ready, recovering, ever_ready, warned;
+    int n_comparing;
+    int64_t last_client_id;
+    char run_id[48];
+
+    /* rescue */
+    struct suspect *suspects;
+    struct rescue *rescues;
+};
+
+/* channel.c */
+struct lane *lane_find(struct channel *c, const char *queue, int step);
+void note(struct channel *c, bool warning, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void note_error(struct channel *c, const char *what, const redisReply *reply); /* once for each text */
+int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
+char *queue_key(const struct channel *c, const char *queue, int step); /* caller frees */
+int64_t time_boot(void);
+void timer_arm(struct event *timer, double seconds);
+void delivery_unlink(struct channel *c, struct delivery *d);
+
+/* recover.c */
+void recover_start(struct channel *c);
+
+/* fetch.c */
+void fetch_pump(struct channel *c);
+void fetch_ask(struct lane *lane);
+void fetch_ask_all(struct channel *c);
+void fetch_arrived(struct lane *lane, const char *text, size_t size);
+void fetch_poll(evutil_socket_t fd, short what, void *arg);
+
+/* watch.c */
+void watch_open(struct channel *c, const struct redis_url *url, const char *name);
+void watch_arm(struct channel *c);
+void watch_check(struct channel *c);
+void watch_jitter_over(evutil_socket_t fd, short what, void *arg);
+
+/* settle.c */
+void settle_resend(struct channel *c);
+void settle_retry(evutil_socket_t fd, short what, void *arg);
+void settle_abandon(struct channel *c);
+void settle_dead(struct lane *lane, struct slice text, const char *reason);
+void arguments_add(struct argument_list *list, const void *data, size_t size);
+void arguments_text(struct argument_list *list, const char *text);
+const struct slice *arguments_seal(struct argument_list *list);
+void arguments_done(struct argument_list *list);
+
+/* delayed.c */
+void delayed_look(evutil_socket_t fd, short what, void *arg);
+void delayed_expect(struct channel *c, int64_t wait); /* µs */
+
+/* lease.c */
+void lease_describe(struct channel *c);
+bool lease_host_is_ours(const char *host, const char *boot);
+bool process_is_gone(int64_t pid, int64_t start);
+void lease_renew(struct channel *c);
+void lease_tick(evutil_socket_t fd, short what, void *arg);
+
+/* rescue.c */
+void rescue_look(struct channel *c);
+void rescue_forget_all(struct channel *c);
+
+#endif

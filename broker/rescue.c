@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/channel_private.h"
+
+#include "proto/base/mem.h"
+#include "proto/message.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Giving back what dead workers held. The one idea: a lease that is missing proves nothing by itself
+ * (Redis may have been away); only one that this worker has watched be missing for its whole length, on
+ * one connection to one run of Redis, is lapsed. On the same host the pid's end is proof enough.
+ *
+ * Each step is one script that looks at the lease first. A kill -9 before one leaves its entries in the
+ * dead worker's list, where the next rescuer finds them; after it they are back in their queue. The
+ * registration goes last, and only when no list is left. */
+
+enum { GIVE_BACK_MAX = 100 };
+
+struct suspect {
+    struct suspect *next;
+    char *id;
+    int64_t since; /* boot-time µs */
+};
+
+/* One dead worker that is being cleared. */
+struct rescue {
+    struct rescue *next;
+    struct channel *c;
+    char *id, *lease_key;
+    cJSON *about; /* its registration */
+    int at, n_lists;
+    size_t n_moved;
+    unsigned era;
+    struct argument_list entries;
+};
+
+/* One registration that is being looked at. */
+struct look {
+    struct channel *c;
+    char *id;
+    cJSON *about;
+    bool gone; /* its process provably is */
+    unsigned era;
+};
+
+/* --- suspicion --- */
+
+static void suspect_drop(struct channel *c, const char *id)
+{
+    for (struct suspect **at = &c->suspects; *at; at = &(*at)->next)
+        if (strcmp((*at)->id, id) == 0) {
+            struct suspect *s = *at;
+            *at = s->next;
+            free(s->id);
+            free(s);
+            return;
+        }
+}
+
+static int64_t suspect_since(struct channel *c, const char *id)
+{
+    for (struct suspect *s = c->suspects; s; s = s->next)
+        if (strcmp(s->id, id) == 0)
+            return s->since;
+    struct suspect *s = mem_alloc(sizeof *s);
+    *s = (struct suspect){c->suspects, mem_dup(id), time_boot()};
+    c->suspects = s;
+    return s->since;
+}
+
+void rescue_forget_all(struct channel *c)
+{
+    while (c->suspects)
+        suspect_drop(c, c->suspects->id);
+}
+
+/* --- one rescue --- */
+
+static void rescue_next(struct rescue *r);
+
+static void rescue_end(struct rescue *r)
+{
+    struct channel *c = r->c;
+    if (r->n_moved)
+        note(c, true, "gave back %zu message(s) of a worker that is gone: %s", r->n_moved, r->id);
+    for (struct rescue **at = &c->rescues; *at; at = &(*at)->next)
+        if (*at == r) {
+            *at = r->next;
+            break;
+        }
+    arguments_done(&r->entries);
+    cJSON_Delete(r->about);
+    free(r->id);
+    free(r->lease_key);
+    free(r);
+}
+
+static const char *list_name(const struct rescue *r, int list, int which)
+{
+    const cJSON *pair = cJSON_GetArrayItem(json_get(r->about, "lists"), list);
+    return cJSON_GetStringValue(cJSON_GetArrayItem(pair, which));
+}
+
+static bool rescue_failed(struct rescue *r, const redisReply *reply)
+{
+    bool stale = !reply || r->era != r->c->era;
+    if (!stale && reply->type != REDIS_REPLY_ERROR)
+        return false;
+    if (reply)
+        note_error(r->c, "giving back messages of a dead worker", reply);
+    rescue_end(r);
+    return true;
+}
+
+static void given_back(const redisReply *reply, void *arg)
+{
+    struct rescue *r = arg;
+    if (rescue_failed(r, reply))
+        return;
+    if (reply->integer < 0) {
+        suspect_drop(r->c, r->id);
+        rescue_end(r);
+        return;
+    }
+    r->n_moved += (size_t)reply->integer;
+    rescue_next(r);
+}
+
+static void forgotten(const redisReply *reply, void *arg)
+{
+    struct rescue *r = arg;
+    if (rescue_failed(r, reply))
+        return;
+    suspect_drop(r->c, r->id);
+    rescue_end(r);
+}
+
+/* Newest first: the oldest is pushed last, and so is served first, as it was. */
+static void entries_read(const redisReply *reply, void *arg)
+{
+    struct rescue *r = arg;
+    if (rescue_failed(r, reply))
+        return;
+    if (reply->type != REDIS_REPLY_ARRAY || !reply->elements) {
+        r->at++;
+        rescue_next(r);
+        return;
+    }
+    arguments_done(&r->entries);
+    r->entries = (struct argument_list){.bytes = BUF_INIT(SIZE_MAX / 4)};
+    arguments_text(&r->entries, list_name(r, r->at, 0));
+    arguments_text(&r->entries, list_name(r, r->at, 1));
+    arguments_text(&r->entries, r->lease_key);
+    for (size_t i = 0; i < reply->elements; i++) {
+        const redisReply *entry = reply->element[i];
+        char *marked = message_encode_redelivered(entry->str, entry->len);
+        arguments_add(&r->entries, entry->str, entry->len);
+        if (marked)
+            arguments_text(&r->entries, marked);
+        else
+            arguments_add(&r->entries, entry->str, entry->len);
+        free(marked);
+    }
+    if (redis_run(r->c->redis, &script_give_back, given_back, r, 3, r->entries.n,
+                  arguments_seal(&r->entries)))
+        rescue_end(r);
+}
+
+static void rescue_forget(struct rescue *r)
+{
+    struct argument_list list = {.bytes = BUF_INIT(1 << 24)};
+    arguments_text(&list, r->c->registry_key);
+    arguments_text(&list, r->lease_key);
+    for (int i = 0; i < r->n_lists; i++)
+        arguments_text(&list, list_name(r, i, 0));
+    list.n_keys = list.n;
+    arguments_text(&list, r->id);
+    int code = redis_run(r->c->redis, &script_forget, forgotten, r, list.n_keys, list.n,
+                         arguments_seal(&list));
+    arguments_done(&list);
+    if (code)
+        rescue_end(r);
+}
+
+static void rescue_next(struct rescue *r)
+{
+    if (r->at == r->n_lists) {
+        rescue_forget(r);
+        return;
+    }
+    char last[16];
+    snprintf(last, sizeof last, "%d", GIVE_BACK_MAX - 1);
+    if (redis_send(r->c->redis, entries_read, r, 4,
+                   (struct slice[]){slice_of("LRANGE"), slice_of(list_name(r, r->at, 0)),
+                                    slice_of("0"), slice_of(last)}))
+        rescue_end(r);
+}
+
+static void rescue_start(struct look *look)
+{
+    struct channel *c = look->c;
+    for (struct rescue *r = c->rescues; r; r = r->next)
+        if (strcmp(r->id, look->id) == 0)
+            return;
+    struct rescue *r = mem_zalloc(sizeof *r);
+    *r = (struct rescue){.next = c->rescues, .c = c, .id = mem_dup(look->id), .era = c->era};
+    r->lease_key = mem_printf("%scworker.lease.%s", c->prefix, r->id);
+    r->about = look->about;
+    look->about = NULL;
+    r->n_lists = cJSON_GetArraySize(json_get(r->about, "lists"));
+    c->rescues = r;
+    if (look->gone)
+        redis_send(c->redis, NULL, NULL, 2, (struct slice[]){slice_of("DEL"), slice_of(r->lease_key)});
+    rescue_next(r);
+}
+
+/* --- looking --- */
+
+static void look_free(struct look *look)
+{
+    cJSON_Delete(look->about);
+    free(look->id);
+    free(look);
+}
+
+static void lease_seen(const redisReply *reply, void *arg)
+{
+    struct look *look = arg;
+    struct channel *c = look->c;
+    if (reply && reply->type == REDIS_REPLY_INTEGER && look->era == c->era) {
+        int64_t lease_ms = (int64_t)(c->lease * 1000);
+        json_as_int(json_get(look->about, "lease_ms"), &lease_ms);
+        bool missing = reply->integer == 0;
+        if (!missing)
+            suspect_drop(c, look->id);
+        if (look->gone ||
+            (missing && time_boot() - suspect_since(c, look->id) >= lease_ms * 1000))
+            rescue_start(look);
+    }
+    look_free(look);
+}
+
+static bool lists_are_sound(const cJSON *lists)
+{
+    const cJSON *pair;
+    if (!cJSON_IsArray(lists))
+        return false;
+    cJSON_ArrayForEach(pair, lists)
+        if (!cJSON_IsString(cJSON_GetArrayItem(pair, 0)) ||
+            !cJSON_IsString(cJSON_GetArrayItem(pair, 1)))
+            return false;
+    return true;
+}
+
+static bool death_is_proved(const cJSON *about)
+{
+    const char *host = json_get_string(about, "host"), *boot = json_get_string(about, "boot");
+    int64_t pid, start;
+    return host && boot && json_as_int(json_get(about, "pid"), &pid) &&
+           json_as_int(json_get(about, "start"), &start) && lease_host_is_ours(host, boot) &&
+           process_is_gone(pid, start);
+}
+
+/* A registration of a later format is left to later workers. */
+static void registration_look(struct channel *c, const redisReply *id, const redisReply *text)
+{
+    int64_t version = 0;
+    if (strcmp(id->str, c->incarnation) == 0)
+        return;
+    cJSON *about = json_parse(text->str, text->len, NULL);
+    json_as_int(json_get(about, "v"), &version);
+    if (version != 1 || !lists_are_sound(json_get(about, "lists"))) {
+        cJSON_Delete(about);
+        return;
+    }
+    struct look *look = mem_alloc(sizeof *look);
+    *look = (struct look){c, mem_dup(id->str), about, death_is_proved(about), c->era};
+    char *key = mem_printf("%scworker.lease.%s", c->prefix, id->str);
+    if (redis_send(c->redis, lease_seen, look, 2, (struct slice[]){slice_of("EXISTS"), slice_of(key)}))
+        look_free(look);
+    free(key);
+}
+
+static void registry_read(const redisReply *reply, void *arg)
+{
+    struct channel *c = arg;
+    if (!reply || reply->type != REDIS_REPLY_ARRAY) {
+        note_error(c, "reading the registry of workers", reply);
+        return;
+    }
+    c->n_peers = (int)(reply->elements / 2);
+    for (size_t i = 0; i + 1 < reply->elements; i += 2)
+        if (reply->element[i]->type == REDIS_REPLY_STRING &&
+            reply->element[i + 1]->type == REDIS_REPLY_STRING)
+            registration_look(c, reply->element[i], reply->element[i + 1]);
+}
+
+/* A proxy may have changed the server behind an unbroken connection. */
+static void run_checked(const redisReply *reply, void *arg)
+{
+    struct channel *c = arg;
+    if (reply && reply->type == REDIS_REPLY_STRING && *c->run_id && !strstr(reply->str, c->run_id))
+        redis_reconnect(c->redis, "another server answers on this connection");
+}
+
+void rescue_look(struct channel *c)
+{
+    if (!c->ready)
+        return;
+    if (c->suspects)
+        redis_sendf(c->redis, run_checked, c, "INFO server");
+    redis_send(c->redis, registry_read, c, 2,
+               (struct slice[]){slice_of("HGETALL"), slice_of(c->registry_key)});
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/scripts.h"
+
+/* The Lua scripts. The one idea: each is one durable step, so a kill -9 of the caller leaves either all
+ * of it or nothing. All are flagged allow-oom and free before they write, so that a Redis at its memory
+ * limit can still be emptied. None looks into a message: texts go through byte for byte. */
+
+#define ALLOW_OOM "#!lua flags=allow-oom\n"
+
+/* KEYS queue, in-flight list. The message, or nil: LMOVE for a Redis that is out of memory. */
+struct redis_script script_fetch = {.body = ALLOW_OOM
+    "local text = redis.call('RPOP', KEYS[1])\n"
+    "if text then redis.call('LPUSH', KEYS[2], text) end\n"
+    "return text"};
+
+/* KEYS in-flight list, then one (lists) or two (delayed set and hash) for each effect.
+ * ARGV 'text', element | 'digest', SHA-1, size | 'none', and then for each effect
+ *      'L'|'R', text | 'Z', score, member, value.
+ * 1: done; 0: the entry is not there, nothing was done. Types are looked at first, because a script that
+ * fails half-way is not undone. */
+struct redis_script script_settle = {.body = ALLOW_OOM
+    "local a, k, first, wanted = 3, 2, 3, {L = 'list', R = 'list', Z = 'zset'}\n"
+    "if ARGV[1] == 'digest' then first = 4 elseif ARGV[1] == 'none' then first = 2 end\n"
+    "local function check(key, kind)\n"
+    "  local found = redis.call('TYPE', key).ok\n"
+    "  return found == 'none' or found == kind\n"
+    "end\n"
+    "a = first\n"
+    "while ARGV[a] do\n"
+    "  local op = ARGV[a]\n"
+    "  if not check(KEYS[k], wanted[op]) then\n"
+    "    return redis.error_reply('WRONGTYPE of key ' .. KEYS[k]) end\n"
+    "  if op == 'Z' then\n"
+    "    if not check(KEYS[k + 1], 'hash') then\n"
+    "      return redis.error_reply('WRONGTYPE of key ' .. KEYS[k + 1]) end\n"
+    "    k, a = k + 2, a + 4\n"
+    "  else k, a = k + 1, a + 2 end\n"
+    "end\n"
+    "if ARGV[1] == 'text' then\n"
+    "  if redis.call('LREM', KEYS[1], -1, ARGV[2]) == 0 then return 0 end\n"
+    "elseif ARGV[1] == 'digest' then\n"
+    "  local size, found = tonumber(ARGV[3]), false\n"
+    "  for i = -1, -redis.call('LLEN', KEYS[1]), -1 do\n"
+    "    local text = redis.call('LINDEX', KEYS[1], i)\n"
+    "    if #text == size and redis.sha1hex(text) == ARGV[2] then\n"
+    "      redis.call('LSET', KEYS[1], i, '\\0settled')\n"
+    "      redis.call('LREM', KEYS[1], -1, '\\0settled')\n"
+    "      found = true\n"
+    "      break\n"
+    "    end\n"
+    "  end\n"
+    "  if not found then return 0 end\n"
+    "end\n"
+    "a, k = first, 2\n"
+    "while ARGV[a] do\n"
+    "  local op = ARGV[a]\n"
+    "  if op == 'Z' then\n"
+    "    redis.call('ZADD', KEYS[k], ARGV[a + 1], ARGV[a + 2])\n"
+    "    redis.call('HSET', KEYS[k + 1], ARGV[a + 2], ARGV[a + 3])\n"
+    "    k, a = k + 2, a + 4\n"
+    "  else\n"
+    "    redis.call(op == 'L' and 'LPUSH' or 'RPUSH', KEYS[k], ARGV[a + 1])\n"
+    "    k, a = k + 1, a + 2\n"
+    "  end\n"
+    "end\n"
+    "return 1"};
+
+/* KEYS lease, registry. ARGV incarnation, ms, description. 1: the lease still lived; 0: it is new. */
+struct redis_script script_lease_take = {.body = ALLOW_OOM
+    "redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])\n"
+    "if redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 1 then return 1 end\n"
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+    "return 0"};
+
+/* KEYS lease, registry, in-flight lists. ARGV incarnation. What is still held stays registered. */
+struct redis_script script_leave = {.body = ALLOW_OOM
+    "redis.call('DEL', KEYS[1])\n"
+    "for i = 3, #KEYS do\n"
+    "  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end\n"
+    "end\n"
+    "return redis.call('HDEL', KEYS[2], ARGV[1])"};
+
+/* KEYS delayed set, hash, queue key of each step. ARGV most to take, then the number of each step.
+ * Answers how many were taken, and the microseconds until the next is due (-1: none waits). The earliest
+ * is pushed last, so that it is taken first. An entry of a later format waits for a later worker. */
+struct redis_script script_promote = {.body = ALLOW_OOM
+    "local t = redis.call('TIME')\n"
+    "local now = tonumber(t[1]) * 1000000 + tonumber(t[2])\n"
+    "local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now),\n"
+    "  'LIMIT', 0, ARGV[1])\n"
+    "for i = #due, 1, -1 do\n"
+    "  local value = redis.call('HGET', KEYS[2], due[i])\n"
+    "  local step, from\n"
+    "  if value then step, from = string.match(value, '^1 (%d+) ()') end\n"
+    "  if value and not from then\n"
+    "    redis.call('ZADD', KEYS[1], string.format('%.0f', now + 60000000), due[i])\n"
+    "  else\n"
+    "    redis.call('ZREM', KEYS[1], due[i])\n"
+    "    redis.call('HDEL', KEYS[2], due[i])\n"
+    "  end\n"
+    "  if from then\n"
+    "    local key = KEYS[3]\n"
+    "    for s = 2, #ARGV do if ARGV[s] == step then key = KEYS[s + 1] end end\n"
+    "    redis.call('RPUSH', key, string.sub(value, from))\n"
+    "  end\n"
+    "end\n"
+    "local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')\n"
+    "if #first == 0 then return {#due, -1} end\n"
+    "local wait = tonumber(first[2]) - now\n"
+    "return {#due, wait > 0 and wait or 0}"};
+
+/* KEYS in-flight list, queue key, lease. ARGV pairs of entry and what to put back for it, newest first.
+ * How many went back, or -1 when the owner lives. */
+struct redis_script script_give_back = {.body = ALLOW_OOM
+    "if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end\n"
+    "local kind = redis.call('TYPE', KEYS[2]).ok\n"
+    "if kind ~= 'none' and kind ~= 'list' then\n"
+    "  return redis.error_reply('WRONGTYPE of key ' .. KEYS[2]) end\n"
+    "local n = 0\n"
+    "for i = 1, #ARGV, 2 do\n"
+    "  if redis.call('LREM', KEYS[1], 1, ARGV[i]) == 1 then\n"
+    "    redis.call('RPUSH', KEYS[2], ARGV[i + 1])\n"
+    "    n = n + 1\n"
+    "  end\n"
+    "end\n"
+    "return n"};
+
+/* KEYS registry, lease, in-flight lists. ARGV incarnation. */
+struct redis_script script_forget = {.body = ALLOW_OOM
+    "for i = 2, #KEYS do\n"
+    "  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end\n"
+    "end\n"
+    "return redis.call('HDEL', KEYS[1], ARGV[1])"};

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TASKS_SCANS_TARGETS_H
+#define TASKS_SCANS_TARGETS_H
+
+#include <stdbool.h>
+
+/* Can this be a host name, an address or a network, and nothing a program would read as an option? */
+bool target_is_valid(const char *target);
+bool target_is_ipv6(const char *target);
+
+/* Does an approved entry cover the target? The same text (names: whatever the case), or a network that
+ * contains the address or network. */
+bool target_is_covered(const char *target, const char *approved);
+
+#endif

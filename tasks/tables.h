@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TASKS_TABLES_H
+#define TASKS_TABLES_H
+
+#include "tasks/cworker.h"
+
+extern const struct cw_table *const builtin_tables[]; /* ends with NULL */
+
+extern const struct cw_table scans_table;
+
+#endif

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: servers for each pytest-xdist worker, and an empty Redis for each test."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness import CWORKER, DEMO_SO, Worker  # noqa: E402
+from services.mongo import MongoServer  # noqa: E402
+from services.redis import RedisServer  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for path in (CWORKER, DEMO_SO):
+        if not Path(path).exists():
+            raise pytest.UsageError(f"no {path}: run make, or set CWORKER_BIN and DEMO_SO")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> RedisServer:
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture
+def keys(redis: RedisServer) -> Iterator[Any]:
+    """A client of the broker's database."""
+    with redis.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def mongo() -> Iterator[MongoServer]:
+    with MongoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_database(mongo: MongoServer) -> Iterator[str]:
+    name = f"cworker_test_{os.getpid()}"
+    yield name
+    if mongo.borrowed:
+        with mongo.client() as client:
+            client.drop_database(name)
+
+
+@pytest.fixture
+def redis_backend(redis: RedisServer) -> str:
+    return redis.url()
+
+
+@pytest.fixture
+def mongo_backend(mongo: MongoServer, mongo_database: str) -> str:
+    return mongo.url(mongo_database)
+
+
+@pytest.fixture(params=["redis", "mongo"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The test runs once for each result store."""
+    return request.getfixturevalue(f"{request.param}_backend")
+
+
+@pytest.fixture
+def make_app(redis: RedisServer) -> Iterator[Callable[..., Celery]]:
+    """make_app(backend=URL, broker=URL, **conf): a Celery producer; URLs default to `redis`."""
+    apps = []
+
+    def make(backend: str | None = None, broker: str | None = None, **conf: Any) -> Celery:
+        app = Celery("test", broker=broker or redis.url(), backend=backend or redis.url(),
+                     set_as_current=False)
+        app.conf.update(broker_connection_retry_on_startup=True, **conf)
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery], redis_backend: str) -> Celery:
+    return make_app(redis_backend)
+
+
+@pytest.fixture
+def cworker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """cworker(*options, backend=URL, queues=…): a ready worker, stopped after the test."""
+    workers: list[Worker] = []
+
+    def start(*args: Any, queues: str | None = "celery", broker: str | None = None,
+              backend: str | None = None, concurrency: int = 2, ready: bool = True,
+              name: str | None = None, env: dict[str, str] | None = None) -> Worker:
+        number = len(workers) + 1
+        words = ["-b", broker or redis.url(), "--result-backend", backend or redis.url(),
+                 "-A", DEMO_SO, "-c", concurrency, "-l", "INFO", "-n", name or f"w{number}@test",
+                 *(["-Q", queues] if queues else []), *args]
+        worker = Worker(list(map(str, words)), tmp_path / f"worker-{number}.log", env)
+        workers.append(worker)
+        return worker.wait_ready() if ready else worker
+
+    yield start
+    problems = []
+    for worker in workers:
+        try:
+            worker.stop()
+        except (AssertionError, TimeoutError) as error:
+            worker.kill()
+            problems.append(str(error))
+        print(f"--- {worker.log_path.name}\n{worker.log[-20000:]}")
+    assert not problems, "\n".join(problems)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Helpers of the integration tests: the worker under test, Celery's messages, waiting."""
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.result import AsyncResult
+from redis import Redis
+
+from services.process import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+CWORKER = str(ROOT / os.environ.get("CWORKER_BIN", "build/cworker"))
+DEMO_SO = str(ROOT / os.environ.get("DEMO_SO", "build/demo.so"))
+TIMEOUT = 15.0
+SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:")
+
+
+def run_cworker(*args: str, **options: Any) -> subprocess.CompletedProcess:
+    """A command that ends by itself, with what it printed as text."""
+    done = subprocess.run([CWORKER, *map(str, args)], capture_output=True, text=True, timeout=30,
+                          stdin=subprocess.DEVNULL, **options)
+    assert not SANITIZER.search(done.stderr), done.stderr
+    return done
+
+
+def descendants(pid: int) -> list[int]:
+    """Every live process below pid."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+class Worker:
+    """A running cworker, its log in a file. stop() asserts a clean end."""
+
+    def __init__(self, args: list[str], log: Path, env: dict[str, str] | None = None) -> None:
+        self.log_path = log
+        self.stopped = False
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(
+                [CWORKER, *args], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {})})
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_log(self, text: str, timeout: float = TIMEOUT) -> None:
+        def seen() -> bool:
+            assert text in self.log or self.process.poll() is None, \
+                f"ended with {self.process.returncode} before {text!r}:\n{self.log}"
+            return text in self.log
+        wait_until(seen, timeout, f"{text!r} in the worker's log")
+
+    def wait_ready(self) -> Worker:
+        self.wait_log("ready.")
+        return self
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        self.stopped = True
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the worker did not end in {timeout} s:\n{self.log}") from None
+
+    def kill(self) -> None:
+        """kill -9 of main alone; its children are the worker's own business."""
+        self.stopped = True
+        self.process.kill()
+        self.process.wait()
+
+    def check_log(self) -> None:
+        assert not SANITIZER.search(self.log), self.log
+
+    def stop(self) -> None:
+        """Warm shutdown; does nothing when the test ended the worker itself."""
+        if not self.stopped:
+            children = descendants(self.pid)
+            self.signal(signal.SIGTERM)
+            code = self.wait()
+            assert code == 0, f"exit {code}:\n{self.log}"
+            wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+        self.check_log()
+
+
+def get(result: AsyncResult, timeout: float = TIMEOUT, **options: Any) -> Any:
+    """result.get() that polls a MongoDB quickly."""
+    return result.get(timeout=timeout, interval=0.02, **options)
+
+
+def wait_state(result: AsyncResult, *states: str, timeout: float = TIMEOUT) -> str:
+    def state() -> str | None:
+        seen = result.state
+        return seen if seen in states else None
+    return wait_until(state, timeout, f"state {' or '.join(states)} of {result.id}")
+
+
+def make_message(app: Celery, redis: Redis, name: str = "demo.add", args: tuple = (1, 2),
+                 queue: str = "h-template", **options: Any) -> dict[str, Any]:
+    """One list element as Celery's producer makes it, taken off the list again."""
+    app.send_task(name, args=args, queue=queue, **options)
+    message = json.loads(redis.rpop(queue))
+    message["properties"]["delivery_info"]["routing_key"] = "celery"
+    return message
+
+
+def body_of(value: Any) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def dead_letters(redis: Redis, queue: str = "celery") -> list[dict[str, Any]]:
+    return [json.loads(entry) for entry in redis.lrange(f"{{{queue}}}.cworker.dead", 0, -1)]
+
+
+def inflight(redis: Redis) -> list[bytes]:
+    """All elements that some cworker holds, whatever the queue."""
+    return [element for key in redis.scan_iter("*.cworker.inflight.*")
+            for element in redis.lrange(key, 0, -1)]
+
+
+def read_ledger(path: Path) -> list[tuple[int, int]]:
+    """bench.noop's BENCH_TRACE file: (first argument, CLOCK_MONOTONIC in ns) of each run."""
+    data = path.read_bytes() if path.exists() else b""
+    return list(struct.iter_unpack("<QQ", data[:len(data) - len(data) % 16]))

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Celery worker for mixed fleets: the same task names as the demo plugin, the same ledger format.
+    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE)
+"""
+import os
+import struct
+import time
+
+from celery import Celery
+
+app = Celery("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
+app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1,
+                broker_connection_retry_on_startup=True)
+
+
+@app.task(name="bench.noop")
+def noop(*args):
+    if path := os.environ.get("BENCH_TRACE"):
+        with open(path, "ab", buffering=0) as ledger:
+            ledger.write(struct.pack("<QQ", args[0], time.monotonic_ns()))
+
+
+@app.task(name="demo.add")
+def add(x, y):
+    return x + y

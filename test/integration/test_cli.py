@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: Celery's words, its exit codes, errors that say what would be right."""
+import json
+import re
+import signal
+
+import pytest
+from harness import get, run_cworker, wait_until
+
+
+def test_help():
+    done = run_cworker("--help")
+    assert done.returncode == 0 and not done.stderr
+    for word in ("--broker", "--result-backend", "--concurrency", "--queues", "--set", "purge"):
+        assert word in done.stdout, word
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_version():
+    done = run_cworker("--version")
+    assert done.returncode == 0 and re.search(r"\d+\.\d+", done.stdout)
+
+
+@pytest.mark.parametrize("args, hint", [
+    (["--concurency", "2"], "concurrency"),
+    (["--set", "task_acks_lat=1"], "task_acks_late"),
+    (["--set", "task_acks_late"], "task_acks_late"),
+    (["-c", "many"], "many"),
+    (["-c", "-3"], "-3"),
+    (["-l", "LOUD"], "LOUD"),
+    (["-P", "gevent"], "prefork"),
+    (["-b", "amqp://localhost"], "redis"),
+    (["-b", "redis://localhost:notaport/0"], "port"),
+    (["--result-backend", "postgres://x"], "mongodb"),
+    (["--config", "/no/such/file.json"], "/no/such/file.json"),
+    (["-A", "/no/such/plugin.so"], "/no/such/plugin.so"),
+    (["prge"], "purge"),
+    (["-b"], "-b"),
+], ids=" ".join)
+def test_wrong_usage(args, hint):
+    done = run_cworker(*args)
+    assert done.returncode in (1, 2), done
+    assert hint in done.stderr and not done.stdout
+    assert len(done.stderr.splitlines()) <= 6
+
+
+def test_broken_config(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"worker_concurrency": 2,')
+    done = run_cworker("--config", config)
+    assert done.returncode in (1, 2) and "config.json" in done.stderr
+    config.write_text('{"worker_concurency": 2}')
+    done = run_cworker("--config", config)
+    assert done.returncode in (1, 2) and "worker_concurrency" in done.stderr
+
+
+def test_call_and_result(app, cworker, redis):
+    cworker()
+    where = ("-b", redis.url(), "--result-backend", redis.url())
+    done = run_cworker(*where, "call", "demo.add", "--args", "[2, 3]")
+    assert done.returncode == 0, done
+    task_id = done.stdout.strip()
+    assert get(app.AsyncResult(task_id)) == 5
+    done = run_cworker(*where, "result", task_id)
+    assert (done.returncode, done.stdout.strip()) == (0, "5")
+
+
+def test_call_options(app, keys, redis):
+    done = run_cworker("-b", redis.url(), "call", "demo.echo", "-a", "[1]", "-k", '{"k": "ü"}',
+                       "-Q", "other", "--countdown", "60")
+    assert done.returncode == 0, done
+    message = json.loads(keys.rpop("other"))
+    assert message["headers"]["id"] == done.stdout.strip()
+    assert message["headers"]["eta"] and message["headers"]["task"] == "demo.echo"
+
+
+def test_python_worker_could_run_what_call_sends(app, keys, redis):
+    """The message decodes with Kombu and has every header that Celery's own has."""
+    run_cworker("-b", redis.url(), "call", "demo.add", "-a", "[1, 2]")
+    ours = json.loads(keys.rpop("celery"))
+    app.send_task("demo.add", (1, 2))
+    theirs = json.loads(keys.rpop("celery"))
+    assert set(theirs) == set(ours)
+    assert set(theirs["headers"]) <= set(ours["headers"])
+    assert set(theirs["properties"]) <= set(ours["properties"]) | {"reply_to"}
+
+
+@pytest.mark.parametrize("args", ["[1", "{}", "5"])
+def test_call_with_wrong_arguments(redis, keys, args):
+    done = run_cworker("-b", redis.url(), "call", "demo.add", "--args", args)
+    assert done.returncode == 2 and "args" in done.stderr
+    assert keys.llen("celery") == 0
+
+
+def test_result_of_a_failure(app, cworker, redis):
+    cworker()
+    result = app.send_task("demo.fail", ("the reason",))
+    get(result, propagate=False)
+    done = run_cworker("--result-backend", redis.url(), "result", result.id)
+    assert done.returncode != 0 and "the reason" in done.stdout + done.stderr
+
+
+def test_purge(app, keys, redis):
+    for i in range(7):
+        app.send_task("demo.add", (i, 1), priority=i)
+    done = run_cworker("-b", redis.url(), "purge", "-f")
+    assert done.returncode == 0 and "7" in done.stdout
+    assert not keys.llen("celery") and not keys.llen("celery\x06\x166")
+
+
+def test_purge_asks_first(app, keys, redis):
+    app.send_task("demo.add", (1, 1))
+    run_cworker("-b", redis.url(), "purge")
+    assert keys.llen("celery") == 1
+
+
+def test_report(redis):
+    done = run_cworker("-b", "redis://:topsecret@localhost:1/0", "report")
+    assert done.returncode == 0 and "topsecret" not in done.stdout
+    assert "broker_url" in done.stdout
+
+
+def test_no_broker_is_a_clear_error():
+    done = run_cworker("-b", "redis://127.0.0.1:1/0", "call", "demo.add", "-a", "[1, 2]")
+    assert done.returncode not in (0, 2)
+    assert "127.0.0.1:1" in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+def test_settings_from_environment(app, cworker, redis, keys):
+    """CELERY_BROKER_URL and CELERY_RESULT_BACKEND, as Celery has them."""
+    done = run_cworker("call", "demo.add", "-a", "[1, 2]",
+                       env={"PATH": "/usr/bin", "CELERY_BROKER_URL": redis.url()})
+    assert done.returncode == 0 and keys.llen("celery") == 1
+
+
+def test_log_names_what_runs(app, cworker):
+    worker = cworker("-l", "INFO")
+    result = app.send_task("demo.add", (2, 3))
+    get(result)
+    worker.wait_log(f"Task demo.add[{result.id}] received")
+    worker.wait_log(f"Task demo.add[{result.id}] succeeded in ")
+    assert re.search(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}: INFO/MainProcess\] ", worker.log,
+                     re.MULTILINE)
+    assert "demo.mul" in worker.log
+
+
+def test_secrets_are_masked():
+    done = run_cworker("-b", "redis://user:hidden@127.0.0.1:1/0", "call", "demo.noop")
+    assert "hidden" not in done.stdout + done.stderr
+
+
+def test_json_log(app, cworker):
+    worker = cworker("--set", "worker_log_json=true", "-q")
+    get(app.send_task("demo.add", (2, 3)))
+    worker.stop()
+    lines = [json.loads(line) for line in worker.log.splitlines() if line.startswith("{")]
+    assert lines and any("demo.add" in json.dumps(line) for line in lines)
+
+
+def test_logfile_and_pidfile(app, cworker, tmp_path):
+    log, pid = tmp_path / "own.log", tmp_path / "own.pid"
+    worker = cworker("-f", log, "--pidfile", pid, ready=False)
+    wait_until(lambda: log.exists() and "ready." in log.read_text(), what="ready")
+    assert int(pid.read_text()) == worker.pid
+    worker.stop()
+    assert not pid.exists()
+
+
+def test_interrupt_is_warm(app, cworker):
+    worker = cworker("--set", "task_track_started=true")
+    result = app.send_task("demo.sleep", (0.5,))
+    wait_until(lambda: result.state == "STARTED", what="STARTED")
+    worker.signal(signal.SIGINT)
+    assert worker.wait() in (0, 1)
+    assert get(result) == 0.5
+
+
+def test_plugin_without_tables(tmp_path):
+    other = tmp_path / "not-a-plugin.so"
+    other.write_bytes(b"\x7fELF nothing")
+    done = run_cworker("-A", other)
+    assert done.returncode in (1, 2) and "not-a-plugin.so" in done.stderr

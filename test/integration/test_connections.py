@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way to reach Redis and MongoDB, and servers that come late or go away."""
+import time
+
+import pytest
+from harness import get, run_cworker, wait_until
+
+from services.mongo import MongoServer
+from services.process import free_port
+from services.redis import RedisServer
+
+
+def check(app, worker_url, cworker, **options):
+    worker = cworker(broker=worker_url, backend=worker_url, **options)
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    return worker
+
+
+def test_unix_socket(make_app, cworker, redis):
+    app = make_app(redis.url(), redis.url())
+    check(app, redis.socket_url(), cworker)
+
+
+@pytest.mark.parametrize("options", [
+    {"password": "p@ss/w:rd %"}, {"user": "alice", "password": "s3cret#?"}, {"tls": True},
+    {"tls": True, "password": "both"}], ids=["password", "ACL user", "TLS", "TLS and password"])
+def test_login(make_app, cworker, options):
+    with RedisServer(**options) as server:
+        app = make_app(server.url(), server.url())
+        worker = check(app, server.url(), cworker)
+        worker.stop()
+        password = options.get("password")
+        assert not password or password not in worker.log
+
+
+def test_socket_with_password(make_app, cworker):
+    with RedisServer(password="secret") as server:
+        check(make_app(server.url(), server.url()), server.socket_url(), cworker)
+
+
+def test_wrong_password_is_told(cworker):
+    with RedisServer(password="right") as server:
+        worker = cworker(broker=server.url().replace("right", "wrong"), ready=False)
+        worker.wait_log("WRONGPASS")
+        assert ":wrong@" not in worker.log
+
+
+def test_unknown_certificate_is_refused(cworker):
+    with RedisServer(tls=True) as server:
+        url = server.url().partition("?")[0]
+        worker = cworker(broker=url, ready=False)
+        worker.wait_log("certificate")
+        assert "ready." not in worker.log
+
+
+def test_certificate_check_can_be_switched_off(make_app, cworker):
+    with RedisServer(tls=True) as server:
+        url = server.url().partition("?")[0] + "?ssl_cert_reqs=none"
+        check(make_app(server.url(), server.url()), url, cworker)
+
+
+def test_database_number(make_app, cworker, redis):
+    check(make_app(redis.url(7), redis.url(7)), redis.url(7), cworker)
+    with redis.client(0) as zero, redis.client(7) as seven:
+        assert zero.dbsize() == 0 and seven.dbsize() > 0
+
+
+def test_key_prefix(make_app, cworker, redis, keys):
+    options = {"global_keyprefix": "shop:"}
+    app = make_app(broker_transport_options=options, result_backend_transport_options=options)
+    cworker("--set", "global_keyprefix=shop:",
+            "--set", 'result_backend_transport_options={"global_keyprefix": "shop:"}')
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    assert all(key.startswith(b"shop:") for key in keys.scan_iter("*"))
+
+
+def test_redis_starts_after_the_worker(make_app, cworker):
+    server = RedisServer(port=free_port())
+    try:
+        worker = cworker(broker=server.url(), backend=server.url(), ready=False)
+        worker.wait_log(f"127.0.0.1:{server.port}")
+        server.start()
+        assert get(make_app(server.url(), server.url()).send_task("demo.add", (1, 2))) == 3
+        worker.stop()
+    finally:
+        server.close()
+
+
+def test_worker_without_redis_can_be_stopped(cworker):
+    worker = cworker(broker="redis://127.0.0.1:1/0", backend="disabled://", ready=False)
+    worker.wait_log("127.0.0.1:1")
+    begin = time.monotonic()
+    worker.stop()
+    assert time.monotonic() - begin < 10
+
+
+def test_mongo_starts_after_the_worker(make_app, cworker):
+    server = MongoServer(private=True)
+    try:
+        worker = cworker(backend=server.url("late"))
+        app = make_app(server.url("late"))
+        result = app.send_task("demo.add", (1, 2))
+        worker.wait_log("received")
+        server.start()
+        assert get(result, timeout=30) == 3
+    finally:
+        server.close()
+
+
+def test_redis_restarts_while_tasks_are_queued(make_app, cworker):
+    """With AOF: whatever was queued, running or prefetched when Redis was killed ends once."""
+    with RedisServer(aof=True) as server:
+        app = make_app(server.url(), server.url())
+        worker = cworker(broker=server.url(), backend=server.url())
+        results = [app.send_task("demo.sleep", (0.02,)) for _ in range(200)]
+        worker.wait_log("succeeded")
+        server.kill()
+        server.start()
+        with server.client() as client:
+            def ended():
+                return len(list(client.scan_iter("celery-task-meta-*", count=1000))) == 200
+            wait_until(ended, 40, "all results")
+            wait_until(lambda: not client.llen("celery"), what="an empty queue")
+        assert [result.get(timeout=10) for result in results] == [0.02] * 200
+        worker.stop()
+
+
+def test_connection_is_cut(app, cworker, keys):
+    """CLIENT KILL of every connection, again and again."""
+    worker = cworker()
+    results = []
+    for round_ in range(3):
+        results += [app.send_task("demo.sleep", (0.01,)) for _ in range(30)]
+        for client in keys.client_list():
+            if int(client["id"]) != keys.client_id() and "cworker" in client["name"]:
+                keys.client_kill_filter(_id=client["id"])
+    keys_left = [result.id for result in results]
+    wait_until(lambda: all(keys.exists(f"celery-task-meta-{i}") for i in keys_left), 30, "results")
+    assert worker.process.poll() is None
+
+
+def test_report_needs_no_server():
+    assert run_cworker("-b", "redis://127.0.0.1:1/0", "report").returncode == 0

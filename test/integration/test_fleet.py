@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two cworkers and a Python worker share one queue: each task runs once."""
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import get, inflight, read_ledger, wait_until
+
+from services.process import end_process
+
+TASKS = 2000
+
+
+@pytest.fixture
+def python_worker(redis, tmp_path):
+    """python_worker(env): Celery's own worker on the same queue, ready."""
+    processes = []
+
+    def start(**env):
+        log = tmp_path / f"python-{len(processes)}.log"
+        with open(log, "wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
+                 "-l", "INFO", "-n", "py@test"],
+                cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
+                env={**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), **env})
+        processes.append(process)
+        wait_until(lambda: "ready." in log.read_text(), 30, "Celery's ready line")
+        return process
+
+    yield start
+    for process in processes:
+        end_process(process, 20)
+
+
+def test_each_task_runs_once(app, cworker, python_worker, keys, tmp_path):
+    ledgers = {name: tmp_path / f"ledger-{name}" for name in ("c1", "c2", "python")}
+    cworker(env={"BENCH_TRACE": str(ledgers["c1"])})
+    cworker(env={"BENCH_TRACE": str(ledgers["c2"])})
+    python_worker(BENCH_TRACE=str(ledgers["python"]))
+
+    def runs():
+        return {name: [number for number, _ in read_ledger(path)]
+                for name, path in ledgers.items()}
+
+    for i in range(TASKS):
+        app.send_task("bench.noop", (i,), ignore_result=True)
+    wait_until(lambda: sum(map(len, runs().values())) >= TASKS, 30, "all runs")
+    wait_until(lambda: not keys.llen("celery") and not inflight(keys) and not keys.hlen("unacked"),
+               what="empty queues")
+    seen = runs()
+    assert Counter(number for numbers in seen.values() for number in numbers) == \
+        Counter(range(TASKS))
+    assert seen["python"] and seen["c1"] + seen["c2"], {name: len(n) for name, n in seen.items()}
+
+
+def test_c_takes_over_what_python_gave_back(app, cworker, python_worker, keys):
+    """Python puts its messages back re-encoded and marked; they run here all the same."""
+    process = python_worker()
+    results = [app.send_task("demo.add", (i, 1)) for i in range(200)]
+    end_process(process, 20)
+    cworker()
+    assert [get(result) for result in results] == [i + 1 for i in range(200)]
+
+
+def test_python_takes_over_what_c_gave_back(app, cworker, python_worker, keys):
+    worker = cworker()
+    results = [app.send_task("demo.add", (i, 1)) for i in range(500)]
+    worker.stop()
+    python_worker()
+    assert [get(result) for result in results] == [i + 1 for i in range(500)]
+
+
+def test_unacked_of_a_dead_python_worker(app, cworker, keys):
+    """What Kombu holds for longer than its visibility_timeout comes back through a cworker too."""
+    result = app.send_task("demo.add", (20, 3))
+    message = keys.rpop("celery").decode()
+    keys.hset("unacked", "dead-tag", f'[{message}, "", "celery"]')
+    keys.zadd("unacked_index", {"dead-tag": 1000.0})
+    cworker()
+    assert get(result, timeout=30) == 23
+    assert not keys.hlen("unacked") and not keys.zcard("unacked_index")

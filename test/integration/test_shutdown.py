@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warm shutdown lets running tasks finish, cold gives them back; neither loses any."""
+import json
+import signal
+
+import pytest
+from harness import descendants, get, inflight, is_alive, wait_until
+
+
+def waiting_ids(keys, queue="celery"):
+    """Task ids in the order in which they would be taken."""
+    return [json.loads(m)["headers"]["id"] for m in reversed(keys.lrange(queue, 0, -1))]
+
+
+def start_long(app, cworker, keys, seconds, prefetched=5, **options):
+    """A worker with one running task and others that it has prefetched or left in the queue."""
+    worker = cworker("--set", "task_track_started=true", concurrency=1, **options)
+    running = app.send_task("demo.sleep", (seconds,))
+    wait_until(lambda: running.state == "STARTED", what="the start of the task")
+    others = [app.send_task("demo.add", (i, 1)) for i in range(prefetched)]
+    wait_until(lambda: len(inflight(keys)) > 1, what="prefetched tasks")
+    return worker, running, others
+
+
+def test_warm(app, cworker, keys):
+    worker, running, others = start_long(app, cworker, keys, 1.0)
+    worker.stop()
+    assert get(running) == 1.0
+    assert waiting_ids(keys) == [result.id for result in others]
+    assert not inflight(keys)
+    assert not list(keys.scan_iter("cworker.lease.*"))
+    assert not keys.hgetall("cworker.incarnations")
+
+
+def test_warm_when_idle_leaves_nothing(app, cworker, keys):
+    worker = cworker()
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    worker.stop()
+    assert not list(keys.scan_iter("*cworker*"))
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]],
+                         ids=["SIGQUIT", "second SIGTERM"])
+def test_cold(app, cworker, keys, signals):
+    worker, running, others = start_long(app, cworker, keys, 60)
+    for number in signals[:-1]:
+        worker.signal(number)
+        worker.wait_log("Warm shutdown")
+    worker.signal(signals[-1])
+    worker.wait(5)
+    assert waiting_ids(keys) == [running.id, *(result.id for result in others)]
+    assert not inflight(keys)
+    assert running.state != "SUCCESS"
+    cworker()
+    assert [get(result) for result in others] == [i + 1 for i in range(len(others))]
+
+
+def test_cold_ends_all_processes(app, cworker, keys):
+    worker, _, _ = start_long(app, cworker, keys, 60)
+    children = descendants(worker.pid)
+    assert children
+    worker.signal(signal.SIGQUIT)
+    worker.wait(5)
+    wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+
+
+def test_what_was_given_back_runs_elsewhere(app, cworker, keys):
+    worker, running, others = start_long(app, cworker, keys, 0.5)
+    worker.stop()
+    cworker()
+    assert get(running) == 0.5
+    assert [get(result) for result in others] == [i + 1 for i in range(len(others))]
+
+
+def test_results_are_stored_before_the_end(mongo_backend, make_app, cworker, keys):
+    app = make_app(mongo_backend)
+    worker = cworker(backend=mongo_backend)
+    results = [app.send_task("demo.add", (i, i)) for i in range(200)]
+    assert get(results[0]) == 0
+    worker.stop()
+    done = [result for result in results if result.state == "SUCCESS"]
+    waiting = waiting_ids(keys)
+    assert {result.id for result in done} | set(waiting) == {result.id for result in results}
+    assert len(done) + len(waiting) == len(results)

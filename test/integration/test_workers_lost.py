@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crashes, limits and kills: only the guilty task suffers, nothing is lost."""
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from harness import (dead_letters, descendants, get, inflight, is_alive, read_ledger, wait_state,
+                     wait_until)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT],
+                         ids=lambda number: number.name)
+def test_crash(backend, make_app, cworker, number):
+    app = make_app(backend)
+    cworker(backend=backend)
+    result = app.send_task("demo.crash", (int(number),))
+    with pytest.raises(WorkerLostError, match=f"exited prematurely: signal {int(number)}"):
+        get(result)
+    assert result.state == "FAILURE"
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+def test_crash_harms_no_other_task(app, cworker):
+    """Neighbours that the dead child had been given already are run by another."""
+    cworker()
+    results = []
+    for i in range(100):
+        if i % 10 == 5:
+            results.append(app.send_task("demo.crash", (int(signal.SIGSEGV),)))
+        else:
+            results.append(app.send_task("demo.add", (i, 0)))
+    for i, result in enumerate(results):
+        value = get(result, propagate=False)
+        assert isinstance(value, WorkerLostError) if i % 10 == 5 else value == i
+
+
+def test_crash_with_reject_on_worker_lost(app, cworker, keys):
+    """It goes back and is set aside after task_max_deliveries."""
+    cworker("--set", "task_reject_on_worker_lost=true", "--set", "task_max_deliveries=3")
+    result = app.send_task("demo.crash", (int(signal.SIGSEGV),))
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    wait_until(lambda: dead_letters(keys), what="a dead letter")
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    assert result.state == "FAILURE"
+    assert not keys.llen("celery") and len(dead_letters(keys)) == 1
+
+
+def test_hard_limit(backend, make_app, cworker):
+    app = make_app(backend)
+    worker = cworker(backend=backend)
+    begin = time.monotonic()
+    result = app.send_task("demo.spin", (30,), time_limit=0.5)
+    with pytest.raises(TimeLimitExceeded) as raised:
+        get(result)
+    assert raised.value.args == (0.5,)
+    assert 0.5 <= time.monotonic() - begin < 5
+    assert "Hard time limit (0.5s) exceeded for demo.spin" in worker.log
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+def test_hard_limit_of_the_settings(app, cworker):
+    cworker("--time-limit", "0.5")
+    with pytest.raises(TimeLimitExceeded):
+        get(app.send_task("demo.spin", (30,)))
+
+
+def test_soft_limit(backend, make_app, cworker):
+    app = make_app(backend)
+    worker = cworker(backend=backend)
+    begin = time.monotonic()
+    result = app.send_task("demo.sleep", (30,), soft_time_limit=0.3)
+    with pytest.raises(SoftTimeLimitExceeded):
+        get(result)
+    assert 0.3 <= time.monotonic() - begin < 5
+    assert "Soft time limit (0.3s) exceeded for demo.sleep" in worker.log
+
+
+def test_soft_limit_may_be_ignored(app, cworker):
+    cworker("--soft-time-limit", "0.2")
+    assert get(app.send_task("demo.spin", (0.6,))) == 0.6
+
+
+def test_limits_begin_with_the_run(app, cworker):
+    """Waiting behind another task does not count."""
+    cworker(concurrency=1)
+    first = app.send_task("demo.sleep", (1.0,))
+    second = app.send_task("demo.sleep", (0.1,), time_limit=0.6)
+    assert (get(first), get(second)) == (1.0, 0.1)
+
+
+def test_max_tasks_per_child(app, cworker):
+    worker = cworker("--max-tasks-per-child", "5", concurrency=1)
+    pids = set()
+
+    def watch():
+        pids.update(descendants(worker.pid))
+        return all(result.state == "SUCCESS" for result in results)
+
+    results = [app.send_task("demo.sleep", (0.02,)) for i in range(30)]
+    wait_until(watch, what="all results")
+    assert len(pids) >= 6, pids
+
+
+def test_killed_child(app, cworker):
+    """A child that somebody else kills is replaced."""
+    cworker("--set", "task_track_started=true", concurrency=1)
+    result = app.send_task("demo.sleep", (30,))
+    wait_state(result, "STARTED")
+    os.kill(result.info["pid"], signal.SIGKILL)
+    with pytest.raises(WorkerLostError):
+        get(result)
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+def kill_with_work(app, cworker, tmp_path, **options):
+    """kill -9 of a worker with a running task, prefetched ones and more in the queue."""
+    ledger = tmp_path / "ledger"
+    worker = cworker("--set", "worker_lease=2", "--set", "task_track_started=true", concurrency=1,
+                     env={"BENCH_TRACE": str(ledger)}, **options)
+    running = app.send_task("demo.sleep", (1.5,))
+    wait_state(running, "STARTED")
+    for i in range(20):
+        app.send_task("bench.noop", (i,))
+    children = descendants(worker.pid)
+    worker.kill()
+    wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+    return running, ledger
+
+
+def test_kill_main_second_worker_takes_over(backend, make_app, cworker, keys, tmp_path):
+    app = make_app(backend)
+    running, ledger = kill_with_work(app, cworker, tmp_path, backend=backend)
+    assert inflight(keys)
+    cworker("--set", "worker_lease=2", backend=backend, env={"BENCH_TRACE": str(ledger)})
+    assert get(running, timeout=20) == 1.5
+    wait_until(lambda: len(read_ledger(ledger)) >= 20, 20, "all runs")
+    assert Counter(number for number, _ in read_ledger(ledger)) == Counter(range(20))
+    wait_until(lambda: not inflight(keys), what="an empty in-flight list")
+
+
+def test_a_live_worker_rescues(app, cworker, keys, tmp_path):
+    """The rescuer was there all the time, on another queue as well."""
+    cworker("--set", "worker_lease=2", queues="other,celery", concurrency=1, name="rescuer@test")
+    blocker = app.send_task("demo.sleep", (2.0,))
+    results = [app.send_task("demo.add", (i, 0)) for i in range(10)]
+    victim = cworker("--set", "worker_lease=2")
+    wait_until(lambda: any(result.state == "SUCCESS" for result in [blocker, *results]))
+    more = [app.send_task("demo.sleep", (0.3,)) for _ in range(8)]
+    wait_until(lambda: len(inflight(keys)) >= 3, what="tasks in flight")
+    victim.kill()
+    assert [get(result, timeout=20) for result in more] == [0.3] * 8
+    assert [get(result, timeout=20) for result in results] == list(range(10))
+    assert get(blocker, timeout=20) == 2.0
+
+
+def test_restarted_worker_takes_its_own_back_at_once(app, cworker, keys):
+    """With the default lease of 30 s: the same host can prove the death."""
+    worker = cworker("--set", "task_track_started=true", concurrency=1, name="same@test")
+    running = app.send_task("demo.sleep", (0.5,))
+    wait_state(running, "STARTED")
+    others = [app.send_task("demo.add", (i, 0)) for i in range(5)]
+    worker.kill()
+    begin = time.monotonic()
+    cworker(concurrency=1, name="same@test")
+    assert get(running) == 0.5
+    assert [get(result) for result in others] == list(range(5))
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_kill_storm(app, cworker, keys, tmp_path, round_):
+    """Every task ends although its worker is killed again and again."""
+    results = [app.send_task("demo.sleep", (0.01,)) for _ in range(200)]
+    done = 0
+    for _ in range(3):
+        worker = cworker("--set", "worker_lease=2", name="storm@test")
+        wait_until(lambda: sum(r.state == "SUCCESS" for r in results) > done, 20, "progress")
+        worker.kill()
+        done = sum(result.state == "SUCCESS" for result in results)
+    cworker("--set", "worker_lease=2", name="storm@test")
+    assert [get(result, timeout=20) for result in results] == [0.01] * 200
+    wait_until(lambda: not inflight(keys) and not keys.llen("celery"), what="empty queues")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A MongoDB for tests: MONGODB_URL's, else a private mongod, else mongo.sh's stand-in."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from services.process import end_process, free_port, wait_until
+
+STAND_IN = Path(__file__).with_name("mongo.sh")
+
+
+class MongoServer:
+    """`private`: one of our own even where MONGODB_URL names another, for tests that stop it."""
+
+    def __init__(self, *, private: bool = False, port: int = 0) -> None:
+        self.borrowed = None if private else os.environ.get("MONGODB_URL")
+        self.port = port or free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="cworker-mongo-"))
+        self.process: subprocess.Popen | None = None
+
+    def url(self, database: str = "celery") -> str:
+        if self.borrowed:
+            return urlunsplit(urlsplit(self.borrowed)._replace(path=f"/{database}"))
+        return f"mongodb://127.0.0.1:{self.port}/{database}"
+
+    def client(self) -> MongoClient:
+        return MongoClient(self.url(""), serverSelectionTimeoutMS=2000, connectTimeoutMS=2000)
+
+    def _command(self) -> list[str]:
+        if mongod := shutil.which("mongod"):
+            return [mongod, "--bind_ip", "127.0.0.1", "--port", str(self.port),
+                    "--dbpath", str(self.folder)]
+        return [str(STAND_IN), "run", "127.0.0.1", str(self.port)]
+
+    def is_up(self) -> bool:
+        if self.process and self.process.poll() is not None:
+            raise RuntimeError(f"MongoDB ended: {(self.folder / 'log').read_text()[-2000:]}")
+        try:
+            with MongoClient(self.url(""), serverSelectionTimeoutMS=300) as client:
+                return bool(client.admin.command("ping")["ok"])
+        except PyMongoError:
+            return False
+
+    def start(self) -> MongoServer:
+        if not self.borrowed:
+            with open(self.folder / "log", "ab") as log:
+                self.process = subprocess.Popen(self._command(), stdout=log, stderr=log,
+                                                stdin=subprocess.DEVNULL)
+        wait_until(self.is_up, 60, "MongoDB's start")
+        return self
+
+    def stop(self) -> None:
+        if self.process:
+            end_process(self.process)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> MongoServer:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is missing, on Debian 12 or newer. Quiet and quick when nothing is.
+#   test/setup.sh build   what compiling needs
+#   test/setup.sh test    what the tests, the demo and the benchmarks need
+#   test/setup.sh all     both (the default)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+build_packages=(gcc make pkg-config libhiredis-dev libmongoc-dev libbson-dev libcjson-dev
+    libevent-dev libcurl4-openssl-dev libssl-dev libcmocka-dev zlib1g-dev libbz2-dev liblzma-dev
+    libzstd-dev libbrotli-dev libexpat1-dev)
+test_packages=(redis-server nmap openssl python3-venv)
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+
+# A test MongoDB is built from Java only where there is no real one.
+needs_java() {
+    [ -z "${MONGODB_URL:-}" ] && ! command -v mongod > /dev/null
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo > /dev/null; then
+        sudo "$@"
+    else
+        fail "root is needed for: $*"
+    fi
+}
+
+# Package names that dpkg does not list as installed.
+missing_packages() {
+    dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2> /dev/null |
+        awk '$2 == "installed" { print $1 }' | sort -u > "$installed"
+    printf '%s\n' "$@" | sort -u | comm -23 - "$installed"
+}
+
+# The servers that come with packages stay off: the tests start their own, on ports of their own.
+install_packages() {
+    local missing
+    mapfile -t missing < <(missing_packages "$@")
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get > /dev/null ||
+        fail "no apt-get here; install by hand what Debian calls: ${missing[*]}"
+    say "installing ${missing[*]}"
+    if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' > "$installed.policy"
+        as_root install -m 755 "$installed.policy" /usr/sbin/policy-rc.d
+        trap 'as_root rm -f /usr/sbin/policy-rc.d; rm -f "$installed" "$installed.policy"' EXIT
+    fi
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" > "$installed.log" 2>&1 ||
+        { tail -20 "$installed.log" >&2; fail "apt-get could not install ${missing[*]}"; }
+    rm -f "$installed.log"
+}
+
+install_python() {
+    cmp -s test/requirements.txt .venv/requirements.installed && return 0
+    say "installing test/requirements.txt into .venv"
+    [ -x .venv/bin/pip ] || python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check -r test/requirements.txt
+    cp test/requirements.txt .venv/requirements.installed
+}
+
+installed=$(mktemp)
+trap 'rm -f "$installed"' EXIT
+what=${1:-all}
+case $what in
+build) install_packages "${build_packages[@]}" ;;
+test | all)
+    packages=("${test_packages[@]}")
+    [ "$what" = test ] || packages+=("${build_packages[@]}")
+    ! needs_java || packages+=(maven openjdk-17-jdk-headless)
+    install_packages "${packages[@]}"
+    install_python
+    ! needs_java || test/services/mongo.sh build
+    ;;
+*) fail "usage: test/setup.sh [build|test|all]" ;;
+esac

@@ -1,0 +1,885 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/channel_private.h"
+#include "proto/base/mem.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* A channel against a real Redis, private to this run. The one idea: a second, blocking connection
+ * (`admin`) looks at what is really in Redis, and plays the producer, the rescuer and the saboteur. */
+
+static char folder[64], socket_path[96], tcp_url[64], unix_url[128];
+static pid_t server;
+static redisContext *admin;
+static struct event_base *base;
+
+enum { MAX_MESSAGES = 5000 };
+static const double PATIENCE = 30;
+
+struct item {
+    struct delivery d;
+    char *text;
+};
+
+struct worker {
+    struct channel *c;
+    struct item items[MAX_MESSAGES];
+    size_t n, most, n_settled, n_failed, n_notes;
+    int n_up, n_down, n_lost, last_code;
+    size_t window; /* kept open this wide by hand_back */
+    bool hand_back;
+    char last_note[400];
+};
+
+/* --- harness --- */
+
+static redisReply *ask(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    redisReply *reply = redisvCommand(admin, fmt, args);
+    va_end(args);
+    if (!reply)
+        fail_msg("admin: %s", admin->errstr);
+    if (reply->type == REDIS_REPLY_ERROR)
+        fail_msg("admin: %s: %s", fmt, reply->str);
+    return reply;
+}
+
+#define TELL(...) freeReplyObject(ask(__VA_ARGS__))
+#define NUMBER(...) number_of(ask(__VA_ARGS__))
+
+static long long number_of(redisReply *reply)
+{
+    long long value = reply->type == REDIS_REPLY_INTEGER ? reply->integer : (long long)reply->elements;
+    freeReplyObject(reply);
+    return value;
+}
+
+static int free_port(void)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
+    getsockname(fd, (struct sockaddr *)&address, &size);
+    close(fd);
+    return ntohs(address.sin_port);
+}
+
+static void server_start(int port)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%d", port);
+    server = fork();
+    if (server == 0) {
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, 1);
+        execlp("redis-server", "redis-server", "--port", number, "--bind", "127.0.0.1",
+               "--unixsocket", socket_path, "--dir", folder, "--save", "", NULL);
+        _exit(127);
+    }
+    for (int i = 0; i < 500 && !admin; i++) {
+        admin = redisConnectUnix(socket_path);
+        if (admin && admin->err) {
+            redisFree(admin);
+            admin = NULL;
+            usleep(20000);
+        }
+    }
+    assert_non_null(admin);
+}
+
+static int group_setup(void **state)
+{
+    (void)state;
+    const char *tmp = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%.30s/channel-XXXXXX", tmp ? tmp : "/tmp");
+    assert_non_null(mkdtemp(folder));
+    snprintf(socket_path, sizeof socket_path, "%s/redis.sock", folder);
+    int port = free_port();
+    snprintf(tcp_url, sizeof tcp_url, "redis://127.0.0.1:%d/0", port);
+    snprintf(unix_url, sizeof unix_url, "redis+socket://%s", socket_path);
+    server_start(port);
+    return 0;
+}
+
+static int group_teardown(void **state)
+{
+    (void)state;
+    redisFree(admin);
+    kill(server, SIGTERM);
+    waitpid(server, NULL, 0);
+    return rmdir(folder);
+}
+
+static int test_setup(void **state)
+{
+    (void)state;
+    TELL("FLUSHALL");
+    base = event_base_new();
+    return 0;
+}
+
+static int test_teardown(void **state)
+{
+    (void)state;
+    event_base_free(base);
+    return 0;
+}
+
+static void nothing(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what, (void)arg;
+}
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void loop_once(void)
+{
+    struct timeval tick = {0, 5000};
+    event_base_once(base, -1, EV_TIMEOUT, nothing, NULL, &tick);
+    event_base_loop(base, EVLOOP_ONCE);
+}
+
+static void loop_for(double seconds)
+{
+    for (double end = seconds_now() + seconds; seconds_now() < end;)
+        loop_once();
+}
+
+#define WAIT_FOR(condition)                                                                        \
+    do {                                                                                           \
+        double end_ = seconds_now() + PATIENCE;                                                    \
+        while (!(condition) && seconds_now() < end_)                                               \
+            loop_once();                                                                           \
+        if (!(condition))                                                                          \
+            fail_msg("waited in vain for " #condition);                                            \
+    } while (0)
+
+static void settled(int code, void *arg)
+{
+    struct worker *w = arg;
+    w->last_code = code;
+    w->n_settled++;
+    w->n_failed += code != 0;
+    if (w->hand_back)
+        channel_set_window(w->c, w->window);
+}
+
+static void message_came(char *text, size_t size, const char *queue, int step, void *arg)
+{
+    struct worker *w = arg;
+    assert_true(w->n < MAX_MESSAGES);
+    struct item *item = &w->items[w->n++];
+    item->text = text;
+    channel_hold(w->c, &item->d, (struct slice){text, size}, queue, step);
+    if (w->hand_back)
+        channel_settle(w->c, &item->d, NULL, 0, settled, w);
+}
+
+static void message_lost(struct delivery *d, void *arg)
+{
+    struct worker *w = arg;
+    assert_false(d->held);
+    w->n_lost++;
+}
+
+static void channel_up(void *arg)
+{
+    ((struct worker *)arg)->n_up++;
+}
+
+static void channel_down(const char *reason, void *arg)
+{
+    (void)reason;
+    ((struct worker *)arg)->n_down++;
+}
+
+static void noted(const char *text, bool warning, void *arg)
+{
+    struct worker *w = arg;
+    (void)warning;
+    w->n_notes++;
+    snprintf(w->last_note, sizeof w->last_note, "%s", text);
+}
+
+static struct worker *worker_open(const char *url_text, struct channel_options o)
+{
+    static const char *const usual[] = {"q", NULL};
+    struct worker *w = mem_zalloc(sizeof *w);
+    struct channel_handlers h = {message_came, message_lost, channel_up, channel_down, noted, w};
+    struct redis_url url;
+    struct error err = {0};
+    assert_int_equal(redis_url_parse(url_text, &url, &err), 0);
+    o.node = o.node ? o.node : "celery@test host";
+    o.queues = o.queues ? o.queues : usual;
+    w->c = channel_open(base, &url, &o, &h, &err);
+    if (!w->c)
+        fail_msg("%s", err.text);
+    redis_url_done(&url);
+    WAIT_FOR(w->n_up);
+    return w;
+}
+
+static void worker_close(struct worker *w)
+{
+    channel_close(w->c);
+    for (size_t i = 0; i < w->n; i++)
+        free(w->items[i].text);
+    free(w);
+}
+
+static void push(const char *key, const char *text)
+{
+    TELL("LPUSH %b %s", key, strlen(key), text);
+}
+
+static long long inflight_count(struct worker *w)
+{
+    long long n = 0;
+    for (int i = 0; i < w->c->n_lanes; i++)
+        n += NUMBER("LLEN %b", w->c->lanes[i].inflight.at, w->c->lanes[i].inflight.size);
+    return n;
+}
+
+static void expect_element(const char *key, int index, const char *text)
+{
+    redisReply *reply = ask("LINDEX %s %d", key, index);
+    assert_int_equal(reply->type, REDIS_REPLY_STRING);
+    assert_string_equal(reply->str, text);
+    freeReplyObject(reply);
+}
+
+static void settle_all(struct worker *w)
+{
+    for (size_t i = 0; i < w->n; i++)
+        if (w->items[i].d.held)
+            channel_settle(w->c, &w->items[i].d, NULL, 0, settled, w);
+    WAIT_FOR(channel_is_quiet(w->c));
+}
+
+/* --- tests --- */
+
+static void declares_and_leaves_nothing(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    static const char *const sets[] = {"_kombu.binding.q", "_kombu.binding_permanent.q"};
+    for (int i = 0; i < 2; i++) {
+        const char member[] = "q\x06\x16\x06\x16q";
+        assert_int_equal(NUMBER("SISMEMBER %s %b", sets[i], member, sizeof member - 1), 1);
+    }
+    assert_int_equal(NUMBER("EXISTS %s", w->c->lease_key), 1);
+    assert_int_equal(NUMBER("HLEN cworker.incarnations"), 1);
+    assert_true(NUMBER("PTTL %s", w->c->lease_key) > 0);
+    assert_true(channel_owns(w->c));
+    worker_close(w);
+    assert_int_equal(NUMBER("KEYS *cworker*"), 0);
+}
+
+static void order_and_priorities(void **state)
+{
+    (void)state;
+    static const char *const queues[] = {"a", "b", NULL};
+    for (int ordered = 0; ordered < 2; ordered++) {
+        push("a\x06\x16" "3", "a3");
+        push("b\x06\x16" "9", "b9");
+        for (int i = 0; i < 3; i++) {
+            push("a", (const char *[]){"a-1", "a-2", "a-3"}[i]);
+            push("b", (const char *[]){"b-1", "b-2", "b-3"}[i]);
+        }
+        struct worker *w =
+            worker_open(tcp_url, (struct channel_options){.queues = queues, .ordered = ordered});
+        /* One at a time, when all lengths are known: the order is then exactly Kombu's. */
+        loop_for(0.2);
+        while (w->n < 8) {
+            size_t before = w->n;
+            channel_set_window(w->c, 1);
+            WAIT_FOR(w->n > before);
+        }
+        static const char *const expected[2][8] = {
+            {"a-1", "b-1", "a-2", "b-2", "a-3", "b-3", "a3", "b9"},
+            {"a-1", "a-2", "a-3", "b-1", "b-2", "b-3", "a3", "b9"}};
+        for (int i = 0; i < 8; i++)
+            assert_string_equal(w->items[i].text, expected[ordered][i]);
+        assert_int_equal(w->items[6].d.step, 1);
+        assert_string_equal(w->items[7].d.queue, "b");
+        settle_all(w);
+        worker_close(w);
+    }
+}
+
+static void window_is_never_exceeded(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 50; i++)
+        push("q", "m");
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_set_window(w->c, 3);
+    WAIT_FOR(w->n == 3);
+    loop_for(0.2);
+    assert_int_equal(w->n, 3);
+    assert_int_equal(inflight_count(w), 3);
+    assert_int_equal(NUMBER("LLEN q"), 47);
+    channel_set_window(w->c, 2);
+    WAIT_FOR(w->n == 5);
+    loop_for(0.1);
+    assert_int_equal(inflight_count(w), 5);
+    channel_stop_fetching(w->c);
+    channel_set_window(w->c, 10);
+    loop_for(0.2);
+    assert_int_equal(w->n, 5);
+    settle_all(w);
+    assert_int_equal(w->n_failed, 0);
+    assert_int_equal(inflight_count(w), 0);
+    worker_close(w);
+}
+
+static void effects_are_one_step(void **state)
+{
+    (void)state;
+    push("q", "original");
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_set_window(w->c, 1);
+    WAIT_FOR(w->n == 1);
+    struct effect effects[] = {
+        {.kind = EFFECT_SEND, .queue = "next", .priority = 4, .text = slice_of("sent")},
+        {.kind = EFFECT_RETURN, .queue = "other", .text = slice_of("returned")},
+        {.kind = EFFECT_DELAY, .queue = "later", .priority = 9, .text = slice_of("delayed"),
+         .due = INT64_C(4102444800000000), .id = "id-1"},
+        {.kind = EFFECT_DEAD, .queue = "q", .text = slice_of("de\"ad"), .reason = "why"},
+        {.kind = EFFECT_DEAD, .queue = "q", .text = {"\xff\x00", 2}, .reason = "bytes"},
+    };
+    push("next\x06\x16" "3", "before");
+    push("other", "before");
+    channel_settle(w->c, &w->items[0].d, effects, 5, settled, w);
+    WAIT_FOR(w->n_settled);
+    assert_int_equal(w->last_code, 0);
+    assert_int_equal(inflight_count(w), 0);
+    expect_element("next\x06\x16" "3", 0, "sent");
+    expect_element("other", -1, "returned");
+    assert_int_equal(NUMBER("ZCARD {later}.cworker.delayed"), 1);
+    redisReply *values = ask("HVALS {later}.cworker.delayed.msg");
+    assert_string_equal(values->element[0]->str, "1 9 delayed");
+    freeReplyObject(values);
+    redisReply *dead = ask("LRANGE {q}.cworker.dead 0 -1");
+    assert_int_equal(dead->elements, 2);
+    cJSON *letter = json_parse(dead->element[1]->str, dead->element[1]->len, NULL);
+    assert_string_equal(json_get_string(letter, "message"), "de\"ad");
+    assert_string_equal(json_get_string(letter, "reason"), "why");
+    cJSON_Delete(letter);
+    letter = json_parse(dead->element[0]->str, dead->element[0]->len, NULL);
+    assert_string_equal(json_get_string(letter, "message"), "/wA=");
+    assert_string_equal(json_get_string(letter, "encoding"), "base64");
+    cJSON_Delete(letter);
+    freeReplyObject(dead);
+    worker_close(w);
+}
+
+static void lost_means_no_effects(void **state)
+{
+    (void)state;
+    char *big = mem_alloc(100001);
+    memset(big, 'x', 100000);
+    big[100000] = '\0';
+    push("q", "small");
+    push("q", big);
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_set_window(w->c, 2);
+    WAIT_FOR(w->n == 2);
+    TELL("DEL %b", w->c->lanes[0].inflight.at, w->c->lanes[0].inflight.size);
+    struct effect send = {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")};
+    for (int i = 0; i < 2; i++)
+        channel_settle(w->c, &w->items[i].d, &send, 1, settled, w);
+    WAIT_FOR(w->n_settled == 2);
+    assert_int_equal(w->n_failed, 2);
+    assert_int_equal(w->last_code, ERROR_LOST);
+    assert_int_equal(NUMBER("EXISTS next"), 0);
+    free(big);
+    worker_close(w);
+}
+
+static void big_elements(void **state)
+{
+    (void)state;
+    char *big = mem_alloc(300001);
+    memset(big, 'y', 300000);
+    big[300000] = '\0';
+    push("q", "before");
+    push("q", big);
+    big[5] = 'z';
+    push("q", big);
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.max_message = 300000});
+    channel_set_window(w->c, 3);
+    WAIT_FOR(w->n == 3);
+    channel_settle(w->c, &w->items[1].d, NULL, 0, settled, w);
+    WAIT_FOR(w->n_settled == 1);
+    assert_int_equal(w->last_code, 0);
+    redisReply *left = ask("LRANGE %b 0 -1", w->c->lanes[0].inflight.at, w->c->lanes[0].inflight.size);
+    assert_int_equal(left->elements, 2);
+    assert_int_equal(left->element[0]->str[5], 'z');
+    assert_string_equal(left->element[1]->str, "before");
+    freeReplyObject(left);
+    settle_all(w);
+    assert_int_equal(w->n_failed, 0);
+    TELL("LPUSH q %s+", big);
+    channel_set_window(w->c, 1);
+    WAIT_FOR(NUMBER("LLEN {q}.cworker.dead") == 1);
+    WAIT_FOR(channel_is_quiet(w->c));
+    assert_int_equal(w->n, 3);
+    assert_int_equal(inflight_count(w), 0);
+    free(big);
+    worker_close(w);
+}
+
+static void removed_by_others_is_noticed(void **state)
+{
+    (void)state;
+    push("q", "m1");
+    push("q", "m2");
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    channel_set_window(w->c, 2);
+    WAIT_FOR(w->n == 2);
+    TELL("LREM %b 1 m1", w->c->lanes[0].inflight.at, w->c->lanes[0].inflight.size);
+    WAIT_FOR(w->n_lost == 1);
+    assert_false(w->items[0].d.held);
+    assert_true(w->items[1].d.held);
+    /* The lease itself goes: taken again, and what is still in the list stays ours. */
+    TELL("DEL %s", w->c->lease_key);
+    int ups = w->n_up;
+    WAIT_FOR(w->n_up > ups && channel_owns(w->c));
+    assert_int_equal(NUMBER("EXISTS %s", w->c->lease_key), 1);
+    assert_int_equal(w->n_lost, 1);
+    channel_settle(w->c, &w->items[0].d, NULL, 0, settled, w);
+    WAIT_FOR(w->n_settled == 1);
+    assert_int_equal(w->last_code, ERROR_LOST);
+    settle_all(w);
+    assert_int_equal(w->last_code, 0);
+    worker_close(w);
+}
+
+static void wakes_without_polling(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_set_window(w->c, 100);
+    WAIT_FOR(w->c->tracking);
+    w->c->poll_period = 3600;
+    timer_arm(w->c->poll_timer, 3600);
+    loop_for(0.2);
+    redisReply *before = ask("INFO commandstats");
+    loop_for(0.5);
+    redisReply *after = ask("INFO commandstats");
+    const char *llen = strstr(before->str, "cmdstat_llen:"), *now = strstr(after->str, "cmdstat_llen:");
+    assert_int_equal(strcspn(llen, ","), strcspn(now, ","));
+    assert_memory_equal(llen, now, strcspn(llen, ","));
+    freeReplyObject(before);
+    freeReplyObject(after);
+    for (size_t i = 1; i <= 20; i++) {
+        push(i % 2 ? "q" : "q\x06\x16" "6", "m");
+        WAIT_FOR(w->n == i);
+    }
+    /* A script's push, and the channel's own, wake as well. */
+    TELL("EVAL %s 1 q m", "return redis.call('LPUSH', KEYS[1], ARGV[1])");
+    WAIT_FOR(w->n == 21);
+    struct effect send = {.kind = EFFECT_SEND, .queue = "q", .text = slice_of("own")};
+    channel_publish(w->c, &send, 1, NULL, NULL);
+    WAIT_FOR(w->n == 22);
+    settle_all(w);
+    worker_close(w);
+}
+
+static void polls_where_tracking_is_forbidden(void **state)
+{
+    (void)state;
+    TELL("ACL SETUSER narrow on >pa%%:ss ~* resetchannels +@all -client|tracking");
+    char *url = mem_printf("redis://narrow:pa%%25%%3Ass@%s", tcp_url + strlen("redis://"));
+    struct worker *w = worker_open(url, (struct channel_options){0});
+    free(url);
+    channel_set_window(w->c, 10);
+    loop_for(0.3);
+    assert_false(w->c->tracking);
+    push("q", "m");
+    WAIT_FOR(w->n == 1);
+    settle_all(w);
+    worker_close(w);
+    TELL("ACL DELUSER narrow");
+}
+
+static void delayed_come_back(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(unix_url, (struct channel_options){0});
+    channel_set_window(w->c, 10);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t due = now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000 + 300000;
+    double start = seconds_now();
+    struct effect effects[] = {
+        {.kind = EFFECT_DELAY, .queue = "q", .text = slice_of("second"), .due = due + 1, .id = "2"},
+        {.kind = EFFECT_DELAY, .queue = "q", .text = slice_of("first"), .due = due, .id = "1"},
+        {.kind = EFFECT_DELAY, .queue = "q", .priority = 3, .text = slice_of("third"), .due = due,
+         .id = "3"}};
+    channel_publish(w->c, effects, 3, settled, w);
+    WAIT_FOR(w->n == 3);
+    assert_true(seconds_now() - start >= 0.29);
+    printf("promoted %.1f ms after they were due\n", (seconds_now() - start - 0.3) * 1e3);
+    assert_string_equal(w->items[0].text, "first");
+    assert_string_equal(w->items[1].text, "second");
+    assert_string_equal(w->items[2].text, "third");
+    assert_int_equal(w->items[2].d.step, 1);
+    settle_all(w);
+    /* More than one batch, and an entry of a later format, which has to stay. */
+    TELL("ZADD {q}.cworker.delayed 1 future");
+    TELL("HSET {q}.cworker.delayed.msg future %s", "7 whatever");
+    for (int i = 0; i < 250; i++) {
+        TELL("ZADD {q}.cworker.delayed %d m%d", i + 2, i);
+        TELL("HSET {q}.cworker.delayed.msg m%d %s", i, "1 0 m");
+    }
+    channel_set_window(w->c, 1000);
+    WAIT_FOR(w->n == 253);
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), 1);
+    assert_int_equal(NUMBER("HLEN {q}.cworker.delayed.msg"), 1);
+    settle_all(w);
+    worker_close(w);
+}
+
+static void reconnect_keeps_everything_once(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    char text[32];
+    enum { N = 3000 };
+    w->hand_back = true;
+    w->window = 50;
+    channel_set_window(w->c, w->window);
+    for (int i = 0; i < N; i++) {
+        snprintf(text, sizeof text, "message-%d", i);
+        push("q", text);
+        if (i % 200 == 100)
+            TELL("CLIENT KILL TYPE normal SKIPME yes");
+        if (i % 10 == 0)
+            loop_once();
+    }
+    /* A reply that was lost leaves the window half-open, as it would for a real worker: set it again. */
+    double end = seconds_now() + PATIENCE;
+    while (w->n_settled < N && seconds_now() < end) {
+        channel_set_window(w->c, w->window);
+        loop_once();
+    }
+    assert_int_equal(w->n, N);
+    assert_int_equal(w->n_settled, N);
+    assert_int_equal(w->n_failed, 0);
+    assert_int_equal(w->n_lost, 0);
+    assert_true(w->n_down > 0);
+    bool *seen = mem_zalloc(N);
+    for (int i = 0; i < N; i++) {
+        int number = (int)strtol(w->items[i].text + strlen("message-"), NULL, 10);
+        assert_false(seen[number]);
+        seen[number] = true;
+    }
+    free(seen);
+    WAIT_FOR(channel_is_quiet(w->c));
+    assert_int_equal(inflight_count(w), 0);
+    worker_close(w);
+}
+
+static void unheard_settlements_happen_once(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    for (int i = 0; i < 20; i++)
+        push("q", (char[]){(char)('a' + i), 0});
+    channel_set_window(w->c, 20);
+    WAIT_FOR(w->n == 20);
+    struct effect send = {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")};
+    for (int i = 0; i < 10; i++)
+        channel_settle(w->c, &w->items[i].d, &send, i % 2, settled, w);
+    /* Redis gets and runs the commands, and then cuts the connection before the answers are read. */
+    TELL("CLIENT PAUSE 100 WRITE");
+    event_base_loop(base, EVLOOP_ONCE);
+    usleep(200000);
+    TELL("CLIENT KILL TYPE normal SKIPME yes");
+    for (int i = 10; i < 20; i++)
+        channel_settle(w->c, &w->items[i].d, &send, i % 2, settled, w);
+    WAIT_FOR(w->n_settled == 20);
+    assert_int_equal(w->n_failed, 0);
+    assert_int_equal(inflight_count(w), 0);
+    assert_int_equal(NUMBER("LLEN next"), 10);
+    worker_close(w);
+}
+
+/* A child process opens a channel, takes `n` messages and dies without a word. */
+static void child_dies_holding(size_t n, double lease)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        base = event_base_new();
+        struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = lease});
+        channel_set_window(w->c, n);
+        WAIT_FOR(w->n == n);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void envelopes_push(int n)
+{
+    for (int i = 0; i < n; i++) {
+        char *text = mem_printf("{\"body\": \"\", \"headers\": {}, \"properties\": {\"delivery_info\": "
+                                "{\"exchange\": \"\"}, \"n\": %d}}", i);
+        push("q", i == 1 ? "no envelope" : text);
+        free(text);
+    }
+}
+
+static void expect_rescued(struct worker *w, size_t n)
+{
+    channel_set_window(w->c, n);
+    WAIT_FOR(w->n == n);
+    for (size_t i = 0; i < n; i++) {
+        char *number = mem_printf("\"n\": %zu", i);
+        if (i == 1)
+            assert_string_equal(w->items[i].text, "no envelope");
+        else
+            assert_non_null(strstr(w->items[i].text, number));
+        if (i != 1 && i < 4)
+            assert_non_null(strstr(w->items[i].text, "redelivered"));
+        free(number);
+    }
+    WAIT_FOR(NUMBER("HLEN cworker.incarnations") == 1);
+    settle_all(w);
+    worker_close(w);
+    assert_int_equal(NUMBER("KEYS *cworker*"), 0);
+}
+
+static void death_that_can_be_proved(void **state)
+{
+    (void)state;
+    envelopes_push(6);
+    child_dies_holding(4, 600);
+    assert_int_equal(NUMBER("LLEN q"), 2);
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 600});
+    WAIT_FOR(NUMBER("LLEN q") == 6);
+    expect_rescued(w, 6);
+}
+
+static void death_that_only_the_lease_shows(void **state)
+{
+    (void)state;
+    envelopes_push(250);
+    child_dies_holding(230, 1);
+    redisReply *all = ask("HGETALL cworker.incarnations");
+    cJSON *about = json_parse(all->element[1]->str, all->element[1]->len, NULL);
+    json_set(about, "host", cJSON_CreateString("elsewhere"));
+    char *text = json_text(about);
+    TELL("HSET cworker.incarnations %s %s", all->element[0]->str, text);
+    free(text);
+    cJSON_Delete(about);
+    TELL("HSET cworker.incarnations broken {");
+    TELL("HDEL cworker.incarnations broken");
+    double start = seconds_now();
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    WAIT_FOR(NUMBER("LLEN q") == 250);
+    assert_true(seconds_now() - start > 0.9); /* not before a full lease has been watched */
+    freeReplyObject(all);
+    expect_rescued(w, 250);
+}
+
+static void living_neighbours_are_left_alone(void **state)
+{
+    (void)state;
+    push("q", "m");
+    TELL("HSET cworker.incarnations broken {");
+    struct worker *a = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    channel_set_window(a->c, 1);
+    WAIT_FOR(a->n == 1);
+    struct worker *b = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    channel_set_window(b->c, 1);
+    loop_for(3);
+    assert_int_equal(b->n, 0);
+    assert_int_equal(a->n_lost, 0);
+    settle_all(a);
+    assert_int_equal(a->last_code, 0);
+    worker_close(a);
+    worker_close(b);
+}
+
+static void prefix_is_everywhere(void **state)
+{
+    (void)state;
+    push("app:q", "m");
+    struct worker *w = worker_open(unix_url, (struct channel_options){.key_prefix = "app:"});
+    channel_set_window(w->c, 1);
+    WAIT_FOR(w->n == 1);
+    assert_string_equal(w->items[0].d.queue, "q");
+    WAIT_FOR(w->c->tracking);
+    struct effect effects[] = {
+        {.kind = EFFECT_SEND, .queue = "q", .priority = 9, .text = slice_of("sent")},
+        {.kind = EFFECT_DELAY, .queue = "q", .text = slice_of("d"), .due = 1, .id = "x"},
+        {.kind = EFFECT_DEAD, .queue = "q", .text = slice_of("dead"), .reason = "r"}};
+    channel_settle(w->c, &w->items[0].d, effects, 3, settled, w);
+    channel_set_window(w->c, 2);
+    WAIT_FOR(w->n == 3);
+    settle_all(w);
+    assert_int_equal(NUMBER("KEYS *"), NUMBER("KEYS app:*"));
+    worker_close(w);
+    assert_int_equal(NUMBER("KEYS *"), 3); /* two binding sets and the dead letter */
+}
+
+static void password_and_database(void **state)
+{
+    (void)state;
+    TELL("CONFIG SET requirepass sesame");
+    char *url = mem_printf("redis+socket://:sesame@%s?virtual_host=3", socket_path);
+    TELL("SELECT 3");
+    push("q", "m");
+    struct worker *w = worker_open(url, (struct channel_options){0});
+    channel_set_window(w->c, 1);
+    WAIT_FOR(w->n == 1);
+    settle_all(w);
+    worker_close(w);
+    TELL("SELECT 0");
+    TELL("CONFIG SET requirepass %s", "");
+    free(url);
+}
+
+static void out_of_memory(void **state)
+{
+    (void)state;
+    push("q", "m1");
+    push("q", "m2");
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    TELL("CONFIG SET maxmemory 1");
+    channel_set_window(w->c, 2);
+    WAIT_FOR(w->n == 2);
+    struct effect send = {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")};
+    channel_settle(w->c, &w->items[0].d, &send, 1, settled, w);
+    loop_for(1.5);
+    assert_int_equal(NUMBER("EXISTS %s", w->c->lease_key), 1);
+    settle_all(w);
+    assert_int_equal(w->n_settled, 2);
+    assert_int_equal(w->n_failed, 0);
+    assert_int_equal(NUMBER("LLEN next"), 1);
+    TELL("CONFIG SET maxmemory 0");
+    worker_close(w);
+}
+
+static void wrong_types_harm_nothing(void **state)
+{
+    (void)state;
+    push("q", "m");
+    TELL("SET next string");
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_set_window(w->c, 1);
+    WAIT_FOR(w->n == 1);
+    struct effect effects[] = {
+        {.kind = EFFECT_SEND, .queue = "fine", .text = slice_of("sent")},
+        {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")}};
+    channel_settle(w->c, &w->items[0].d, effects, 2, settled, w);
+    WAIT_FOR(strstr(w->last_note, "WRONGTYPE"));
+    assert_int_equal(NUMBER("EXISTS fine"), 0);
+    assert_int_equal(inflight_count(w), 1);
+    TELL("DEL next");
+    WAIT_FOR(w->n_settled == 1);
+    assert_int_equal(w->last_code, 0);
+    assert_int_equal(NUMBER("EXISTS fine next"), 2);
+    worker_close(w);
+}
+
+static void many_effects(void **state)
+{
+    (void)state;
+    enum { N = 12000 };
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct effect *effects = mem_zalloc(N * sizeof *effects);
+    for (int i = 0; i < N; i++)
+        effects[i] = (struct effect){.kind = EFFECT_SEND, .queue = "next", .text = slice_of("s")};
+    push("q", "m");
+    channel_set_window(w->c, 1);
+    WAIT_FOR(w->n == 1);
+    channel_settle(w->c, &w->items[0].d, effects, N, settled, w);
+    channel_publish(w->c, effects, N, settled, w);
+    free(effects);
+    WAIT_FOR(w->n_settled == 2);
+    assert_int_equal(w->n_failed, 0);
+    assert_int_equal(NUMBER("LLEN next"), 2 * N);
+    TELL("SCRIPT FLUSH");
+    struct effect one = {.kind = EFFECT_RETURN, .queue = "next", .text = slice_of("r")};
+    channel_publish(w->c, &one, 1, settled, w);
+    WAIT_FOR(w->n_settled == 3);
+    expect_element("next", -1, "r");
+    worker_close(w);
+}
+
+static void bad_options(void **state)
+{
+    (void)state;
+    static const char *const none[] = {NULL}, *const twice[] = {"a", "a", NULL}, *const good[] = {"a", NULL};
+    struct channel_options bad[] = {
+        {.queues = good},
+        {.node = "n", .queues = none},
+        {.node = "n", .queues = twice},
+        {.node = "n", .queues = good, .steps = {0, 0}, .n_steps = 2},
+        {.node = "n", .queues = good, .steps = {1}, .n_steps = 1},
+    };
+    struct redis_url url = {0};
+    struct channel_handlers h = {0};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct error err = {0};
+        assert_null(channel_open(base, &url, &bad[i], &h, &err));
+        assert_int_equal(err.code, ERROR_INVALID);
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(declares_and_leaves_nothing),
+        TEST(order_and_priorities),
+        TEST(window_is_never_exceeded),
+        TEST(effects_are_one_step),
+        TEST(lost_means_no_effects),
+        TEST(big_elements),
+        TEST(removed_by_others_is_noticed),
+        TEST(wakes_without_polling),
+        TEST(polls_where_tracking_is_forbidden),
+        TEST(delayed_come_back),
+        TEST(reconnect_keeps_everything_once),
+        TEST(unheard_settlements_happen_once),
+        TEST(death_that_can_be_proved),
+        TEST(death_that_only_the_lease_shows),
+        TEST(living_neighbours_are_left_alone),
+        TEST(prefix_is_everywhere),
+        TEST(password_and_database),
+        TEST(out_of_memory),
+        TEST(wrong_types_harm_nothing),
+        TEST(many_effects),
+        TEST(bad_options),
+    };
+    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
