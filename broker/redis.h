@@ -5,7 +5,8 @@
 /* One connection to Redis: libevent's bufferevent underneath, hiredis as the protocol library. All is
  * pipelined; replies are matched in order. It connects, authenticates (HELLO is not used; AUTH, SELECT,
  * CLIENT SETNAME), notices a dead peer (TCP keepalive and a deadline on the oldest unanswered command),
- * and reconnects by itself with jittered backoff (0.1 s … 10 s). Loop thread only. */
+ * and reconnects by itself with jittered backoff (0.1 s … 10 s). Loop thread only. The program ignores
+ * SIGPIPE. */
 
 #include "broker/url.h"
 #include "proto/json.h"

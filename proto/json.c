@@ -771,7 +771,7 @@ static int shortest(double value, char digits[20])
     while (count > 1 && digits[count - 1] == '0')
         count--;
     digits[count] = '\0';
-    return atoi(at + 1);
+    return (int)strtol(at + 1, NULL, 10);
 }
 
 /* As Python's repr() does it: exponents only below 1e-4 and from 1e16 on. */

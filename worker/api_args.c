@@ -7,17 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Arguments: the body is read once, bound to the names of the task's table as Python binds a call, and
- * checked there, so that a handler reads only what has the kind it asked for. The errors are worded as
- * Python words them, because it is Python programmers who read them. */
+/* Arguments: the body is read once, bound to the names of the task's table as Python binds a call,
+ * and checked there, so that a handler reads only what has the kind it asked for. The errors are
+ * worded as Python words them, because it is Python programmers who read them. */
 
 static const char *const kind_names[] = {
     [CW_ANY] = "anything", [CW_INT] = "an integer", [CW_NUM] = "a number",  [CW_BOOL] = "a bool",
     [CW_STR] = "a string", [CW_LIST] = "a list",    [CW_OBJECT] = "a dict",
 };
 
-/* An integer is a number without a fraction, an exponent or a name (NaN) in its text; without a text of
- * its own it prints as an integer whenever it has no fraction. */
+/* An integer is a number without a fraction, an exponent or a name (NaN) in its text; without a
+ * text of its own it prints as an integer whenever it has no fraction. */
 static bool is_integer(const cJSON *v)
 {
     if (!cJSON_IsNumber(v))
@@ -81,11 +81,11 @@ static void wrong_kind(struct cw_task *t, const struct cw_arg *arg, const cJSON 
     char shown[96];
     clip_value(v, shown);
     if (cJSON_IsNull(v))
-        task_type_error(t, "%s() argument '%s' must be %s, not None", t->entry->def->name, arg->name,
-                        kind_names[arg->kind]);
+        task_type_error(t, "%s() argument '%s' must be %s, not None", t->entry->def->name,
+                        arg->name, kind_names[arg->kind]);
     else
-        task_type_error(t, "%s() argument '%s' must be %s, not %s (%s)", t->entry->def->name, arg->name,
-                        kind_names[arg->kind], python_type(v), shown);
+        task_type_error(t, "%s() argument '%s' must be %s, not %s (%s)", t->entry->def->name,
+                        arg->name, kind_names[arg->kind], python_type(v), shown);
 }
 
 static int find_arg(const struct cw_def *def, const char *name)
@@ -126,7 +126,8 @@ static bool bind_names(struct cw_task *t, bool strict)
         if (i >= 0 && !t->values[i]) {
             t->values[i] = v;
         } else if (strict && i < 0) {
-            task_type_error(t, "%s() got an unexpected keyword argument '%.80s'", def->name, v->string);
+            task_type_error(t, "%s() got an unexpected keyword argument '%.80s'", def->name,
+                            v->string);
             return false;
         } else if (strict) {
             task_type_error(t, "%s() got multiple values for argument '%s'", def->name, v->string);
@@ -159,10 +160,10 @@ static void missing(struct cw_task *t, int count)
     for (int i = 0; i < t->n_args; i++) {
         if (t->values[i] || def->args[i].fallback)
             continue;
-        const char *before = !shown               ? ""
-                             : shown < count - 1  ? ", "
-                             : count == 2         ? " and "
-                                                  : ", and ";
+        const char *before = !shown              ? ""
+                             : shown < count - 1 ? ", "
+                             : count == 2        ? " and "
+                                                 : ", and ";
         buf_printf(&names, "%s'%s'", before, def->args[i].name);
         shown++;
     }
@@ -236,8 +237,8 @@ bool task_bind(struct cw_task *t)
     return !t->n_args || (fill_up(t) && check_kinds(t));
 }
 
-/* The argument's value; NULL when not given. With CW_ANY_ARGS names beyond the table's are looked up
- * among the keyword arguments; elsewhere such a name is a slip of the handler. */
+/* The argument's value; NULL when not given. With CW_ANY_ARGS names beyond the table's are looked
+ * up among the keyword arguments; elsewhere such a name is a slip of the handler. */
 static const cJSON *value_of(struct cw_task *t, const char *arg)
 {
     int i = find_arg(t->entry->def, arg);
@@ -257,8 +258,8 @@ static const cJSON *value_as(struct cw_task *t, const char *arg, enum cw_kind ki
         return v && cJSON_IsNull(v) ? NULL : v;
     char shown[96];
     clip_value(v, shown);
-    task_misuse(t, "TypeError", "%s() argument '%s' must be %s, not %s (%s)", t->entry->def->name, arg,
-                kind_names[kind], python_type(v), shown);
+    task_misuse(t, "TypeError", "%s() argument '%s' must be %s, not %s (%s)", t->entry->def->name,
+                arg, kind_names[kind], python_type(v), shown);
     return NULL;
 }
 
@@ -272,7 +273,7 @@ int64_t cw_int(cw_task *t, const char *arg)
     clip_value(v, shown);
     task_misuse(t, "OverflowError", "%s() argument '%s' does not fit in 64 bits: %s",
                 t->entry->def->name, arg, shown);
-    return shown[0] == '-' ? INT64_MIN : INT64_MAX;
+    return 0;
 }
 
 double cw_num(cw_task *t, const char *arg)

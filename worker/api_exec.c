@@ -18,9 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Programs that tasks run: argv without a shell, an environment without our secrets, everything they
- * write capped, and an end in every case. They stay in the child's process group, so that whoever kills
- * the child kills them; what they started themselves is found below them in /proc. */
+/* Programs that tasks run: argv without a shell, an environment without our secrets, everything
+ * they write capped, and an end in every case. They stay in the child's process group, so that
+ * whoever kills the child kills them; what they started themselves is found below them in /proc. */
 
 enum { SLICE_MS = 100, GRACE_US = 2000000, ERRORS_KEPT = 16 << 10 };
 
@@ -74,8 +74,8 @@ static char **environment_make(cw_task *t, const struct cw_command *command, con
     return list;
 }
 
-/* The whole input lies in memory already, so it becomes a file that the program reads at its own pace:
- * no pipe to feed, no SIGPIPE when it does not read. */
+/* The whole input lies in memory already, so it becomes a file that the program reads at its own
+ * pace: no pipe to feed, no SIGPIPE when it does not read. */
 static int input_open(const struct cw_command *command)
 {
     if (!command->input)
@@ -131,8 +131,9 @@ static int start_failed(struct program *p, int code)
 {
     const char *name = p->command->argv[0];
     if (code == ENOENT)
-        return helper_failed(p->t, false, "FileNotFoundError", "program %s is not installed or not in PATH%s%s",
-                             name, p->command->hint ? ": " : "", p->command->hint ? p->command->hint : "");
+        return helper_failed(
+            p->t, false, "FileNotFoundError", "program %s is not installed or not in PATH%s%s",
+            name, p->command->hint ? ": " : "", p->command->hint ? p->command->hint : "");
     if (code == EACCES || code == ENOEXEC)
         return helper_failed(p->t, false, "PermissionError", "program %s cannot be run: %s", name,
                              strerror(code));
@@ -147,7 +148,8 @@ static int program_start(struct program *p)
     /* Above the standard three: dup2 of a number onto itself would keep it close-on-exec. */
     int fds[5] = {-1, -1, -1, -1, -1};
     fds[0] = input_open(p->command);
-    int code = fds[0] < 0 || pipe2(fds + 1, O_CLOEXEC) < 0 || pipe2(fds + 3, O_CLOEXEC) < 0 ? errno : 0;
+    int code =
+        fds[0] < 0 || pipe2(fds + 1, O_CLOEXEC) < 0 || pipe2(fds + 3, O_CLOEXEC) < 0 ? errno : 0;
     for (int i = 0; !code && i < 5; i++) {
         int high = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
         code = high < 0 ? errno : 0;
@@ -173,7 +175,8 @@ static int program_start(struct program *p)
 
 /* --- ending --- */
 
-/* The leaves first; a parent that is still there keeps the numbers of its children from being reused. */
+/* The leaves first; a parent that is still there keeps the numbers of its children from being
+ * reused. */
 static void signal_tree(pid_t pid, int signal, int depth)
 {
     char path[64];
@@ -262,8 +265,8 @@ static void take_errors(struct program *p, const char *data, size_t size)
         buf_drop(&p->errors, p->errors.size - ERRORS_KEPT);
 }
 
-/* Everything that is there now. Once the program has ended its own children may still hold the pipe and
- * write: they are heard no longer than its cap allows. */
+/* Everything that is there now. Once the program has ended its own children may still hold the pipe
+ * and write: they are heard no longer than its cap allows. */
 static void drain(struct program *p, int *fd, void (*take)(struct program *, const char *, size_t))
 {
     char data[65536];

@@ -12,16 +12,17 @@
 #include <string.h>
 #include <strings.h>
 
-/* HTTP for tasks, over libcurl. Redirects are followed here rather than by libcurl, so that headers a task
- * set (keys, tokens) never reach another origin than the one it named. Proxies of the environment are
- * used only with allow_private: behind a proxy the guard could not see where a request goes. */
+/* HTTP for tasks, over libcurl. Redirects are followed here rather than by libcurl, so that headers
+ * a task set (keys, tokens) never reach another origin than the one it named. Proxies of the
+ * environment are used only with allow_private: behind a proxy the guard could not see where a
+ * request goes. */
 
 enum { MAX_REDIRECTS = 5, MAX_IDLE = 8 };
 static const size_t default_max_size = 64 << 20;
 static const double default_timeout = 30;
 
-/* Handles keep their connections between deliveries. Those that may hold a connection to a private address
- * are kept apart: reusing one would pass by the guard. */
+/* Handles keep their connections between deliveries. Those that may hold a connection to a private
+ * address are kept apart: reusing one would pass by the guard. */
 static struct stack {
     CURL *handles[MAX_IDLE];
     int size;
@@ -121,7 +122,8 @@ static char *part(CURLU *url, CURLUPart what, unsigned flags)
     return copy;
 }
 
-/* `scheme://host:port`, NULL when the URL is none of http or https; *ret_host is to be freed too. */
+/* `scheme://host:port`, NULL when the URL is none of http or https; *ret_host is to be freed too.
+ */
 static char *origin_of(const char *text, char **ret_host)
 {
     CURLU *url = curl_url();
@@ -200,8 +202,8 @@ static int failed(struct call *c, CURLcode code)
         return helper_failed(c->t, false, "PermissionError",
                              "%s is a private, loopback or link-local address", host);
     if (c->body.failed)
-        return helper_failed(c->t, false, "ValueError", "the reply of %s is larger than %zu bytes", host,
-                             c->max_size);
+        return helper_failed(c->t, false, "ValueError", "the reply of %s is larger than %zu bytes",
+                             host, c->max_size);
     switch (code) {
     case CURLE_OPERATION_TIMEDOUT:
         return helper_failed(c->t, true, "TimeoutError", "%s did not answer in time", host);
@@ -211,9 +213,11 @@ static int failed(struct call *c, CURLcode code)
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_CACERT_BADFILE:
-        return helper_failed(c->t, false, "ConnectionError", "%s: %s", host, curl_easy_strerror(code));
+        return helper_failed(c->t, false, "ConnectionError", "%s: %s", host,
+                             curl_easy_strerror(code));
     default:
-        return helper_failed(c->t, true, "ConnectionError", "%s: %s", host, curl_easy_strerror(code));
+        return helper_failed(c->t, true, "ConnectionError", "%s: %s", host,
+                             curl_easy_strerror(code));
     }
 }
 
@@ -239,13 +243,14 @@ static int perform(struct call *c)
     return code == CURLE_OK ? 0 : failed(c, code);
 }
 
-/* Where the reply sends us, as browsers and requests do: 307 and 308 keep the method, 303 and a redirected
- * POST become GET. */
+/* Where the reply sends us, as browsers and requests do: 307 and 308 keep the method, 303 and a
+ * redirected POST become GET. */
 static bool redirected(struct call *c, long status)
 {
     char *target = NULL;
     curl_easy_getinfo(c->handle, CURLINFO_REDIRECT_URL, &target);
-    if (!target || (status != 301 && status != 302 && status != 303 && status != 307 && status != 308))
+    if (!target ||
+        (status != 301 && status != 302 && status != 303 && status != 307 && status != 308))
         return false;
     bool get = (status == 303 && strcmp(c->method, "HEAD") != 0) ||
                (status < 303 && strcmp(c->method, "POST") == 0);
@@ -268,8 +273,8 @@ static int follow(struct call *c, long *ret_status)
         if (!redirected(c, *ret_status))
             return 0;
         if (hops == MAX_REDIRECTS)
-            return helper_failed(c->t, false, "ConnectionError", "%s: more than %d redirects", c->host,
-                                 MAX_REDIRECTS);
+            return helper_failed(c->t, false, "ConnectionError", "%s: more than %d redirects",
+                                 c->host, MAX_REDIRECTS);
     }
 }
 
@@ -293,8 +298,8 @@ static int check_status(struct call *c, const struct cw_reply *reply)
     long status = reply->status;
     if (status < 400 || c->request->allow_any_status)
         return 0;
-    helper_failed(c->t, status >= 500 || status == 429 || status == 408, "RuntimeError", "HTTP %ld from %s",
-                  status, c->host);
+    helper_failed(c->t, status >= 500 || status == 429 || status == 408, "RuntimeError",
+                  "HTTP %ld from %s", status, c->host);
     c->t->problem.retry_after = reply->retry_after;
     return -1;
 }
@@ -309,7 +314,9 @@ int cw_http(cw_task *t, const struct cw_http *request, struct cw_reply *ret_repl
         .request = request,
         .url = mem_dup(request->url ? request->url : ""),
         .with_body = request->body,
-        .method = request->method ? request->method : request->body ? "POST" : "GET",
+        .method = request->method ? request->method
+                  : request->body ? "POST"
+                                  : "GET",
         .deadline = now_seconds() + (request->timeout > 0 ? request->timeout : default_timeout),
         .max_size = request->max_size ? request->max_size : default_max_size,
         .handle = handle_take(request->allow_private),

@@ -5,8 +5,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* MongoDB for tasks: one pool of clients per process, made when the first task asks for one (so after the
- * fork), one client per delivery. */
+/* MongoDB for tasks: one pool of clients per process, made when the first task asks for one (so
+ * after the fork), one client per delivery. */
 
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static mongoc_client_pool_t *pool;

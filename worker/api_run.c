@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What a task can ask and say while it runs. Everything that it allocates hangs on the delivery and goes
- * with it: clean-up functions in reverse order first, then the memory. */
+/* What a task can ask and say while it runs. Everything that it allocates hangs on the delivery and
+ * goes with it: clean-up functions in reverse order first, then the memory. */
 
 /* --- memory --- */
 
@@ -125,9 +125,8 @@ int cw_state(cw_task *t, const char *state, cJSON *meta)
         return helper_failed(t, false, "EncodeError", "the meta of state %s is larger than 16 MiB",
                              state);
     }
-    struct state_frame f = {.job = t->frame->job,
-                            .state = {state, strlen(state)},
-                            .meta = {text.data, text.size}};
+    struct state_frame f = {
+        .job = t->frame->job, .state = {state, strlen(state)}, .meta = {text.data, text.size}};
     if (t->port && t->port->on_state)
         t->port->on_state(&f, t->port->arg);
     buf_done(&text);
@@ -187,8 +186,8 @@ static void nap(struct slot *slot, uint32_t seen, double seconds)
         nanosleep(&wait, NULL);
 }
 
-/* With a left-over `stop` of another job in the word a new one may not change it, so that such sleeps are
- * cut in short pieces. */
+/* With a left-over `stop` of another job in the word a new one may not change it, so that such
+ * sleeps are cut in short pieces. */
 int cw_sleep(cw_task *t, double seconds)
 {
     double end = (double)task_clock_us() / 1e6 + (seconds > 0 ? fmin(seconds, 1e9) : 0);

@@ -7,8 +7,9 @@
 #include <string.h>
 #include <time.h>
 
-/* Tasks that a task sends. They are encoded here, in the child, and leave with the outcome, so that main
- * publishes them in the step that acks: a task that fails or is redelivered sends nothing twice. */
+/* Tasks that a task sends. They are encoded here, in the child, and leave with the outcome, so that
+ * main publishes them in the step that acks: a task that fails or is redelivered sends nothing
+ * twice. */
 
 static int64_t now_us(void)
 {
@@ -74,7 +75,8 @@ static int send_checked(cw_task *t, const struct cw_send *send, char id[CW_ID_SI
 {
     if (!send->task || !*send->task)
         return helper_failed(t, false, "ValueError", "cw_send() without the name of a task");
-    if ((send->args && !cJSON_IsArray(send->args)) || (send->kwargs && !cJSON_IsObject(send->kwargs)))
+    if ((send->args && !cJSON_IsArray(send->args)) ||
+        (send->kwargs && !cJSON_IsObject(send->kwargs)))
         return helper_failed(t, false, "TypeError",
                              "task %s: args must be a list and kwargs a dict", send->task);
     if (!send->id)

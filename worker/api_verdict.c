@@ -12,9 +12,10 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* Verdicts: each fills the task's outcome and returns its kind. The last one given counts. Exceptions are
- * written as Celery's result stores hold them, and told as Python tells them, so that whoever reads a
- * failed task (AsyncResult.get(), flower, a log) cannot see that C raised it. */
+/* Verdicts: each fills the task's outcome and returns its kind. The last one given counts.
+ * Exceptions are written as Celery's result stores hold them, and told as Python tells them, so
+ * that whoever reads a failed task (AsyncResult.get(), flower, a log) cannot see that C raised it.
+ */
 
 static cw_outcome verdict(struct cw_task *t, enum result_kind kind)
 {
@@ -94,7 +95,9 @@ cw_outcome cw_return_num(cw_task *t, double value)
     cJSON_Delete(number);
     if (!text.data[strspn(text.data, "-0123456789")])
         buf_str(&text, ".0");
-    const char *repr = isnan(value) ? "nan" : isinf(value) ? (value < 0 ? "-inf" : "inf") : text.data;
+    const char *repr = isnan(value)   ? "nan"
+                       : isinf(value) ? (value < 0 ? "-inf" : "inf")
+                                      : text.data;
     cw_outcome outcome = return_text(t, text.data, repr);
     buf_done(&text);
     return outcome;
@@ -118,7 +121,8 @@ static void tell(struct cw_task *t, const struct place *place)
     struct buf *out = &t->traceback;
     buf_str(out, "Traceback (most recent call last):\n");
     if (place)
-        buf_printf(out, "  File \"%s\", line %d, in %s\n", place->file, place->line, place->function);
+        buf_printf(out, "  File \"%s\", line %d, in %s\n", place->file, place->line,
+                   place->function);
     else
         buf_printf(out, "  File \"<cworker>\", line 0, in %s\n", t->entry->def->name);
 }
@@ -220,8 +224,8 @@ static cw_outcome retries_exceeded(struct cw_task *t, const struct place *place)
     return outcome;
 }
 
-cw_outcome task_retry(struct cw_task *t, const struct place *place, double countdown, const char *type,
-                      cJSON *args, const char *detail)
+cw_outcome task_retry(struct cw_task *t, const struct place *place, double countdown,
+                      const char *type, cJSON *args, const char *detail)
 {
     if (!has_attempts(t))
         return type ? task_fail(t, place, type, args, detail) : retries_exceeded(t, place);
@@ -284,8 +288,8 @@ static cJSON *text_args(const char *fmt, va_list values)
     return args;
 }
 
-cw_outcome cw_raise_at(cw_task *t, const char *file, int line, const char *function, const char *type,
-                       const char *fmt, ...)
+cw_outcome cw_raise_at(cw_task *t, const char *file, int line, const char *function,
+                       const char *type, const char *fmt, ...)
 {
     va_list values;
     va_start(values, fmt);
@@ -305,8 +309,8 @@ cw_outcome cw_raise_args_at(cw_task *t, const char *file, int line, const char *
     return raise_at(t, &(struct place){file, function, line}, type, args, NULL);
 }
 
-cw_outcome cw_retry_at(cw_task *t, const char *file, int line, const char *function, double countdown,
-                       const char *type, const char *fmt, ...)
+cw_outcome cw_retry_at(cw_task *t, const char *file, int line, const char *function,
+                       double countdown, const char *type, const char *fmt, ...)
 {
     cJSON *args = NULL;
     if (type) {
@@ -325,7 +329,8 @@ cw_outcome cw_fail_at(cw_task *t, const char *file, int line, const char *functi
     if (p->stopped)
         return cw_stopped_at(t, file, line, function);
     if (!p->type)
-        return task_fail(t, &place, "RuntimeError", one_text("cw_fail() without a failed helper"), NULL);
+        return task_fail(t, &place, "RuntimeError", one_text("cw_fail() without a failed helper"),
+                         NULL);
     if (!p->transient)
         return raise_at(t, &place, p->type, one_text(p->text), p->detail);
     double wait = p->retry_after > 0 ? p->retry_after : -1;

@@ -12,8 +12,8 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-/* The banner keeps the sections, the labels and their order of Celery's, because people and scripts look
- * for `.> transport:` and `[queues]`; the drawing beside them is left out. */
+/* The banner keeps the sections, the labels and their order of Celery's, because people and scripts
+ * look for `.> transport:` and `[queues]`; the drawing beside them is left out. */
 
 static void print_head(const struct options *o)
 {
@@ -37,8 +37,8 @@ static void print_config(const struct options *o, int concurrency)
         fputs("built-in tasks", stdout);
     for (char **app = o->apps; app && *app; app++)
         printf("%s%s", app == o->apps ? "" : ", ", *app);
-    printf("\n .> transport:   %s\n .> results:     %s\n .> concurrency: %d (%s)\n", transport, results,
-           concurrency, s->worker_pool);
+    printf("\n .> transport:   %s\n .> results:     %s\n .> concurrency: %d (%s)\n", transport,
+           results, concurrency, s->worker_pool);
     printf(" .> task events: %s\n",
            s->worker_send_task_events ? "ON" : "OFF (enable -E to monitor tasks in this worker)");
     free(transport);

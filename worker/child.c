@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The life of a pool child: take a frame, win its claim, run the task, send its outcome. A prefork child
- * reads its socket in the one thread that it has; in a threads child the main thread reads and hands each
- * frame to the thread of the lane that main chose. Outcomes are gathered in shared memory and sent when
- * nothing more waits, so that a row of tiny tasks costs one write, and none is lost with the child. */
+/* The life of a pool child: take a frame, win its claim, run the task, send its outcome. A prefork
+ * child reads its socket in the one thread that it has; in a threads child the main thread reads
+ * and hands each frame to the thread of the lane that main chose. Outcomes are gathered in shared
+ * memory and sent when nothing more waits, so that a row of tiny tasks costs one write, and none is
+ * lost with the child. */
 
 #include "worker/child.h"
 
@@ -23,9 +24,9 @@
 
 enum {
     READ_SIZE = 64 << 10,
-    KEEP_SIZE = 1 << 20,     /* a buffer that grew beyond this is given back when it is empty */
-    OUTCOMES_TOGETHER = 32,  /* half of a full batch: main refills while the other half runs */
-    OUTCOME_MAX_AGE = 1000,  /* µs that an outcome may wait for the next one */
+    KEEP_SIZE = 1 << 20,    /* a buffer that grew beyond this is given back when it is empty */
+    OUTCOMES_TOGETHER = 32, /* half of a full batch: main refills while the other half runs */
+    OUTCOME_MAX_AGE = 1000, /* µs that an outcome may wait for the next one */
     SIGNAL_STACK = 64 << 10,
 };
 
@@ -60,7 +61,7 @@ static int64_t now_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-/* --- sending --------------------------------------------------------------------------------------- */
+/* --- sending --- */
 
 /* main is gone when this fails, and nobody is left to report to. */
 static void send_all(struct child *c, const char *data, size_t size)
@@ -90,7 +91,8 @@ static void hand_flush(struct hand *h)
     h->gathered = 0;
 }
 
-/* Appends what is in `scratch` to the shared buffer, or sends it by itself when it is too big for it. */
+/* Appends what is in `scratch` to the shared buffer, or sends it by itself when it is too big for
+ * it. */
 static void hand_emit(struct hand *h)
 {
     struct lane *lane = h->lane;
@@ -150,10 +152,11 @@ static void report_outcome(struct hand *h, const struct outcome_frame *f)
     hand_emit(h);
 }
 
-/* --- running --------------------------------------------------------------------------------------- */
+/* --- running --- */
 
-/* Tools whose own parent died are handed to this process (it is their subreaper) and would stay zombies.
- * Only between tasks, and only where no other thread may be waiting for a tool of its own. */
+/* Tools whose own parent died are handed to this process (it is their subreaper) and would stay
+ * zombies. Only between tasks, and only where no other thread may be waiting for a tool of its own.
+ */
 static void reap_strays(const struct child *c)
 {
     while (!c->threads && waitpid(-1, NULL, WNOHANG) > 0)
@@ -240,9 +243,10 @@ static void hand_begin(struct hand *h)
     atomic_store(&h->lane->pid, getpid());
 }
 
-/* --- threads --------------------------------------------------------------------------------------- */
+/* --- threads --- */
 
-/* The memory says which lane brought the process down, so that the tasks of the others are not blamed. */
+/* The memory says which lane brought the process down, so that the tasks of the others are not
+ * blamed. */
 static void blame_signal(int signal_number)
 {
     if (own_lane)

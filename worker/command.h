@@ -2,8 +2,8 @@
 #ifndef WORKER_COMMAND_H
 #define WORKER_COMMAND_H
 
-/* The commands beside `worker`. One row here, its options in options_table.c and its text in help.c are
- * all that a new command needs. */
+/* The commands beside `worker`. One row here, its options in options_table.c and its text in help.c
+ * are all that a new command needs. */
 
 #include "worker/options.h"
 
@@ -31,6 +31,7 @@ const char *command_value(const struct options *o, const char *name); /* NULL: n
 bool command_flag(const struct options *o, const char *name);
 const char *command_word(const struct options *o, int index); /* NULL: there are fewer */
 /* "cworker call: …" on stderr; returns EXIT_USAGE. */
-int command_usage(const struct options *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int command_usage(const struct options *o, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

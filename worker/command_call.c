@@ -14,8 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Publishes one message as a Python producer would. The id is made, and printed, here: whoever reads it
- * can ask for the result whatever happens to this process. */
+/* Publishes one message as a Python producer would. The id is made, and printed, here: whoever
+ * reads it can ask for the result whatever happens to this process. */
 
 struct call {
     struct message_spec spec;
@@ -38,7 +38,8 @@ static int read_number(const struct options *o, const char *name, double max, do
     char *end;
     *ret_number = strtod(value, &end);
     if (*end || end == value || !(*ret_number >= 0 && *ret_number <= max))
-        return command_usage(o, "--%s: \"%.40s\" is not a number from 0 to %.15g", name, value, max);
+        return command_usage(o, "--%s: \"%.40s\" is not a number from 0 to %.15g", name, value,
+                             max);
     return 0;
 }
 
@@ -61,7 +62,8 @@ static int read_time(const struct options *o, const char *name, int64_t *ret_tim
 {
     const char *value = command_value(o, name);
     if (value && time_parse(value, strlen(value), ret_time) != 0)
-        return command_usage(o, "--%s: \"%.40s\" is no time like 2026-11-21T09:30:00+00:00", name, value);
+        return command_usage(o, "--%s: \"%.40s\" is no time like 2026-11-21T09:30:00+00:00", name,
+                             value);
     return 0;
 }
 

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Empties queues. Counting and deleting are one script for each list, so that the number printed is the
- * number thrown away, whatever producers do meanwhile. */
+/* Empties queues. Counting and deleting are one script for each list, so that the number printed is
+ * the number thrown away, whatever producers do meanwhile. */
 
 static struct redis_script purge_script = {
     .body = "local n = redis.call('LLEN', KEYS[1]) redis.call('UNLINK', KEYS[1]) return n"};
@@ -24,7 +24,8 @@ static int purge_queue(struct command_redis *c, const struct settings *s, const 
     int first = n_steps && strcmp(s->priority_steps[0], "0") == 0 ? 0 : -1;
     for (int step = first; step < n_steps; step++) {
         const char *prefix = s->global_keyprefix ? s->global_keyprefix : "";
-        char *key = step < 0 ? mem_printf("%s%s", prefix, queue) : command_queue_key(s, queue, step);
+        char *key =
+            step < 0 ? mem_printf("%s%s", prefix, queue) : command_queue_key(s, queue, step);
         struct slice keys[] = {slice_of(key)};
         int64_t n = 0;
         int status = command_redis_ask_script(c, &n, &purge_script, 1, 1, keys);

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The worker's connection with a loop of its own, which runs only while something is awaited. The first
- * failure ends it: a person waits at the terminal, and the text says what to look at. */
+/* The worker's connection with a loop of its own, which runs only while something is awaited. The
+ * first failure ends it: a person waits at the terminal, and the text says what to look at. */
 
 enum { PATIENCE = 30 }; /* seconds for one answer */
 
@@ -111,18 +111,22 @@ static int wait_for_number(struct command_redis *c, int sent, int64_t *ret_numbe
     return status;
 }
 
-int command_redis_ask(struct command_redis *c, int64_t *ret_number, int argc, const struct slice *argv)
+int command_redis_ask(struct command_redis *c, int64_t *ret_number, int argc,
+                      const struct slice *argv)
 {
     return wait_for_number(c, redis_send(c->redis, on_reply, c, argc, argv), ret_number);
 }
 
-int command_redis_ask_script(struct command_redis *c, int64_t *ret_number, struct redis_script *script,
-                             int n_keys, int argc, const struct slice *argv)
+int command_redis_ask_script(struct command_redis *c, int64_t *ret_number,
+                             struct redis_script *script, int n_keys, int argc,
+                             const struct slice *argv)
 {
-    return wait_for_number(c, redis_run(c->redis, script, on_reply, c, n_keys, argc, argv), ret_number);
+    return wait_for_number(c, redis_run(c->redis, script, on_reply, c, n_keys, argc, argv),
+                           ret_number);
 }
 
-/* --- keys -------------------------------------------------------------------------------------------- */
+/* --- keys
+ * -------------------------------------------------------------------------------------------- */
 
 char *command_queue_key(const struct settings *s, const char *queue, int step)
 {
@@ -137,7 +141,7 @@ int command_queue_step(const struct settings *s, int priority)
 {
     int step = 0;
     for (int i = 0; s->priority_steps && s->priority_steps[i]; i++)
-        if (atoi(s->priority_steps[i]) <= priority)
+        if (strtol(s->priority_steps[i], NULL, 10) <= priority)
             step = i;
     return step;
 }

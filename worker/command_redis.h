@@ -17,18 +17,22 @@ struct command_redis {
     char why[240];
 };
 
-/* Connects to o->settings.broker_url; 0, or an exit status. command_redis_close is due in every case. */
+/* Connects to o->settings.broker_url; 0, or an exit status. command_redis_close is due in every
+ * case. */
 int command_redis_open(struct command_redis *c, const struct options *o);
 void command_redis_close(struct command_redis *c);
 
 /* Sends one command (or script) and waits for its whole number; 0, or an exit status. */
-int command_redis_ask(struct command_redis *c, int64_t *ret_number, int argc, const struct slice *argv);
-int command_redis_ask_script(struct command_redis *c, int64_t *ret_number, struct redis_script *script,
-                             int n_keys, int argc, const struct slice *argv);
+int command_redis_ask(struct command_redis *c, int64_t *ret_number, int argc,
+                      const struct slice *argv);
+int command_redis_ask_script(struct command_redis *c, int64_t *ret_number,
+                             struct redis_script *script, int n_keys, int argc,
+                             const struct slice *argv);
 
-/* The list in which messages of this queue and priority wait, global_keyprefix included; `step` counts
- * the members of priority_steps. Caller frees. */
+/* The list in which messages of this queue and priority wait, global_keyprefix included; `step`
+ * counts the members of priority_steps. Caller frees. */
 char *command_queue_key(const struct settings *s, const char *queue, int step);
-int command_queue_step(const struct settings *s, int priority); /* where Kombu files this priority */
+int command_queue_step(const struct settings *s,
+                       int priority); /* where Kombu files this priority */
 
 #endif

@@ -15,8 +15,9 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-/* What a bug report needs: what runs (versions as linked at run time, not as compiled against, wherever
- * the library tells), where, with which settings and tasks. Fit to be published: secrets are masked. */
+/* What a bug report needs: what runs (versions as linked at run time, not as compiled against,
+ * wherever the library tells), where, with which settings and tasks. Fit to be published: secrets
+ * are masked. */
 
 static void print_versions(void)
 {
@@ -59,7 +60,8 @@ static void print_tasks(void)
     for (int i = 0; i < registry_size; i++) {
         const struct registry_entry *entry = &registry[i];
         const char *queue = entry->table && entry->table->queue ? entry->table->queue : "";
-        printf("   %s (%s%s%s)\n", entry->def->name, origin_of(entry), *queue ? ", queue " : "", queue);
+        printf("   %s (%s%s%s)\n", entry->def->name, origin_of(entry), *queue ? ", queue " : "",
+               queue);
     }
     if (registry_size == 0)
         printf("   none\n");

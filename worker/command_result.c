@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Prints a stored result in a form that scripts can use: only the value goes to stdout, and the exit
- * status tells success, failure and absence apart. */
+/* Prints a stored result in a form that scripts can use: only the value goes to stdout, and the
+ * exit status tells success, failure and absence apart. */
 
 enum { STATE_SIZE = 64 };
 

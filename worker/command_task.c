@@ -12,10 +12,10 @@
  *     {"name": "reports.build", "queue": "reports", "command": ["./build", "--fast"],
  *      "timeout": 600, "soft_timeout": 540, "env": {"MODE": "full"}}
  *
- * Standard input is one line {"id", "name", "args", "kwargs", "retries"}. Standard output is the result as
- * JSON; nothing is null. A line {"progress": …} before it sets state PROGRESS. Exit status 0 is SUCCESS, 75
- * (EX_TEMPFAIL) a retry, any other FAILURE with the last line's {"error": {"type", "message",
- * "traceback"}} if there is one. */
+ * Standard input is one line {"id", "name", "args", "kwargs", "retries"}. Standard output is the
+ * result as JSON; nothing is null. A line {"progress": …} before it sets state PROGRESS. Exit
+ * status 0 is SUCCESS, 75 (EX_TEMPFAIL) a retry, any other FAILURE with the last line's {"error":
+ * {"type", "message", "traceback"}} if there is one. */
 
 enum { EXIT_TRY_AGAIN = 75 };
 
@@ -23,8 +23,8 @@ enum { EXIT_TRY_AGAIN = 75 };
 
 static int bad(struct error *err, int number, const char *name, const char *what)
 {
-    return error_set(err, ERROR_INVALID, "setting tasks, row %d (%s): %s", number, name ? name : "no name",
-                     what);
+    return error_set(err, ERROR_INVALID, "setting tasks, row %d (%s): %s", number,
+                     name ? name : "no name", what);
 }
 
 static bool all_strings(const cJSON *list)
@@ -69,8 +69,8 @@ static int check_row(const cJSON *row, int number, struct error *err)
     for (const cJSON *field = row->child; field; field = field->next) {
         const char *what = check_field(field);
         if (what)
-            return error_set(err, ERROR_INVALID, "setting tasks, row %d (%s), field %.40s: %s", number,
-                             name ? name : "no name", field->string, what);
+            return error_set(err, ERROR_INVALID, "setting tasks, row %d (%s), field %.40s: %s",
+                             number, name ? name : "no name", field->string, what);
     }
     if (!name || !*name)
         return bad(err, number, name, "name is missing");
@@ -168,11 +168,13 @@ static const cJSON *told_error(cw_task *t, const struct reading *r)
 static const char *how_it_ended(cw_task *t, const char *program, const struct cw_exit *e)
 {
     if (e->signal)
-        return cw_printf(t, "%s was ended by signal %d (%s)", program, e->signal, strsignal(e->signal));
+        return cw_printf(t, "%s was ended by signal %d (%s)", program, e->signal,
+                         strsignal(e->signal));
     return cw_printf(t, "%s ended with exit status %d", program, e->status);
 }
 
-static cw_outcome failed(cw_task *t, const char *program, const struct cw_exit *e, const struct reading *r)
+static cw_outcome failed(cw_task *t, const char *program, const struct cw_exit *e,
+                         const struct reading *r)
 {
     static const size_t shown = 2000;
     const cJSON *error = told_error(t, r);
@@ -248,8 +250,14 @@ int command_task_read(const cJSON *row, int number, struct registry_entry *ret, 
     defs->flags = CW_ANY_ARGS;
     defs->hard_limit = seconds_of(own, "timeout");
     defs->soft_limit = seconds_of(own, "soft_timeout");
-    *table = (struct cw_table){
-        .api = CW_API, .queue = json_get_string(own, "queue"), .defs = defs};
+    *table = (struct cw_table){.api = CW_API, .queue = json_get_string(own, "queue"), .defs = defs};
     *ret = (struct registry_entry){.table = table, .def = defs, .command = own};
     return 0;
+}
+
+void command_task_free(struct registry_entry *entry)
+{
+    cJSON_Delete((cJSON *)(uintptr_t)entry->command);
+    free((void *)(uintptr_t)entry->def);
+    free((void *)(uintptr_t)entry->table);
 }

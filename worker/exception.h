@@ -2,7 +2,8 @@
 #ifndef WORKER_EXCEPTION_H
 #define WORKER_EXCEPTION_H
 
-/* Python's exceptions as data: where a class lives, and the texts that Python and Celery make of one. */
+/* Python's exceptions as data: where a class lives, and the texts that Python and Celery make of
+ * one. */
 
 #include "proto/json.h"
 
@@ -11,8 +12,9 @@ struct exception {
     cJSON *args; /* a list */
 };
 
-/* From what a handler says: `ValueError`, `celery.exceptions.TaskError`, `WorkerLostError` … Fills type and
- * module. Classes that would end a Python client that raises them again become RuntimeError. */
+/* From what a handler says: `ValueError`, `celery.exceptions.TaskError`, `WorkerLostError` … Fills
+ * type and module. Classes that would end a Python client that raises them again become
+ * RuntimeError. */
 void exception_name(const char *name, struct exception *ret);
 
 /* {"exc_type", "exc_message", "exc_module"} as Celery stores it. */

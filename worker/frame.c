@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Frames between main and a pool child. The four kinds differ only in their struct and in where its
- * slices lie, so one table of offsets serves all putting and getting. A frame is checked in full before
- * any part of it is believed: a child runs foreign code and may write anything. */
+ * slices lie, so one table of offsets serves all putting and getting. A frame is checked in full
+ * before any part of it is believed: a child runs foreign code and may write anything. */
 
 #include "worker/frame.h"
 
@@ -94,8 +94,8 @@ int64_t frame_complete(const char *data, size_t size)
     if (size < sizeof(head))
         return 0;
     memcpy(&head, data, sizeof(head));
-    if (head.kind < FRAME_TASK || head.kind > FRAME_OUTCOME || head.size < layouts[head.kind].size ||
-        head.size > FRAME_MAX - sizeof(head))
+    if (head.kind < FRAME_TASK || head.kind > FRAME_OUTCOME ||
+        head.size < layouts[head.kind].size || head.size > FRAME_MAX - sizeof(head))
         return -1;
     size_t total = sizeof(head) + head.size;
     return size < total ? 0 : (int64_t)total;

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Help is printed from the tables that the parser and the settings are made of, so it cannot tell of an
- * option that is not there. Only the sentences around them are written here. */
+/* Help is printed from the tables that the parser and the settings are made of, so it cannot tell
+ * of an option that is not there. Only the sentences around them are written here. */
 
 enum { WIDTH = 92, INDENT = 30 };
 
@@ -18,7 +18,8 @@ static const struct text {
         {"cworker [OPTIONS] [worker] [OPTIONS]",
          "Takes tasks from Celery queues in Redis and runs them.",
          "Examples:\n"
-         "  cworker -b redis://127.0.0.1:6379/0 --result-backend mongodb://127.0.0.1/jobs -Q scans\n"
+         "  cworker -b redis://127.0.0.1:6379/0 --result-backend mongodb://127.0.0.1/jobs -Q "
+         "scans\n"
          "  cworker -A ./libmytasks.so -Q reports -c 4 -l info\n"
          "  cworker --config worker.json --set worker_prefetch_multiplier=1\n"
          "\n"
@@ -28,8 +29,7 @@ static const struct text {
          "CELERY_WORKER_CONCURRENCY=4.\n"
          "Exit status: 0 stopped as asked, 1 error, 2 bad option, 73 the pid file is in use.\n"},
     [COMMAND_call] =
-        {"cworker [OPTIONS] call NAME [OPTIONS]",
-         "Publishes one task and prints its id.",
+        {"cworker [OPTIONS] call NAME [OPTIONS]", "Publishes one task and prints its id.",
          "Examples:\n"
          "  cworker call proj.tasks.add --args '[2, 3]' --wait --timeout 10\n"
          "  cworker call reports.make --kwargs '{\"day\": \"2026-11-21\"}' --queue reports "
@@ -42,15 +42,14 @@ static const struct text {
          "Prints what a task returned, as JSON. Of a failed task the state and the traceback go to "
          "stderr.",
          "Exit status: 0 succeeded, 1 failed, 69 no result is stored (yet).\n"},
-    [COMMAND_purge] =
-        {"cworker [OPTIONS] purge [OPTIONS]",
-         "Throws all waiting messages of the queues away, of every priority. Running tasks, and tasks "
-         "that wait for their time, stay.",
-         "Example:\n"
-         "  cworker purge -Q scans,maintenance -f\n"},
-    [COMMAND_report] =
-        {"cworker [OPTIONS] report",
-         "Prints versions, settings (passwords masked) and tasks.", ""},
+    [COMMAND_purge] = {"cworker [OPTIONS] purge [OPTIONS]",
+                       "Throws all waiting messages of the queues away, of every priority. Running "
+                       "tasks, and tasks "
+                       "that wait for their time, stay.",
+                       "Example:\n"
+                       "  cworker purge -Q scans,maintenance -f\n"},
+    [COMMAND_report] = {"cworker [OPTIONS] report",
+                        "Prints versions, settings (passwords masked) and tasks.", ""},
 };
 
 static const char *const summaries[N_COMMANDS] = {
@@ -84,9 +83,10 @@ static void print_option(const struct option_row *row)
 {
     char head[64];
     const char *space = row->argument ? " " : "", *argument = row->argument ? row->argument : "";
-    int size = row->letter ? snprintf(head, sizeof head, "  -%c, --%s%s%s", row->letter, row->name,
-                                      space, argument)
-                           : snprintf(head, sizeof head, "      --%s%s%s", row->name, space, argument);
+    int size = row->letter
+                   ? snprintf(head, sizeof head, "  -%c, --%s%s%s", row->letter, row->name, space,
+                              argument)
+                   : snprintf(head, sizeof head, "      --%s%s%s", row->name, space, argument);
     if (size < INDENT - 1)
         printf("%-*s", INDENT, head);
     else
@@ -135,7 +135,8 @@ static void print_commands(void)
 
 static void print_precedence(void)
 {
-    printf("\nSettings have Celery's lower-case names. What counts, first to last: options, --set, the\n"
+    printf("\nSettings have Celery's lower-case names. What counts, first to last: options, --set, "
+           "the\n"
            "environment (CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CWORKER_<NAME> as in\n"
            "CWORKER_TASK_ACKS_LATE), the --config file (or CWORKER_CONFIG), the default.\n");
 }
@@ -145,10 +146,12 @@ void help_print(int command)
     bool overview = command < 0;
     if (overview)
         command = COMMAND_worker;
-    printf("Usage: %s\n\n", overview ? "cworker [OPTIONS] [COMMAND] [OPTIONS]" : texts[command].usage);
-    print_wrapped(overview ? "A task worker that speaks Celery's protocol. Without a command it is a "
-                             "worker, with the options below."
-                           : texts[command].about,
+    printf("Usage: %s\n\n",
+           overview ? "cworker [OPTIONS] [COMMAND] [OPTIONS]" : texts[command].usage);
+    print_wrapped(overview
+                      ? "A task worker that speaks Celery's protocol. Without a command it is a "
+                        "worker, with the options below."
+                      : texts[command].about,
                   0, 0);
     if (overview)
         print_commands();
@@ -165,6 +168,7 @@ void help_print_settings(void)
 {
     printf("Settings, for --set NAME=VALUE, the --config file and CWORKER_<NAME>:\n\n");
     settings_print_help(stdout);
-    printf("\nOther settings of Celery's are accepted without effect, so that its configuration can be\n"
+    printf("\nOther settings of Celery's are accepted without effect, so that its configuration "
+           "can be\n"
            "used as it is; a misspelt name is an error.\n");
 }

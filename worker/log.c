@@ -19,13 +19,15 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One line is composed in memory and leaves in one write to a descriptor opened with O_APPEND: that alone
- * lets main, the zygote, children and threads share a file without a lock that a fork could leave held.
- * Like Python's WatchedFileHandler every process notices by itself that the file was rotated away; the
- * new file takes the old one's descriptor number (dup2), so that no other thread sees it closed.
+/* One line is composed in memory and leaves in one write to a descriptor opened with O_APPEND: that
+ * alone lets main, the zygote, children and threads share a file without a lock that a fork could
+ * leave held. Like Python's WatchedFileHandler every process notices by itself that the file was
+ * rotated away; the new file takes the old one's descriptor number (dup2), so that no other thread
+ * sees it closed.
  *
- * Texts come partly from strangers (task names, exceptions): control characters are printed as escapes,
- * so that nobody writes into an operator's terminal or forges the start of a line's task name. */
+ * Texts come partly from strangers (task names, exceptions): control characters are printed as
+ * escapes, so that nobody writes into an operator's terminal or forges the start of a line's task
+ * name. */
 
 enum { LONGEST_LINE = 1 << 20, RECHECK_MS = 1000 };
 
@@ -66,7 +68,8 @@ static const struct level *level_of(enum log_level level)
     return &levels[1];
 }
 
-/* --- where it goes --------------------------------------------------------------------------------- */
+/* --- where it goes
+ * --------------------------------------------------------------------------------- */
 
 static int file_open(const char *path)
 {
@@ -133,8 +136,8 @@ void log_process_name(const char *name)
     snprintf(out.process, sizeof out.process, "%s", name);
 }
 
-/* A reader that is slow for a moment (stderr may be a non-blocking pipe) is waited for, briefly; a full
- * disk or a closed pipe loses the line and nothing else. */
+/* A reader that is slow for a moment (stderr may be a non-blocking pipe) is waited for, briefly; a
+ * full disk or a closed pipe loses the line and nothing else. */
 static void write_all(const char *text, size_t size)
 {
     int patience = 20;
@@ -151,7 +154,8 @@ static void write_all(const char *text, size_t size)
     }
 }
 
-/* --- what a line looks like ------------------------------------------------------------------------- */
+/* --- what a line looks like
+ * ------------------------------------------------------------------------- */
 
 static void put_clean(struct buf *b, const char *text, bool one_line)
 {

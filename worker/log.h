@@ -2,17 +2,24 @@
 #ifndef WORKER_LOG_H
 #define WORKER_LOG_H
 
-/* Celery's log lines: `[2026-11-21 09:22:26,939: INFO/MainProcess] text` on stderr or --logfile, colours
- * only on a terminal, JSON lines by worker_log_json. One write a line, O_APPEND, so that main and
- * children share one file. Thread-safe. */
+/* Celery's log lines: `[2026-11-21 09:22:26,939: INFO/MainProcess] text` on stderr or --logfile,
+ * colours only on a terminal, JSON lines by worker_log_json. One write a line, O_APPEND, so that
+ * main and children share one file. Thread-safe. */
 
 #include <stdbool.h>
 
-enum log_level { LOG_DEBUG = 10, LOG_INFO = 20, LOG_WARNING = 30, LOG_ERROR = 40, LOG_CRITICAL = 50 };
+enum log_level {
+    LOG_DEBUG = 10,
+    LOG_INFO = 20,
+    LOG_WARNING = 30,
+    LOG_ERROR = 40,
+    LOG_CRITICAL = 50
+};
 
 extern enum log_level log_threshold;
 
-int log_open(const char *path /* NULL: stderr */, enum log_level threshold, bool json, const char *color);
+int log_open(const char *path /* NULL: stderr */, enum log_level threshold, bool json,
+             const char *color);
 void log_reopen(void);                  /* after rotation */
 void log_process_name(const char *name); /* MainProcess, ForkPoolWorker-3 … copied */
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -6,8 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Which addresses lie outside of our own walls. It looks at the address a socket is about to connect to,
- * after every look-up, so that a name that changes its answer gains nothing. */
+/* Which addresses lie outside of our own walls. It looks at the address a socket is about to
+ * connect to, after every look-up, so that a name that changes its answer gains nothing. */
 
 static const struct range4 {
     uint32_t net;
@@ -56,7 +56,8 @@ static bool is_public6(const unsigned char a[16])
 bool address_is_public(const struct sockaddr *address)
 {
     if (address->sa_family == AF_INET)
-        return is_public4(ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr));
+        return is_public4(
+            ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr));
     if (address->sa_family == AF_INET6)
         return is_public6(((const struct sockaddr_in6 *)(const void *)address)->sin6_addr.s6_addr);
     return false;

@@ -19,10 +19,11 @@
 
 /* Reading is done in two steps, because what stands first does not count first: the command line is
  * collected into a list of given options, and then everything is applied from the weakest to the
- * strongest: file, environment, --set, command line. Values may hold passwords, so no message repeats
- * more of the command line than an option's name. */
+ * strongest: file, environment, --set, command line. Values may hold passwords, so no message
+ * repeats more of the command line than an option's name. */
 
-/* --- applying it ------------------------------------------------------------------------------------- */
+/* --- applying it
+ * ------------------------------------------------------------------------------------- */
 
 /* "a,b" with what is there already. */
 static void list_join(char **list, const char *value)
@@ -76,7 +77,8 @@ struct gathered {
     char *queues, *excluded, *apps, *hostname;
 };
 
-static int apply_setting(struct options *o, const char *setting, const char *value, const char *origin)
+static int apply_setting(struct options *o, const char *setting, const char *value,
+                         const char *origin)
 {
     struct error err = {0};
     if (settings_set(&o->settings, setting, value, &err) == 0)
@@ -99,7 +101,8 @@ static int apply_loglevel(struct options *o, const char *value, const char *orig
 {
     if (log_level_parse(value, &o->loglevel) == 0)
         return 0;
-    return options_usage("%s: \"%.40s\" is none of: debug info warning error critical fatal", origin, value);
+    return options_usage("%s: \"%.40s\" is none of: debug info warning error critical fatal",
+                         origin, value);
 }
 
 static int apply_umask(const char *value, const char *origin)
@@ -120,8 +123,9 @@ static int apply_user(const char *value, const char *origin)
     snprintf(number, sizeof number, "%u", (unsigned)geteuid());
     if (strcmp(value, number) == 0 || (user && strcmp(value, user->pw_name) == 0))
         return 0;
-    return options_usage("%s: cworker does not change its user; start it as %.40s (User= of systemd, runuser)",
-                 origin, value);
+    return options_usage(
+        "%s: cworker does not change its user; start it as %.40s (User= of systemd, runuser)",
+        origin, value);
 }
 
 static int apply_group(const char *value, const char *origin)
@@ -131,8 +135,9 @@ static int apply_group(const char *value, const char *origin)
     snprintf(number, sizeof number, "%u", (unsigned)getegid());
     if (strcmp(value, number) == 0 || (group && strcmp(value, group->gr_name) == 0))
         return 0;
-    return options_usage("%s: cworker does not change its group; start it in %.40s (Group= of systemd)", origin,
-                 value);
+    return options_usage(
+        "%s: cworker does not change its group; start it in %.40s (Group= of systemd)", origin,
+        value);
 }
 
 static int apply_app(struct gathered *g, const char *value, const char *origin)
@@ -141,9 +146,10 @@ static int apply_app(struct gathered *g, const char *value, const char *origin)
     char **apps = list_split(value);
     for (char **app = apps; app && *app && code == 0; app++)
         if (!strchr(*app, '/') && !strstr(*app, ".so"))
-            code = options_usage("%s: \"%.60s\" looks like a Python module; cworker loads shared objects with C "
-                         "tasks, as in -A ./libmytasks.so",
-                         origin, *app);
+            code = options_usage(
+                "%s: \"%.60s\" looks like a Python module; cworker loads shared objects with C "
+                "tasks, as in -A ./libmytasks.so",
+                origin, *app);
     list_free(apps);
     list_join(&g->apps, value);
     return code;
@@ -155,14 +161,52 @@ static void text_replace(char **text, const char *value)
     *text = mem_dup(value);
 }
 
-static int apply(struct options *o, struct gathered *g, const struct option_row *row, const char *value,
-                 const char *origin)
+/* Options that are only kept, for finish() or for main. */
+static void gather(struct options *o, struct gathered *g, enum option_kind kind, const char *value)
+{
+    switch (kind) {
+    case OPTION_QUEUES:
+        list_join(&g->queues, value);
+        break;
+    case OPTION_EXCLUDE:
+        list_join(&g->excluded, value);
+        break;
+    case OPTION_HOSTNAME:
+        text_replace(&g->hostname, value);
+        break;
+    case OPTION_LOGFILE:
+        text_replace(&o->logfile, value);
+        break;
+    case OPTION_PIDFILE:
+        text_replace(&o->pidfile, value);
+        break;
+    case OPTION_QUIET:
+        o->quiet = true;
+        break;
+    case OPTION_NO_ALIAS:
+        o->no_alias = true;
+        break;
+    case OPTION_PURGE:
+        o->purge = true;
+        break;
+    case OPTION_DETACH:
+        o->detach = true;
+        break;
+    default: /* without effect, seen to before, or the command's own */
+        break;
+    }
+}
+
+static int apply(struct options *o, struct gathered *g, const struct option_row *row,
+                 const char *value, const char *origin)
 {
     switch (row->kind) {
     case OPTION_SETTING:
         return apply_setting(o, row->target, value, origin);
     case OPTION_PREFETCH: /* Celery's 0 on the command line: as the setting says */
-        return strcmp(value, "0") == 0 ? 0 : apply_setting(o, "worker_prefetch_multiplier", value, origin);
+        return strcmp(value, "0") == 0
+                   ? 0
+                   : apply_setting(o, "worker_prefetch_multiplier", value, origin);
     case OPTION_NO_PREFETCH:
         return apply_setting(o, "worker_prefetch_multiplier", "1", origin);
     case OPTION_NO_COLOR:
@@ -185,42 +229,10 @@ static int apply(struct options *o, struct gathered *g, const struct option_row 
         return 0;
     case OPTION_REFUSED:
         return options_usage("%s: %s", origin, row->help);
-    case OPTION_QUEUES:
-        list_join(&g->queues, value);
-        return 0;
-    case OPTION_EXCLUDE:
-        list_join(&g->excluded, value);
-        return 0;
-    case OPTION_HOSTNAME:
-        text_replace(&g->hostname, value);
-        return 0;
-    case OPTION_LOGFILE:
-        text_replace(&o->logfile, value);
-        return 0;
-    case OPTION_PIDFILE:
-        text_replace(&o->pidfile, value);
-        return 0;
-    case OPTION_QUIET:
-        o->quiet = true;
-        return 0;
-    case OPTION_NO_ALIAS:
-        o->no_alias = true;
-        return 0;
-    case OPTION_PURGE:
-        o->purge = true;
-        return 0;
-    case OPTION_DETACH:
-        o->detach = true;
-        return 0;
-    case OPTION_NOTHING:
-    case OPTION_REST:
-    case OPTION_CONFIG:  /* these four were seen to first */
-    case OPTION_WORKDIR:
-    case OPTION_HELP:
-    case OPTION_VERSION:
+    default:
+        gather(o, g, row->kind, value);
         return 0;
     }
-    return 0;
 }
 
 static bool is_true(const char *value)
@@ -251,7 +263,8 @@ static int apply_environment(struct options *o, struct gathered *g, const struct
     return 0;
 }
 
-static int apply_given(struct options *o, struct gathered *g, const struct options_line *p, bool sets)
+static int apply_given(struct options *o, struct gathered *g, const struct options_line *p,
+                       bool sets)
 {
     for (int i = 0; i < p->n_given; i++) {
         const struct option_given *given = &p->given[i];
@@ -291,9 +304,11 @@ static int apply_all(struct options *o, struct gathered *g, const struct options
     return code ? code : apply_given(o, g, p, false);
 }
 
-/* --- what follows from it ---------------------------------------------------------------------------- */
+/* --- what follows from it
+ * ---------------------------------------------------------------------------- */
 
-/* %h %n %d, and in file names %p (the node) and %i, %I (which of the processes: all write to one file). */
+/* %h %n %d, and in file names %p (the node) and %i, %I (which of the processes: all write to one
+ * file). */
 static char *expand(const char *text, const char *host, const char *name, const char *node)
 {
     size_t first = strcspn(host, ".");
@@ -377,16 +392,17 @@ static int make_queues(struct options *o, const struct gathered *g)
     return o->queues ? 0 : options_usage("--exclude-queues leaves no queue to take tasks from");
 }
 
-/* Options first, then `--`, then the words: what getopt and command_value() can read without knowing
- * which options take a value. */
+/* Options first, then `--`, then the words: what getopt and command_value() can read without
+ * knowing which options take a value. */
 static void make_rest(struct options *o, const struct options_line *p)
 {
     o->rest = mem_alloc(((size_t)p->n_given + (size_t)p->n_words + 2) * sizeof *o->rest);
     for (int i = 0; i < p->n_given; i++)
         if (p->given[i].row->kind == OPTION_REST) {
             const struct option_row *row = p->given[i].row;
-            o->rest[o->n_rest++] = row->argument ? mem_printf("--%s=%s", row->name, p->given[i].value)
-                                                 : mem_printf("--%s", row->name);
+            o->rest[o->n_rest++] = row->argument
+                                       ? mem_printf("--%s=%s", row->name, p->given[i].value)
+                                       : mem_printf("--%s", row->name);
         }
     o->rest[o->n_rest++] = mem_dup("--");
     for (int i = 0; i < p->n_words; i++)
@@ -394,22 +410,26 @@ static void make_rest(struct options *o, const struct options_line *p)
     o->rest[o->n_rest] = NULL;
 }
 
-/* A setting in a file may say what an option overrules; two options that contradict are a mistake. */
+/* A setting in a file may say what an option overrules; two options that contradict are a mistake.
+ */
 static int check_contradictions(const struct options *o, const struct options_line *p)
 {
     const struct option_given *prefetch = options_given(p, OPTION_PREFETCH);
-    if (prefetch && options_given(p, OPTION_NO_PREFETCH) && atoi(prefetch->value) > 1)
-        return options_usage("--disable-prefetch and --prefetch-multiplier %s contradict each other",
-                     prefetch->value);
+    if (prefetch && options_given(p, OPTION_NO_PREFETCH) && strtol(prefetch->value, NULL, 10) > 1)
+        return options_usage(
+            "--disable-prefetch and --prefetch-multiplier %s contradict each other",
+            prefetch->value);
     bool lanes = false;
     for (int i = 0; i < p->n_given; i++)
         lanes = lanes || p->given[i].row->letter == 'c';
     if (p->command == COMMAND_worker && lanes && o->settings.worker_concurrency > 1 &&
         strcmp(o->settings.worker_pool, "solo") == 0)
-        return options_usage("--concurrency %d: the pool solo runs one task at a time; did you mean -P threads?",
-                     (int)o->settings.worker_concurrency);
+        return options_usage(
+            "--concurrency %d: the pool solo runs one task at a time; did you mean -P threads?",
+            (int)o->settings.worker_concurrency);
     if (p->command == COMMAND_worker && p->n_words)
-        return options_usage("unexpected argument \"%.60s\"; queues are given as -Q NAME", p->words[0]);
+        return options_usage("unexpected argument \"%.60s\"; queues are given as -Q NAME",
+                             p->words[0]);
     return 0;
 }
 
@@ -418,8 +438,8 @@ static int finish_worker(struct options *o)
     o->settings.worker_concurrency = settings_concurrency(&o->settings);
     pid_t owner = o->pidfile ? pidfile_owner(o->pidfile) : 0;
     if (owner) {
-        fprintf(stderr, "cworker: pid file %s exists already and process %d is running\n", o->pidfile,
-                (int)owner);
+        fprintf(stderr, "cworker: pid file %s exists already and process %d is running\n",
+                o->pidfile, (int)owner);
         return OPTIONS_EXIT + EXIT_PIDFILE;
     }
     if (o->settings.ignored && !o->quiet)

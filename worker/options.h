@@ -2,8 +2,8 @@
 #ifndef WORKER_OPTIONS_H
 #define WORKER_OPTIONS_H
 
-/* The command line, in Celery's words: `cworker [global options] [command] [options]`. The command is
- * worker when none is named. */
+/* The command line, in Celery's words: `cworker [global options] [command] [options]`. The command
+ * is worker when none is named. */
 
 #include "worker/log.h"
 #include "worker/settings.h"

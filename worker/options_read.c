@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* argv into a list of given options and words, by the rows of options_table.c. The command decides which
- * options there are, and it may stand anywhere; so reading goes up to the first word with the options of
- * the worker, and on from there with those of the command that it names. */
+/* argv into a list of given options and words, by the rows of options_table.c. The command decides
+ * which options there are, and it may stand anywhere; so reading goes up to the first word with the
+ * options of the worker, and on from there with those of the command that it names. */
 
 enum { LONG_BASE = 256 }; /* beyond all letters */
 
@@ -88,7 +88,8 @@ static int unknown_option(const char *token, int command)
     const char *setting = is_short ? NULL : settings_nearest(bare);
     if (setting)
         return options_usage("unknown option %s; did you mean --set %s=...?", name, setting);
-    return options_usage("unknown option %s; `cworker %s --help` lists all", name, command_names[command]);
+    return options_usage("unknown option %s; `cworker %s --help` lists all", name,
+                         command_names[command]);
 }
 
 /* Fills getopt's two tables with the rows of a scope. */
@@ -99,8 +100,8 @@ static void getopt_tables(int scope, struct option *longs, char *shorts)
         const struct option_row *row = &option_rows[i];
         if (!(row->scope & scope))
             continue;
-        longs[n++] = (struct option){row->name, row->argument ? required_argument : no_argument, NULL,
-                                     LONG_BASE + i};
+        longs[n++] = (struct option){row->name, row->argument ? required_argument : no_argument,
+                                     NULL, LONG_BASE + i};
         if (row->letter) {
             *shorts++ = row->letter;
             if (row->argument)
@@ -111,8 +112,8 @@ static void getopt_tables(int scope, struct option *longs, char *shorts)
     *shorts = '\0';
 }
 
-/* `token` is what getopt looked at. Its abbreviations of long names are not taken: they would change
- * meaning with the next option that is added. */
+/* `token` is what getopt looked at. Its abbreviations of long names are not taken: they would
+ * change meaning with the next option that is added. */
 static const struct option_row *row_of(int found, const char *token, int scope)
 {
     if (found < LONG_BASE)
@@ -154,7 +155,8 @@ static int read_part(struct options_line *p, int argc, char **argv, int *first_w
             word_add(p, optarg);
             continue;
         }
-        const struct option_row *row = found == '?' || found == ':' ? NULL : row_of(found, token, scope);
+        const struct option_row *row =
+            found == '?' || found == ':' ? NULL : row_of(found, token, scope);
         if (!row)
             return found == ':' || found == '?' ? bad_option(found, token, p)
                                                 : unknown_option(token, p->command);

@@ -22,7 +22,8 @@ struct options_line {
 };
 
 int options_read(struct options_line *p, int argc, char **argv);
-const struct option_given *options_given(const struct options_line *p, enum option_kind kind); /* last */
+const struct option_given *options_given(const struct options_line *p,
+                                         enum option_kind kind); /* last */
 
 /* "cworker: …" on stderr; returns OPTIONS_EXIT + EXIT_USAGE. */
 int options_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

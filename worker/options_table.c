@@ -38,7 +38,8 @@ const struct option_row option_rows[] = {
      "queues, with commas between; may be repeated. Default: celery"},
     {"exclude-queues", 'X', "LIST", Q, OPTION_EXCLUDE, NULL, "queues to leave out"},
     {"hostname", 'n', "NAME", W, OPTION_HOSTNAME, NULL,
-     "node name; default celery@%h. %h is the host's full name, %n the part before its first dot, %d "
+     "node name; default celery@%h. %h is the host's full name, %n the part before its first dot, "
+     "%d "
      "the part after it. A name without @ gets @HOST"},
     {"task-events", 'E', NULL, W, S, "worker_send_task_events", "send task events (also --events)"},
     {"events", 0, NULL, W, S, "worker_send_task_events", NULL},
@@ -51,14 +52,16 @@ const struct option_row option_rows[] = {
      "replace a child that has grown beyond this resident size"},
     {"prefetch-multiplier", 0, "N", W, OPTION_PREFETCH, NULL,
      "messages held for each task that can run; 0: as the setting says (4)"},
-    {"disable-prefetch", 0, NULL, W, OPTION_NO_PREFETCH, NULL, "the same as --prefetch-multiplier 1"},
+    {"disable-prefetch", 0, NULL, W, OPTION_NO_PREFETCH, NULL,
+     "the same as --prefetch-multiplier 1"},
     {"purge", 0, NULL, W, OPTION_PURGE, NULL,
      "empty the queues before starting, without asking (also --discard)"},
     {"discard", 0, NULL, W, OPTION_PURGE, NULL, NULL},
     {"no-alias", 0, NULL, W, OPTION_NO_ALIAS, NULL,
      "find built-in tasks by their full name only, not by its last part"},
     {"logfile", 'f', "FILE", W, OPTION_LOGFILE, NULL,
-     "log into this file, which may be rotated; %n, %h, %d, %p as in the node name, %p being all of it"},
+     "log into this file, which may be rotated; %n, %h, %d, %p as in the node name, %p being all "
+     "of it"},
     {"pidfile", 0, "FILE", W, OPTION_PIDFILE, NULL,
      "write the process id here; exit 73 if that process already runs"},
     {"statedb", 'S', "FILE", W, S, "worker_state_db", "keep revoked ids here over restarts"},
@@ -102,7 +105,8 @@ const struct option_row option_rows[] = {
      "with --wait: give up after this; default: never"},
 
     /* result */
-    {"traceback", 0, NULL, IN_result, OPTION_REST, NULL, "print the traceback instead of the value"},
+    {"traceback", 0, NULL, IN_result, OPTION_REST, NULL,
+     "print the traceback instead of the value"},
     {"task", 't', "NAME", IN_result, OPTION_NOTHING, NULL, "name of the task"},
 
     /* purge */

@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The pid file, as service scripts expect it. It comes into being complete (a link from a file that is
- * written first) and only where none is, so that of two workers started at once one gets it. */
+/* The pid file, as service scripts expect it. It comes into being complete (a link from a file that
+ * is written first) and only where none is, so that of two workers started at once one gets it. */
 
 static pid_t file_pid(const char *path)
 {

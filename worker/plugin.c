@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Opening a team's shared object. All symbols are bound at once, so that a plugin that would fail later
- * fails at the start; and it must not start threads, because children are forked after it. */
+/* Opening a team's shared object. All symbols are bound at once, so that a plugin that would fail
+ * later fails at the start; and it must not start threads, because children are forked after it. */
 
 static int count_threads(void)
 {
@@ -37,13 +37,15 @@ const struct cw_table *const *plugin_open(const char *path, struct error *err)
     void *handle = open_file(path);
     if (!handle) {
         const char *why = dlerror();
-        error_set(err, ERROR_INVALID, "%s cannot be loaded: %s", path, why ? why : "unknown reason");
+        error_set(err, ERROR_INVALID, "%s cannot be loaded: %s", path,
+                  why ? why : "unknown reason");
         return NULL;
     }
     const struct cw_table *const *tables = dlsym(handle, "cworker_tables");
     if (!tables)
         error_set(err, ERROR_INVALID,
-                  "%s does not export cworker_tables (is it a plugin of cworker? see cworker.h)", path);
+                  "%s does not export cworker_tables (is it a plugin of cworker? see cworker.h)",
+                  path);
     else if (count_threads() > threads) {
         error_set(err, ERROR_INVALID,
                   "%s starts threads while it is loaded: start them in the table's open()", path);

@@ -5,7 +5,8 @@
 #include "proto/base/error.h"
 #include "tasks/cworker.h"
 
-/* Loads a shared object for good and gives its tables, NULL-ended; NULL on failure, err names the file. */
+/* Loads a shared object for good and gives its tables, NULL-ended; NULL on failure, err names the
+ * file. */
 const struct cw_table *const *plugin_open(const char *path, struct error *err);
 
 #endif

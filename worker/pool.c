@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The pool's jobs, and which lane gets which. A lane holds one job at a time, except of tasks measured to
- * be tiny: of these it takes a row, so that a switch of process is paid once for many. What is submitted
- * while no lane may take it waits in the backlog (one job, as a rule: there is no room meanwhile), so a
- * wrong guess of the room never puts a job behind a long one. */
+/* The pool's jobs, and which lane gets which. A lane holds one job at a time, except of tasks
+ * measured to be tiny: of these it takes a row, so that a switch of process is paid once for many.
+ * What is submitted while no lane may take it waits in the backlog (one job, as a rule: there is no
+ * room meanwhile), so a wrong guess of the room never puts a job behind a long one. */
 
 #include "worker/pool_private.h"
 
@@ -39,7 +39,7 @@ struct timeval pool_interval(int64_t us)
     return (struct timeval){.tv_sec = us / 1000000, .tv_usec = us % 1000000};
 }
 
-/* --- how long tasks take --------------------------------------------------------------------------- */
+/* --- how long tasks take --- */
 
 static struct pace *pace_of(struct pool *p, uint32_t def)
 {
@@ -72,7 +72,7 @@ void pool_measure(struct pool *p, uint32_t def, int64_t run_us, bool at_least)
         pace->samples++;
 }
 
-/* --- jobs ------------------------------------------------------------------------------------------ */
+/* --- jobs --- */
 
 /* Numbers are handed out in a row, so that the low bits spread them evenly. */
 static struct job **bucket_of(const struct pool *p, uint64_t number)
@@ -141,7 +141,7 @@ bool job_reclaim(struct job *j)
     return atomic_compare_exchange_strong(&j->lane->share->claims[j->place], &number, 0);
 }
 
-/* --- lanes ----------------------------------------------------------------------------------------- */
+/* --- lanes --- */
 
 static enum lane_state lane_judge(const struct pool_lane *l)
 {
@@ -236,7 +236,7 @@ static void job_send(struct pool_lane *l, struct job *j, const struct task_frame
     pool_kick(p);
 }
 
-/* --- the turn of the loop --------------------------------------------------------------------------- */
+/* --- the turn of the loop --- */
 
 void pool_kick(struct pool *p)
 {
@@ -275,7 +275,8 @@ void pool_feed(struct pool *p)
         p->handlers.on_room(p->handlers.arg);
 }
 
-/* Runs after all that was submitted in this turn of the loop, so that a row of jobs is one write. */
+/* Runs after all that was submitted in this turn of the loop, so that a row of jobs is one write.
+ */
 static void flush_fired(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
@@ -305,7 +306,7 @@ static void spawn_fired(evutil_socket_t fd, short what, void *arg)
     pool_feed(arg);
 }
 
-/* --- the pool -------------------------------------------------------------------------------------- */
+/* --- the pool --- */
 
 struct pool *pool_open(struct event_base *base, struct zygote *zygote,
                        const struct pool_options *options, const struct pool_handlers *handlers)
@@ -429,12 +430,12 @@ int pool_pids(const struct pool *p, pid_t *pids, int max)
     int n = 0;
     const struct pool_child *c;
     LIST_FOREACH(c, &p->children, link)
-        if (c->pid > 0 && !c->shut && n < max)
-            pids[n++] = c->pid;
+    if (c->pid > 0 && !c->shut && n < max)
+        pids[n++] = c->pid;
     return n;
 }
 
-/* --- the end --------------------------------------------------------------------------------------- */
+/* --- the end --- */
 
 /* Waits for the deaths of all children, or of those that were told to exit. */
 static void children_wait(struct pool *p, int64_t us, bool all)
@@ -444,7 +445,7 @@ static void children_wait(struct pool *p, int64_t us, bool all)
         bool any = false;
         const struct pool_child *c;
         LIST_FOREACH(c, &p->children, link)
-            any |= all || c->shut;
+        any |= all || c->shut;
         int64_t left = deadline - pool_now_us();
         if (!any || left <= 0)
             return;
@@ -475,7 +476,8 @@ void pool_shut(struct pool *p, bool kill)
     p->killing |= kill;
     evtimer_del(p->spawn_timer);
     backlog_return(p);
-    LIST_FOREACH_SAFE(c, &p->children, link, next) {
+    LIST_FOREACH_SAFE(c, &p->children, link, next)
+    {
         if (c->state == CHILD_WANTED) {
             child_free(c);
             continue;

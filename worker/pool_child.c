@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The pool's children as main sees them: born by the zygote, fed and heard through a stream socket, dead
- * when the zygote says so. At a death everything the child has said is heard first, from the socket and
- * from the shared memory, and only then is each job left judged by its claim: never begun, running and to
- * blame, or running in an innocent. */
+/* The pool's children as main sees them: born by the zygote, fed and heard through a stream socket,
+ * dead when the zygote says so. At a death everything the child has said is heard first, from the
+ * socket and from the shared memory, and only then is each job left judged by its claim: never
+ * begun, running and to blame, or running in an innocent. */
 
 #include "worker/pool_private.h"
 
@@ -23,15 +23,15 @@
 
 enum {
     READ_SIZE = 128 << 10,
-    KEEP_SIZE = 1 << 20,        /* a buffer that grew beyond this is given back when it is empty */
-    ESCALATE_US = 100000,       /* from a terminating signal to SIGKILL */
+    KEEP_SIZE = 1 << 20,  /* a buffer that grew beyond this is given back when it is empty */
+    ESCALATE_US = 100000, /* from a terminating signal to SIGKILL */
     BACKOFF_MAX_US = 10000000,
     BACKOFF_FIRST_US = 100000,
     YOUNG_US = 2000000, /* a child that dies idle before this age could not start */
     GONE_WAIT_MS = 100, /* for killed children when there is no zygote left to tell */
 };
 
-/* --- births ----------------------------------------------------------------------------------------- */
+/* --- births --- */
 
 /* The first of `n` neighbouring free lanes of the shared memory, or -1. */
 static int lanes_take(struct pool *p, int n)
@@ -62,7 +62,8 @@ static void child_failed_start(struct pool *p, const char *why)
         wait = BACKOFF_MAX_US;
     p->failed_starts++;
     p->spawn_not_before = pool_now_us() + wait;
-    log_warning("pool: a child could not start (%s): next attempt in %.1f s", why, (double)wait / 1e6);
+    log_warning("pool: a child could not start (%s): next attempt in %.1f s", why,
+                (double)wait / 1e6);
 }
 
 static void child_ask(struct pool_child *c)
@@ -134,16 +135,16 @@ static bool child_spawn(struct pool *p)
     return true;
 }
 
-/* Forks what is missing to the full number of lanes. Where the shared memory is taken by children on their
- * way out, their deaths come back here. */
+/* Forks what is missing to the full number of lanes. Where the shared memory is taken by children
+ * on their way out, their deaths come back here. */
 void pool_populate(struct pool *p)
 {
     struct pool_child *c;
     if (p->shutting || p->broken)
         return;
     LIST_FOREACH(c, &p->children, link)
-        if (c->state == CHILD_WANTED)
-            child_ask(c);
+    if (c->state == CHILD_WANTED)
+        child_ask(c);
     while (p->lanes_open < p->options.concurrency) {
         int64_t wait = p->spawn_not_before - pool_now_us();
         if (wait > 0) {
@@ -156,7 +157,7 @@ void pool_populate(struct pool *p)
     }
 }
 
-/* --- ends ------------------------------------------------------------------------------------------- */
+/* --- ends --- */
 
 void child_kill(struct pool_child *c, int signal)
 {
@@ -192,7 +193,8 @@ static void child_close_lanes(struct pool_child *c)
         lane_update(&c->lanes[i]);
 }
 
-/* With one lane the successor is forked when this one has ended its last job; with many, at once. */
+/* With one lane the successor is forked when this one has ended its last job; with many, at once.
+ */
 void child_retire_if_due(struct pool_child *c)
 {
     if (!c->closing || c->shut || c->state == CHILD_DEAD)
@@ -245,8 +247,7 @@ static enum pool_loss job_judge(const struct pool_child *c, struct job *j, enum 
         return j->verdict;
     for (int i = 0; i < c->n_lanes; i++)
         somebody_guilty |= atomic_load(&c->lanes[i].share->guilty) != 0;
-    if (running == POOL_CRASHED &&
-        (c->doomed || (somebody_guilty && !atomic_load(&share->guilty))))
+    if (running == POOL_CRASHED && (c->doomed || (somebody_guilty && !atomic_load(&share->guilty))))
         return POOL_ORPHANED;
     return running;
 }
@@ -277,7 +278,7 @@ void child_settle(struct pool_child *c, int status, enum pool_loss running)
     child_free(c);
 }
 
-/* --- the stream from the child ---------------------------------------------------------------------- */
+/* --- the stream from the child --- */
 
 static bool child_owns(const struct pool_child *c, const struct job *j)
 {
@@ -389,7 +390,8 @@ static bool child_read(struct pool_child *c)
     return true;
 }
 
-/* A child whose stream has ended is dead or will not be heard of again: the zygote reports its end. */
+/* A child whose stream has ended is dead or will not be heard of again: the zygote reports its end.
+ */
 static void read_fired(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
@@ -409,15 +411,14 @@ static void child_hear_out(struct pool_child *c)
             child_take_frames(c, c->pool->peek, size, &used);
 }
 
-/* --- the stream to the child ------------------------------------------------------------------------ */
+/* --- the stream to the child --- */
 
 void child_write(struct pool_child *c)
 {
     if (event_pending(c->writing, EV_WRITE, NULL))
         return;
     while (c->out_at < c->out.size) {
-        ssize_t n =
-            send(c->fd, c->out.data + c->out_at, c->out.size - c->out_at, MSG_NOSIGNAL);
+        ssize_t n = send(c->fd, c->out.data + c->out_at, c->out.size - c->out_at, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
@@ -440,14 +441,14 @@ static void write_fired(evutil_socket_t fd, short what, void *arg)
     child_write(arg);
 }
 
-/* --- the zygote's notes ----------------------------------------------------------------------------- */
+/* --- the zygote's notes --- */
 
 static struct pool_child *child_find(const struct pool *p, uint32_t serial)
 {
     struct pool_child *c;
     LIST_FOREACH(c, &p->children, link)
-        if (c->serial == serial)
-            return c;
+    if (c->serial == serial)
+        return c;
     return NULL;
 }
 
@@ -487,7 +488,7 @@ static void pool_break(struct pool *p)
     p->broken = true;
     event_del(p->control);
     LIST_FOREACH(c, &p->children, link)
-        child_kill(c, SIGKILL);
+    child_kill(c, SIGKILL);
     while ((c = LIST_FIRST(&p->children))) {
         struct pollfd gone = {.fd = c->fd, .events = POLLRDHUP};
         for (; left > 0 && poll(&gone, 1, 0) == 0; left--)

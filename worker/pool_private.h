@@ -2,8 +2,9 @@
 #ifndef WORKER_POOL_PRIVATE_H
 #define WORKER_POOL_PRIVATE_H
 
-/* Shared by the pool's files: pool.c (jobs, which lane gets which), pool_child.c (children: their births,
- * their streams, their deaths), pool_watch.c (limits, stops, batches held up), pool_solo.c (-P solo). */
+/* Shared by the pool's files: pool.c (jobs, which lane gets which), pool_child.c (children: their
+ * births, their streams, their deaths), pool_watch.c (limits, stops, batches held up), pool_solo.c
+ * (-P solo). */
 
 #include "worker/zygote.h"
 
@@ -37,10 +38,10 @@ struct pool_lane {
     TAILQ_ENTRY(pool_lane) link; /* of pool.lanes[state], unless it is gone */
     enum lane_state state;
     struct job_list jobs;
-    int count;        /* of jobs */
-    bool mixed;       /* holds a job that is not known to be tiny: takes no other beside it */
-    int room;         /* as counted in pool.open_room */
-    unsigned place;   /* where the search for a free place in the ring goes on */
+    int count;      /* of jobs */
+    bool mixed;     /* holds a job that is not known to be tiny: takes no other beside it */
+    int room;       /* as counted in pool.open_room */
+    unsigned place; /* where the search for a free place in the ring goes on */
     struct event *limit_timer;
     int64_t limit_due; /* 0: not armed */
 };
@@ -64,10 +65,10 @@ struct pool_child {
     struct pool_lane *lanes;
     int jobs, sent, ended;
     int64_t born_us;
-    bool closing; /* gets no further job */
-    bool replaced; /* its lanes no longer count */
-    bool shut;     /* was told to exit */
-    bool doomed;  /* was killed for one of its jobs: the others are innocent */
+    bool closing;    /* gets no further job */
+    bool replaced;   /* its lanes no longer count */
+    bool shut;       /* was told to exit */
+    bool doomed;     /* was killed for one of its jobs: the others are innocent */
     int kill_signal; /* to be sent as soon as the pid is known */
 };
 
@@ -114,15 +115,16 @@ struct timeval pool_interval(int64_t us);
 
 /* pool.c */
 struct job *job_find(const struct pool *p, uint64_t number);
-void job_detach(struct job *j);                                /* from its lane */
-void job_end(struct pool *p, struct job *j);                   /* forgets it, frees */
-void job_return(struct pool *p, struct job *j, enum pool_loss why); /* detached: reports it from the loop */
+void job_detach(struct job *j);              /* from its lane */
+void job_end(struct pool *p, struct job *j); /* forgets it, frees */
+/* Reports a detached job from the loop. */
+void job_return(struct pool *p, struct job *j, enum pool_loss why);
 bool job_reclaim(struct job *j); /* true: it will not begin in its child */
 void lane_update(struct pool_lane *l);
-void pool_feed(struct pool *p);  /* backlog to lanes, tells of room */
+void pool_feed(struct pool *p); /* backlog to lanes, tells of room */
 void returned_report(struct pool *p);
 void backlog_return(struct pool *p); /* unstarted, all of it */
-void pool_kick(struct pool *p);  /* makes the flush run in this turn of the loop */
+void pool_kick(struct pool *p);      /* makes the flush run in this turn of the loop */
 void pool_measure(struct pool *p, uint32_t def, int64_t run_us, bool at_least);
 
 /* pool_child.c */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* -P solo: the task runs in main, for debuggers. One job at a time, from an event of its own, so that
- * pool_submit returns first as it does with children. Limits cannot be kept here. */
+/* -P solo: the task runs in main, for debuggers. One job at a time, from an event of its own, so
+ * that pool_submit returns first as it does with children. Limits cannot be kept here. */
 
 #include "worker/pool_private.h"
 

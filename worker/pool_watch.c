@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What the pool does about jobs that take long: their limits, requests to stop, and batches held up by one
- * of their number. All of it counts from the job's real start, which its child writes into the shared
- * slot: so a timer that comes too early just looks again, and none is needed when a job begins. */
+/* What the pool does about jobs that take long: their limits, requests to stop, and batches held up
+ * by one of their number. All of it counts from the job's real start, which its child writes into
+ * the shared slot: so a timer that comes too early just looks again, and none is needed when a job
+ * begins. */
 
 #include "worker/pool_private.h"
 
@@ -17,7 +18,7 @@
 
 enum { HELD_UP_US = 5000, LOOK_AGAIN_US = 1000 };
 
-/* --- stops ------------------------------------------------------------------------------------------ */
+/* --- stops --- */
 
 static void stop_wake(struct slot *slot)
 {
@@ -50,7 +51,7 @@ void stop_clear(struct pool_lane *l, const struct job *j)
     stop_wake(slot);
 }
 
-/* --- limits ----------------------------------------------------------------------------------------- */
+/* --- limits --- */
 
 static int64_t limit_us(double seconds)
 {
@@ -76,8 +77,8 @@ static void limit_arm(struct pool_lane *l, int64_t due, int64_t now)
     evtimer_add(l->limit_timer, &interval);
 }
 
-/* Sets the timer earlier, never later: one that fires for a job that has ended long ago costs less than
- * setting and clearing it around each. */
+/* Sets the timer earlier, never later: one that fires for a job that has ended long ago costs less
+ * than setting and clearing it around each. */
 static void limit_watch(struct pool_lane *l, const struct job *j)
 {
     if (j->soft_limit <= 0 && j->hard_limit <= 0)
@@ -108,7 +109,8 @@ void limit_fired(evutil_socket_t fd, short what, void *arg)
     struct job *j, *told = NULL;
 
     l->limit_due = 0;
-    TAILQ_FOREACH(j, &l->jobs, link) {
+    TAILQ_FOREACH(j, &l->jobs, link)
+    {
         int64_t start = j->number == running ? started : now;
         int64_t due = limit_next(j, start);
         if (due <= now && j->hard_limit > 0 && start + limit_us(j->hard_limit) <= now) {
@@ -130,7 +132,7 @@ void limit_fired(evutil_socket_t fd, short what, void *arg)
         p->handlers.on_soft_limit(told->number, told->soft_limit, p->handlers.arg);
 }
 
-/* --- batches ---------------------------------------------------------------------------------------- */
+/* --- batches --- */
 
 void watch_batches(struct pool *p)
 {
@@ -160,7 +162,8 @@ size_t lane_peek(struct pool *p, const struct lane *l)
     return atomic_load(&l->generation) == generation ? size : 0;
 }
 
-/* The rest of the batch goes to others, and the outcomes that came before the long job are told now. */
+/* The rest of the batch goes to others, and the outcomes that came before the long job are told
+ * now. */
 static void lane_relieve(struct pool_lane *l, int64_t running_us)
 {
     struct pool *p = l->child->pool;
@@ -195,7 +198,8 @@ void batch_fired(evutil_socket_t fd, short what, void *arg)
     bool again = false;
 
     for (int state = LANE_OPEN; state <= LANE_FULL; state++) {
-        TAILQ_FOREACH(l, &p->lanes[state], link) {
+        TAILQ_FOREACH(l, &p->lanes[state], link)
+        {
             uint64_t running = atomic_load(&l->share->slot.job);
             int64_t running_us = now - atomic_load(&l->share->slot.started_us);
             if (l->count < 2)

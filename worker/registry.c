@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The list of tasks and three ways to a place in it: by name, by alias, by the last part of a built-in
- * name. Each way is a small hash of texts, filled at the start and only read afterwards, so that children
- * and threads share it without a lock. */
+/* The list of tasks and three ways to a place in it: by name, by alias, by the last part of a
+ * built-in name. Each way is a small hash of texts, filled at the start and only read afterwards,
+ * so that children and threads share it without a lock. */
 
 struct name {
     const char *text; /* NULL: free */
@@ -87,11 +87,13 @@ static int check_def(const struct cw_def *def, struct error *err)
         return error_set(err, ERROR_INVALID, "task %s exists already", def->name);
     for (const struct cw_arg *arg = def->args; arg && arg->name; arg++) {
         struct error why = {0};
-        cJSON *value = arg->fallback ? json_parse(arg->fallback, strlen(arg->fallback), &why) : NULL;
+        cJSON *value =
+            arg->fallback ? json_parse(arg->fallback, strlen(arg->fallback), &why) : NULL;
         cJSON_Delete(value);
         if (arg->fallback && !value)
-            return error_set(err, ERROR_INVALID, "task %s, argument %s: the fallback is not JSON: %s",
-                             def->name, arg->name, why.text);
+            return error_set(err, ERROR_INVALID,
+                             "task %s, argument %s: the fallback is not JSON: %s", def->name,
+                             arg->name, why.text);
     }
     return 0;
 }
@@ -113,9 +115,10 @@ static void add(struct registry_entry entry)
 static int add_table(const struct cw_table *table, bool builtin, struct error *err)
 {
     if (table->api != CW_API)
-        return error_set(err, ERROR_UNSUPPORTED,
-                         "made for task API %d, this cworker speaks %d: build it against its cworker.h",
-                         table->api, CW_API);
+        return error_set(
+            err, ERROR_UNSUPPORTED,
+            "made for task API %d, this cworker speaks %d: build it against its cworker.h",
+            table->api, CW_API);
     for (const struct cw_def *def = table->defs; def && def->name; def++) {
         if (check_def(def, err) < 0)
             return err->code;
@@ -133,6 +136,11 @@ int registry_add_builtin(void)
     return 0;
 }
 
+int registry_add_table(const struct cw_table *table, struct error *err)
+{
+    return add_table(table, false, err);
+}
+
 int registry_load_plugin(const char *path, struct error *err)
 {
     struct error own = {0};
@@ -141,7 +149,7 @@ int registry_load_plugin(const char *path, struct error *err)
     if (!tables)
         return err->code;
     for (; *tables; tables++)
-        if (add_table(*tables, false, err) < 0)
+        if (registry_add_table(*tables, err) < 0)
             return error_wrap(err, "%s", path);
     return 0;
 }
@@ -157,11 +165,12 @@ int registry_add_commands(const cJSON *rows, struct error *err)
     int number = 1;
     for (const cJSON *row = rows->child; row; row = row->next, number++) {
         struct registry_entry entry;
-        int code = command_task_read(row, number, &entry, err);
-        if (code == 0)
-            code = check_def(entry.def, err);
-        if (code < 0)
-            return code;
+        if (command_task_read(row, number, &entry, err) < 0)
+            return err->code;
+        if (check_def(entry.def, err) < 0) {
+            command_task_free(&entry);
+            return err->code;
+        }
         add(entry);
     }
     return 0;

@@ -21,6 +21,7 @@ extern struct registry_entry *registry;
 extern int registry_size;
 
 int registry_add_builtin(void);
+int registry_add_table(const struct cw_table *table, struct error *err);
 /* Loads a shared object; err names the file and what is wrong (missing symbol, other API version, a task
  * name that is taken, threads started while loading). */
 int registry_load_plugin(const char *path, struct error *err);

@@ -15,8 +15,9 @@
 #include <strings.h>
 
 /* The rows of SETTINGS as a table, and the ways a value gets into a row: from text (command line,
- * environment, defaults) or from JSON (file). Both end in the same setter for each type, and every value
- * is checked there, alone; settings_check looks at what only two values together can have wrong. */
+ * environment, defaults) or from JSON (file). Both end in the same setter for each type, and every
+ * value is checked there, alone; settings_check looks at what only two values together can have
+ * wrong. */
 
 struct row {
     const char *name;
@@ -110,7 +111,8 @@ static void field_clear(struct settings *s, const struct row *row)
     }
 }
 
-/* --- checks of single values ------------------------------------------------------------------- */
+/* --- checks of single values -------------------------------------------------------------------
+ */
 
 static int number_check(const struct row *row, double value, struct error *err)
 {
@@ -158,7 +160,8 @@ static int rate_check(const char *value, struct error *err)
         (*end == '\0' || (end[0] == '/' && end[1] && strchr("smh", end[1]) && end[2] == '\0')))
         return 0;
     return error_set(err, ERROR_INVALID,
-                     "task_default_rate_limit: \"%.40s\" is no rate: write 10/s, 10/m or 10/h", value);
+                     "task_default_rate_limit: \"%.40s\" is no rate: write 10/s, 10/m or 10/h",
+                     value);
 }
 
 static bool scheme_is(const char *url, const char *words)
@@ -178,9 +181,10 @@ static int broker_check(const char *value, struct error *err)
     if (!strstr(value, "://"))
         return error_set(err, ERROR_INVALID,
                          "broker_url: this is no URL; it looks like redis://127.0.0.1:6379/0");
-    if (scheme_is(value, "amqp amqps pyamqp librabbitmq sqs memory filesystem sqla zookeeper consul "
-                         "mongodb pyro qpid etcd azureservicebus azurestoragequeues gcpubsub "
-                         "confluentkafka kafka slmq"))
+    if (scheme_is(value,
+                  "amqp amqps pyamqp librabbitmq sqs memory filesystem sqla zookeeper consul "
+                  "mongodb pyro qpid etcd azureservicebus azurestoragequeues gcpubsub "
+                  "confluentkafka kafka slmq"))
         return error_set(err, ERROR_UNSUPPORTED,
                          "broker_url: cworker speaks Redis only: redis://, rediss:// or "
                          "redis+socket://, not %.*s://",
@@ -218,10 +222,11 @@ static int text_check(const struct row *row, const char *value, struct error *er
     if (strcmp(row->name, "result_backend") == 0)
         return backend_check(value, err);
     if (strcmp(row->name, "result_serializer") == 0 && strcmp(value, "json") != 0)
-        return error_set(err, ERROR_UNSUPPORTED,
-                         "result_serializer: results are written as json only, \"%.40s\" is none of "
-                         "cworker's (pickle would run code of whoever can write to the store)",
-                         value);
+        return error_set(
+            err, ERROR_UNSUPPORTED,
+            "result_serializer: results are written as json only, \"%.40s\" is none of "
+            "cworker's (pickle would run code of whoever can write to the store)",
+            value);
     return 0;
 }
 
@@ -245,7 +250,8 @@ static int steps_check(char **list, struct error *err)
     return 0;
 }
 
-/* --- setters, one for each type ------------------------------------------------------------------ */
+/* --- setters, one for each type ------------------------------------------------------------------
+ */
 
 static int set_text(struct settings *s, const struct row *row, const char *value, struct error *err)
 {
@@ -268,7 +274,8 @@ static int set_int(struct settings *s, const struct row *row, const char *value,
     errno = 0;
     long long number = strtoll(value, &end, 10);
     if (errno || *end || end == value || isspace((unsigned char)*value))
-        return error_set(err, ERROR_INVALID, "%s: \"%.40s\" is not a whole number", row->name, value);
+        return error_set(err, ERROR_INVALID, "%s: \"%.40s\" is not a whole number", row->name,
+                         value);
     int code = number_check(row, (double)number, err);
     if (code == 0)
         *(int64_t *)field_of(s, row) = number;
@@ -296,7 +303,8 @@ static int set_flag(struct settings *s, const struct row *row, const char *value
             *(bool *)field_of(s, row) = i % 2;
             return 0;
         }
-    return error_set(err, ERROR_INVALID, "%s: \"%.40s\" is neither true nor false", row->name, value);
+    return error_set(err, ERROR_INVALID, "%s: \"%.40s\" is neither true nor false", row->name,
+                     value);
 }
 
 static char **list_append(char **list, int n, const char *text, size_t size)
@@ -358,15 +366,16 @@ static int set_transport_options(struct settings *s, const cJSON *value, struct 
                 return error_wrap(err, "broker_transport_options");
         } else if (!known) {
             const char *near = name_nearest(at->string, transport_rows, N_OWN);
-            return error_set(err, ERROR_INVALID,
-                             "broker_transport_options: \"%.60s\" has no meaning here%s%s%s", at->string,
-                             near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+            return error_set(
+                err, ERROR_INVALID, "broker_transport_options: \"%.60s\" has no meaning here%s%s%s",
+                at->string, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
         }
     }
     return 0;
 }
 
-static int set_tree(struct settings *s, const struct row *row, const cJSON *value, struct error *err)
+static int set_tree(struct settings *s, const struct row *row, const cJSON *value,
+                    struct error *err)
 {
     bool wants_list = strcmp(row->name, "tasks") == 0;
     if (wants_list ? !cJSON_IsArray(value) : !cJSON_IsObject(value))
@@ -428,7 +437,8 @@ static void set_fallback(struct settings *s, const struct row *row)
         set_row(s, row, row->fallback, NULL);
 }
 
-/* --- names ----------------------------------------------------------------------------------------- */
+/* --- names
+ * ----------------------------------------------------------------------------------------- */
 
 static void ignored_note(struct settings *s, const char *name)
 {
@@ -478,10 +488,11 @@ int settings_set(struct settings *s, const char *name, const char *value, struct
     return row ? set_row(s, row, value, err) : set_foreign(s, name, value, err);
 }
 
-/* --- from JSON --------------------------------------------------------------------------------------- */
+/* --- from JSON
+ * --------------------------------------------------------------------------------------- */
 
-/* Names out of a list of names, of objects with a name, or of an object with names as keys: the forms
- * that task_queues takes in Celery. */
+/* Names out of a list of names, of objects with a name, or of an object with names as keys: the
+ * forms that task_queues takes in Celery. */
 static int set_list_json(struct settings *s, const struct row *row, const cJSON *value,
                          struct error *err)
 {
@@ -561,13 +572,15 @@ int settings_set_json(struct settings *s, const char *name, const cJSON *value, 
                      ? mem_printf("%lld", (long long)whole)
                      : scalar_text(value);
     if (!text)
-        return error_set(err, ERROR_INVALID, "%s: a single value is wanted, no list or object", name);
+        return error_set(err, ERROR_INVALID, "%s: a single value is wanted, no list or object",
+                         name);
     int code = set_row(s, row, text, err);
     free(text);
     return code;
 }
 
-/* --- from files and the environment --------------------------------------------------------------- */
+/* --- from files and the environment
+ * --------------------------------------------------------------- */
 
 enum { LARGEST_FILE = 16 << 20 };
 
@@ -588,7 +601,8 @@ static int file_read(const char *path, struct buf *out, struct error *err)
     return out->failed ? error_set(err, ERROR_TOO_BIG, "%s: larger than 16 MiB", path) : 0;
 }
 
-/* A member by its own name is more specific than the dictionary it also fits in, so that comes first. */
+/* A member by its own name is more specific than the dictionary it also fits in, so that comes
+ * first. */
 static int load_members(struct settings *s, const cJSON *file, struct error *err)
 {
     const cJSON *options = json_get(file, "broker_transport_options");
@@ -653,7 +667,8 @@ int settings_load_environment(struct settings *s, struct error *err)
     return code;
 }
 
-/* --- all of them ------------------------------------------------------------------------------------ */
+/* --- all of them
+ * ------------------------------------------------------------------------------------ */
 
 void settings_init(struct settings *s)
 {
@@ -673,9 +688,10 @@ void settings_done(struct settings *s)
 int settings_check(const struct settings *s, struct error *err)
 {
     if (s->task_time_limit > 0 && s->task_soft_time_limit > s->task_time_limit)
-        return error_set(err, ERROR_INVALID,
-                         "task_soft_time_limit (%g s) is beyond task_time_limit (%g s): the task would "
-                         "be killed before it is asked to end",
-                         s->task_soft_time_limit, s->task_time_limit);
+        return error_set(
+            err, ERROR_INVALID,
+            "task_soft_time_limit (%g s) is beyond task_time_limit (%g s): the task would "
+            "be killed before it is asked to end",
+            s->task_soft_time_limit, s->task_time_limit);
     return 0;
 }

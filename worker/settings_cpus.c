@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 /* How many CPUs there are for us. Inside a container the number of CPUs of the machine is the wrong
- * answer: a quota of two on a machine of 64 would start 64 children that take turns on two. So the quotas
- * of our cgroup and of those above it count as well. */
+ * answer: a quota of two on a machine of 64 would start 64 children that take turns on two. So the
+ * quotas of our cgroup and of those above it count as well. */
 
 static int affinity_cpus(void)
 {

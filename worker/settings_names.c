@@ -8,10 +8,10 @@
 #include <string.h>
 #include <strings.h>
 
-/* Celery knows some 150 settings that mean nothing to a C worker, and whole configurations are copied
- * over with them. They are accepted, so that such a file works unchanged; but a value that asks for
- * something we would silently not do (signed messages, another serializer) is refused, with the way to
- * get it. */
+/* Celery knows some 150 settings that mean nothing to a C worker, and whole configurations are
+ * copied over with them. They are accepted, so that such a file works unchanged; but a value that
+ * asks for something we would silently not do (signed messages, another serializer) is refused,
+ * with the way to get it. */
 
 struct ignored {
     const char *name;

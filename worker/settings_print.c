@@ -9,13 +9,14 @@
 #include <string.h>
 #include <strings.h>
 
-/* Settings as people read them: as one object for `report` and `inspect conf`, and as help. What is shown
- * may be pasted into a bug report, so every text that is a URL loses its password here, and every member
- * of a dictionary whose name speaks of a secret loses its value. */
+/* Settings as people read them: as one object for `report` and `inspect conf`, and as help. What is
+ * shown may be pasted into a bug report, so every text that is a URL loses its password here, and
+ * every member of a dictionary whose name speaks of a secret loses its value. */
 
 static bool name_is_secret(const char *name)
 {
-    static const char *const words[] = {"pass", "secret", "token", "credential", "api_key", "apikey"};
+    static const char *const words[] = {"pass",       "secret",  "token",
+                                        "credential", "api_key", "apikey"};
     for (size_t i = 0; name && i < sizeof words / sizeof *words; i++)
         if (strcasestr(name, words[i]))
             return true;
@@ -51,7 +52,8 @@ static cJSON *masked_tree(const cJSON *tree)
         return tree ? cJSON_Duplicate(tree, true) : cJSON_CreateNull();
     cJSON *copy = cJSON_IsArray(tree) ? cJSON_CreateArray() : cJSON_CreateObject();
     for (const cJSON *at = tree->child; at; at = at->next) {
-        cJSON *value = name_is_secret(at->string) ? cJSON_CreateString("********") : masked_tree(at);
+        cJSON *value =
+            name_is_secret(at->string) ? cJSON_CreateString("********") : masked_tree(at);
         if (cJSON_IsArray(tree))
             cJSON_AddItemToArray(copy, value);
         else

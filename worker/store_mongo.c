@@ -400,16 +400,15 @@ static size_t pick(struct job *all, size_t n, int state, struct job **ret_jobs)
     return count;
 }
 
-/* Those that exist: replaced unless they are a SUCCESS. Where fewer matched than were sent, the others are a
- * SUCCESS (superseded, thus fine) or were deleted in between: a second insert tells them apart. */
-static int replace_existing(struct mongo_store *m, struct store_thread *t, struct job *all, size_t n,
-                            struct error *err)
+/* Replaced unless they are a SUCCESS. Where fewer matched than were sent, the others are a SUCCESS
+ * (superseded, thus fine) or were deleted in between: a second insert tells them apart. */
+static int replace_some(struct mongo_store *m, struct store_thread *t, struct job **jobs, size_t n,
+                        struct error *err)
 {
-    struct job **jobs = mem_alloc(n * sizeof(struct job *));
     int64_t matched = 0, ignored = 0;
-    size_t count = pick(all, n, JOB_EXISTS, jobs), again = 0;
-    int code = count ? run(m, t, jobs, count, true, &matched, err) : 0;
-    for (size_t i = 0; code == 0 && matched < (int64_t)count && i < count; i++) {
+    int code = run(m, t, jobs, n, true, &matched, err);
+    size_t again = 0;
+    for (size_t i = 0; code == 0 && matched < (int64_t)n && i < n; i++) {
         if (jobs[i]->entry->code == 0) {
             jobs[i]->entry->code = STORE_WAITING;
             jobs[i]->state = JOB_TODO;
@@ -421,6 +420,20 @@ static int replace_existing(struct mongo_store *m, struct store_thread *t, struc
     for (size_t i = 0; code == 0 && i < again; i++)
         if (jobs[i]->state == JOB_EXISTS)
             finish(jobs[i]);
+    return code;
+}
+
+/* In small bulks: some stand-ins for MongoDB search the whole collection for each guarded replace, or hang
+ * at more than a hundred in one command. */
+static int replace_existing(struct mongo_store *m, struct store_thread *t, struct job *all, size_t n,
+                            struct error *err)
+{
+    enum { AT_ONCE = 100 };
+    struct job **jobs = mem_alloc(n * sizeof(struct job *));
+    size_t count = pick(all, n, JOB_EXISTS, jobs);
+    int code = 0;
+    for (size_t i = 0; i < count && code == 0; i += AT_ONCE)
+        code = replace_some(m, t, jobs + i, count - i < AT_ONCE ? count - i : AT_ONCE, err);
     free(jobs);
     return code;
 }
@@ -470,7 +483,7 @@ static int write_documents(void *state, struct store_thread *t, struct store_ent
         jobs[i] = &all[i];
     if (count)
         code = run(m, t, jobs, count, false, &ignored, err);
-    if (code == 0)
+    if (code == 0 && count)
         code = replace_existing(m, t, all, count, err);
     for (size_t i = 0; i < count; i++)
         bson_destroy(&all[i].document);

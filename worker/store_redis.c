@@ -36,6 +36,7 @@ struct redis_store {
     struct store_list waiting, again;
     struct command *sent;
     size_t n_sent;
+    struct query *queries; /* to be asked when the connection is up */
     bool primed; /* one answer has come on this connection, so the script is known to the server */
     struct buf text;
     struct event *retry; /* pending while the server refuses writes for now */
@@ -52,11 +53,15 @@ struct command {
 };
 
 struct query {
+    struct query *next;
     store_read_fn *fn;
     void *arg;
+    char id[];
 };
 
 static void send_more(struct redis_store *s);
+static void send_queries(struct redis_store *s);
+static void fail_queries(struct redis_store *s);
 
 /* --- outages ---------------------------------------------------------------------------------------- */
 
@@ -116,6 +121,7 @@ static void on_up(struct redis *r, void *arg)
     s->primed = false;
     if (!s->again.first && !s->waiting.first)
         outage_ends(s);
+    send_queries(s);
     send_more(s);
 }
 
@@ -123,6 +129,7 @@ static void on_down(struct redis *r, const char *reason, void *arg)
 {
     (void)r;
     outage_begins(arg, reason);
+    fail_queries(arg);
 }
 
 /* --- writing ---------------------------------------------------------------------------------------- */
@@ -289,16 +296,34 @@ static int ask(struct redis *r, const char *key_prefix, const char *id, redis_re
     return code;
 }
 
+static void send_queries(struct redis_store *s)
+{
+    struct query *q;
+    while ((q = s->queries) && redis_is_up(s->redis) &&
+           ask(s->redis, s->key_prefix, q->id, on_read, q) == 0)
+        s->queries = q->next;
+}
+
+static void fail_queries(struct redis_store *s)
+{
+    struct query *q = s->queries;
+    s->queries = NULL;
+    for (struct query *next; q; q = next) {
+        next = q->next;
+        on_read(NULL, q);
+    }
+}
+
+/* Never answered from within. Without a connection the answer comes with the end of the present attempt. */
 static void redis_get(void *backend, const char *id, store_read_fn *fn, void *arg)
 {
     struct redis_store *s = backend;
-    struct query *q = mem_alloc(sizeof *q);
-    *q = (struct query){fn, arg};
-    int code = ask(s->redis, s->key_prefix, id, on_read, q);
-    if (code < 0) {
-        free(q);
-        fn(code, NULL, arg);
-    }
+    size_t size = strlen(id) + 1;
+    struct query *q = mem_alloc(sizeof *q + size);
+    *q = (struct query){.next = s->queries, .fn = fn, .arg = arg};
+    memcpy(q->id, id, size);
+    s->queries = q;
+    send_queries(s);
 }
 
 /* --- opening and closing ---------------------------------------------------------------------------- */
@@ -351,6 +376,10 @@ static void redis_store_close(void *backend, double patience)
     s->closing = true;
     double left = deadline - store_clock();
     redis_finish(s->redis, is_idle(s) || left < 0 ? 0 : left);
+    for (struct query *q; (q = s->queries);) {
+        s->queries = q->next;
+        free(q);
+    }
     struct store_list *lists[] = {&s->again, &s->waiting};
     for (size_t i = 0; i < 2; i++)
         for (struct store_entry *e; (e = list_pop(lists[i]));)

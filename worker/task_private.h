@@ -2,9 +2,9 @@
 #ifndef WORKER_TASK_PRIVATE_H
 #define WORKER_TASK_PRIVATE_H
 
-/* What is behind a cw_task, shared by the files that implement tasks/cworker.h. One exists per run and is
- * touched by the thread that runs it only; whatever is lazily made (headers, info, clients) is NULL until
- * it is asked for, so that an empty task costs next to nothing. */
+/* What is behind a cw_task, shared by the files that implement tasks/cworker.h. One exists per run
+ * and is touched by the thread that runs it only; whatever is lazily made (headers, info, clients)
+ * is NULL until it is asked for, so that an empty task costs next to nothing. */
 
 #include "tasks/cworker.h"
 #include "worker/registry.h"
@@ -71,7 +71,7 @@ struct place {
 
 extern struct task_process task_process;
 
-int64_t task_clock_us(void); /* CLOCK_MONOTONIC */
+int64_t task_clock_us(void);                   /* CLOCK_MONOTONIC */
 int task_max_retries(const struct cw_task *t); /* < 0: without end */
 
 /* Binds args and kwargs to the table's names; false after having given the TypeError as verdict. */
@@ -86,10 +86,11 @@ cw_outcome task_type_error(struct cw_task *t, const char *fmt, ...)
 cw_outcome task_error(struct cw_task *t, const char *type, const char *text);
 cw_outcome task_fail(struct cw_task *t, const struct place *place, const char *type, cJSON *args,
                      const char *detail);
-cw_outcome task_retry(struct cw_task *t, const struct place *place, double countdown, const char *type,
-                      cJSON *args, const char *detail);
+cw_outcome task_retry(struct cw_task *t, const struct place *place, double countdown,
+                      const char *type, cJSON *args, const char *detail);
 
-/* Remembers why a helper failed; returns -1, so that `return helper_failed(…)` is the whole path. */
+/* Remembers why a helper failed; returns -1, so that `return helper_failed(…)` is the whole path.
+ */
 int helper_failed(struct cw_task *t, bool transient, const char *type, const char *fmt, ...)
     __attribute__((format(printf, 4, 5), cold));
 int helper_stopped(struct cw_task *t);
@@ -104,5 +105,6 @@ void mongo_close(void);
 
 /* A row of the `tasks` setting as an entry of the registry; `number` names it in errors, from 1. */
 int command_task_read(const cJSON *row, int number, struct registry_entry *ret, struct error *err);
+void command_task_free(struct registry_entry *entry);
 
 #endif

@@ -13,8 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One run: the frame becomes a cw_task, the handler gives its verdict, the verdict becomes an outcome.
- * The one idea: whatever the handler does or forgets, exactly one well-formed outcome comes out. */
+/* One run: the frame becomes a cw_task, the handler gives its verdict, the verdict becomes an
+ * outcome. The one idea: whatever the handler does or forgets, exactly one well-formed outcome
+ * comes out. */
 
 struct task_process task_process;
 
@@ -53,24 +54,29 @@ static int64_t thread_cpu_us(void)
     return (int64_t)used.tv_sec * 1000000 + used.tv_nsec / 1000;
 }
 
-/* /proc costs more than a tiny task, so what it said is good for 10 ms. */
-static int64_t resident_kb(int64_t now_us)
+struct footprint {
+    int64_t resident_kb, peak_kb, read_us;
+};
+
+/* Asking the kernel costs more than a tiny task, so what it said is good for 10 ms. */
+static const struct footprint *footprint_read(int64_t now_us)
 {
-    static _Thread_local int64_t read_us, last_kb;
-    if (last_kb && now_us - read_us < 10000)
-        return last_kb;
+    static _Thread_local struct footprint last;
+    if (last.resident_kb && now_us - last.read_us < 10000)
+        return &last;
+    struct rusage usage = {0};
+    getrusage(RUSAGE_SELF, &usage);
+    last.peak_kb = usage.ru_maxrss;
+    last.read_us = now_us;
     int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     char text[128];
     ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
     if (fd >= 0)
         close(fd);
-    if (size <= 0)
-        return last_kb;
-    text[size] = '\0';
+    text[size > 0 ? size : 0] = '\0';
     const char *second = strchr(text, ' ');
-    read_us = now_us;
-    last_kb = second ? strtoll(second, NULL, 10) * (sysconf(_SC_PAGESIZE) / 1024) : 0;
-    return last_kb;
+    last.resident_kb = second ? strtoll(second, NULL, 10) * (sysconf(_SC_PAGESIZE) / 1024) : 0;
+    return &last;
 }
 
 static void opened_add(const struct cw_table *table, void *data)
@@ -151,8 +157,8 @@ static void handle(struct cw_task *t)
     if (t->misuse)
         task_error(t, t->misuse_type, t->misuse);
     else if (outcome.kind == RESULT_NONE || outcome.kind != t->verdict)
-        task_error(t, "RuntimeError", cw_printf(t, "%s returned without a verdict",
-                                                t->entry->def->name));
+        task_error(t, "RuntimeError",
+                   cw_printf(t, "%s returned without a verdict", t->entry->def->name));
 }
 
 static struct slice slice_of(const struct buf *b)
@@ -172,12 +178,11 @@ static struct slice sends_text(struct cw_task *t)
 static void bill(const struct cw_task *t, int64_t cpu_before, struct outcome_frame *o)
 {
     int64_t now = task_clock_us();
-    struct rusage usage = {0};
-    getrusage(RUSAGE_SELF, &usage);
+    const struct footprint *memory = footprint_read(now);
     o->run_us = now - t->started_us;
     o->cpu_us = thread_cpu_us() - cpu_before + t->tools_cpu_us;
-    o->peak_kb = usage.ru_maxrss;
-    o->resident_kb = resident_kb(now);
+    o->peak_kb = memory->peak_kb;
+    o->resident_kb = memory->resident_kb;
 }
 
 void *task_run(const struct task_frame *f, struct slot *slot, const struct task_port *port,

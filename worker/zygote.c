@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The zygote: a process with one thread, no connection and all plugins loaded, from which pool children
- * can be forked at any time. It is their parent and the subreaper of what they start, so it is the one
- * process that can end all of it: a dead child's group before its number may be used again, and everything
- * when main is gone. It waits for three things only: main's packets, SIGCHLD, main's death. */
+/* The zygote: a process with one thread, no connection and all plugins loaded, from which pool
+ * children can be forked at any time. It is their parent and the subreaper of what they start, so
+ * it is the one process that can end all of it: a dead child's group before its number may be used
+ * again, and everything when main is gone. It waits for three things only: main's packets, SIGCHLD,
+ * main's death. */
 
 #include "worker/zygote.h"
 
@@ -46,7 +47,7 @@ static void sleep_ms(int ms)
     poll(NULL, 0, ms);
 }
 
-/* --- a child's first steps ------------------------------------------------------------------------- */
+/* --- a child's first steps --- */
 
 static void signal_set(int number, void (*handler)(int))
 {
@@ -70,9 +71,10 @@ static void signals_reset(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* In the new process. Own process group: a hard limit ends it with its tools, and Ctrl-C on the terminal
- * does not reach it. */
-static void child_begin(const struct nursery *n, const struct zygote_request *r, int fd, pid_t parent)
+/* In the new process. Own process group: a hard limit ends it with its tools, and Ctrl-C on the
+ * terminal does not reach it. */
+static void child_begin(const struct nursery *n, const struct zygote_request *r, int fd,
+                        pid_t parent)
 {
     close(n->main_fd);
     close(n->signal_fd);
@@ -91,14 +93,12 @@ static void child_begin(const struct nursery *n, const struct zygote_request *r,
 
     bool threads = n->zygote->options.kind == POOL_THREADS;
     prctl(PR_SET_CHILD_SUBREAPER, !threads);
-    struct child_options options = {.fd = fd,
-                                    .lanes = n->zygote->lanes + r->first,
-                                    .count = (int)r->lanes,
-                                    .threads = threads};
+    struct child_options options = {
+        .fd = fd, .lanes = n->zygote->lanes + r->first, .count = (int)r->lanes, .threads = threads};
     child_serve(&options);
 }
 
-/* --- the zygote ------------------------------------------------------------------------------------ */
+/* --- the zygote --- */
 
 static void note_send(const struct nursery *n, const struct zygote_note *note)
 {
@@ -180,8 +180,8 @@ static void children_reap(struct nursery *n)
         stray |= child_index(n, info.si_pid) < 0;
         child_reap(n, info.si_pid);
     }
-    /* A stray's own children come to us when it dies. With threads it may also be a program that a living
-     * child let go of, which is no reason to end others. */
+    /* A stray's own children come to us when it dies. With threads it may also be a program that a
+     * living child let go of, which is no reason to end others. */
     if (n->count < before || (stray && n->zygote->options.kind == POOL_PREFORK))
         strays_kill(n);
 }
@@ -272,14 +272,12 @@ static void zygote_live(struct zygote *z, int main_fd, pid_t main_pid)
             continue;
         if (waits[2].revents || (waits[0].revents && !request_take(&n)))
             end_all(&n);
-        while (read(n.signal_fd, &info, sizeof info) > 0)
-            ;
-        if (waits[1].revents)
+        if (read(n.signal_fd, &info, sizeof info) > 0)
             children_reap(&n);
     }
 }
 
-/* --- main's side ----------------------------------------------------------------------------------- */
+/* --- main's side --- */
 
 static void *lanes_map(void)
 {

@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The tasks of the quick start, of the tests and of the benchmark, and an example of most of what the task
- * API can do. Build it as any plugin:
+/* The tasks of the quick start, of the tests and of the benchmark, and an example of most of what
+ * the task API can do. Build it as any plugin:
  *
  *     cc -shared -fPIC -I. -o demo.so examples/demo/demo.c -lcjson -lcrypto
  *     cworker -A ./demo.so
@@ -25,8 +25,9 @@ enum operation { ADD, MULTIPLY };
 
 static bool is_int(const cJSON *v)
 {
-    return v->valuestring ? !v->valuestring[strspn(v->valuestring, "-0123456789")]
-                          : v->valuedouble == trunc(v->valuedouble) && fabs(v->valuedouble) <= 0x1p53;
+    return v->valuestring
+               ? !v->valuestring[strspn(v->valuestring, "-0123456789")]
+               : v->valuedouble == trunc(v->valuedouble) && fabs(v->valuedouble) <= 0x1p53;
 }
 
 static char *calculate(enum operation operation, const char *x, const char *y)
@@ -81,7 +82,8 @@ static cw_outcome xsum(cw_task *t)
     double sum = 0;
     for (const cJSON *v = numbers->child; v; v = v->next) {
         if (!cJSON_IsNumber(v))
-            return cw_raise(t, "TypeError", "demo.xsum() argument 'numbers' must be a list of numbers");
+            return cw_raise(t, "TypeError",
+                            "demo.xsum() argument 'numbers' must be a list of numbers");
         exact = exact && is_int(v);
         sum += v->valuedouble;
     }
@@ -131,8 +133,8 @@ static void trace_open(void)
         trace_fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
 }
 
-/* Where BENCH_TRACE names a file, each run appends 16 bytes to it, little-endian: the first argument and
- * the instant on CLOCK_MONOTONIC in ns. */
+/* Where BENCH_TRACE names a file, each run appends 16 bytes to it, little-endian: the first
+ * argument and the instant on CLOCK_MONOTONIC in ns. */
 static cw_outcome bench_noop(cw_task *t)
 {
     pthread_once(&trace_once, trace_open);
@@ -140,8 +142,8 @@ static cw_outcome bench_noop(cw_task *t)
         const cJSON *first = cw_args(t)->child;
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
-        uint64_t number = !first                ? 0
-                          : first->valuestring  ? strtoull(first->valuestring, NULL, 10)
+        uint64_t number = !first                   ? 0
+                          : first->valuestring     ? strtoull(first->valuestring, NULL, 10)
                           : first->valuedouble > 0 ? (uint64_t)first->valuedouble
                                                    : 0;
         uint64_t at = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
@@ -173,7 +175,8 @@ static cw_outcome spin(cw_task *t)
     clock_gettime(CLOCK_MONOTONIC, &start);
     do
         clock_gettime(CLOCK_MONOTONIC, &now);
-    while ((double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) / 1e9 < seconds);
+    while ((double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) / 1e9 <
+           seconds);
     return cw_return(t, cJSON_Duplicate(cw_json(t, "seconds"), true));
 }
 
@@ -203,8 +206,8 @@ static cw_outcome fail_n(cw_task *t)
     int64_t attempt = cw_info(t)->retries + 1;
     if (attempt >= cw_int(t, "n"))
         return cw_return_int(t, attempt);
-    return cw_retry(t, 0.1, "ValueError", "%s: attempt %lld of %lld", cw_str(t, "key"), (long long)attempt,
-                    (long long)cw_int(t, "n"));
+    return cw_retry(t, 0.1, "ValueError", "%s: attempt %lld of %lld", cw_str(t, "key"),
+                    (long long)attempt, (long long)cw_int(t, "n"));
 }
 
 static cw_outcome retry_forever(cw_task *t)
@@ -232,8 +235,8 @@ static cw_outcome crash(cw_task *t)
     return cw_raise(t, "RuntimeError", "signal %lld did not end the process", (long long)signal);
 }
 
-/* As in Celery, a task that rejects itself with requeue every time would come back for ever, so this one
- * does it once: the second delivery is marked as redelivered and succeeds. */
+/* As in Celery, a task that rejects itself with requeue every time would come back for ever, so
+ * this one does it once: the second delivery is marked as redelivered and succeeds. */
 static cw_outcome reject(cw_task *t)
 {
     if (cw_bool(t, "requeue") && cw_info(t)->redelivered)
@@ -257,17 +260,20 @@ static cw_outcome send_task(cw_task *t)
     return cw_return_str(t, id);
 }
 
-static const struct cw_arg two_numbers[] = {{.name = "x", .kind = CW_NUM}, {.name = "y", .kind = CW_NUM}, {0}};
+static const struct cw_arg two_numbers[] = {
+    {.name = "x", .kind = CW_NUM}, {.name = "y", .kind = CW_NUM}, {0}};
 static const struct cw_arg numbers[] = {{.name = "numbers", .kind = CW_LIST}, {0}};
 static const struct cw_arg anything[] = {{.name = "x", .kind = CW_ANY}, {0}};
 static const struct cw_arg seconds[] = {{.name = "seconds", .kind = CW_NUM}, {0}};
 static const struct cw_arg message[] = {{"message", CW_STR, .fallback = "\"failed\""}, {0}};
-static const struct cw_arg key_and_n[] = {{.name = "key", .kind = CW_STR}, {.name = "n", .kind = CW_INT}, {0}};
+static const struct cw_arg key_and_n[] = {
+    {.name = "key", .kind = CW_STR}, {.name = "n", .kind = CW_INT}, {0}};
 static const struct cw_arg countdown[] = {{"countdown", CW_NUM, .fallback = "0"}, {0}};
 static const struct cw_arg only_n[] = {{.name = "n", .kind = CW_INT}, {0}};
 static const struct cw_arg signal_number[] = {{"signal", CW_INT, .fallback = "9"}, {0}};
 static const struct cw_arg requeue[] = {{"requeue", CW_BOOL, .fallback = "false"}, {0}};
-static const struct cw_arg name_and_args[] = {{.name = "name", .kind = CW_STR}, {"args", CW_LIST, .fallback = "[]"}, {0}};
+static const struct cw_arg name_and_args[] = {
+    {.name = "name", .kind = CW_STR}, {"args", CW_LIST, .fallback = "[]"}, {0}};
 static const char *const value_errors[] = {"ValueError", NULL};
 
 static const struct cw_def defs[] = {
@@ -281,15 +287,29 @@ static const struct cw_def defs[] = {
     {.name = "demo.sleep", .run = sleep_for, .args = seconds, .help = "returns the seconds slept"},
     {.name = "demo.spin", .run = spin, .args = seconds, .help = "a busy loop without soft limit"},
     {.name = "demo.fail", .run = fail, .args = message, .help = "ValueError(message)"},
-    {.name = "demo.fail_n", .run = fail_n, .args = key_and_n, .max_retries = 5,
+    {.name = "demo.fail_n",
+     .run = fail_n,
+     .args = key_and_n,
+     .max_retries = 5,
      .help = "fails until attempt n"},
-    {.name = "demo.retry_forever", .run = retry_forever, .args = countdown, .max_retries = 3,
+    {.name = "demo.retry_forever",
+     .run = retry_forever,
+     .args = countdown,
+     .max_retries = 3,
      .help = "ends in MaxRetriesExceededError"},
-    {.name = "demo.backoff", .run = backoff, .args = only_n, .max_retries = 5, .backoff = {.base = 1},
-     .autoretry_for = value_errors, .help = "fails until attempt n, with backoff and jitter"},
+    {.name = "demo.backoff",
+     .run = backoff,
+     .args = only_n,
+     .max_retries = 5,
+     .backoff = {.base = 1},
+     .autoretry_for = value_errors,
+     .help = "fails until attempt n, with backoff and jitter"},
     {.name = "demo.progress", .run = progress, .args = only_n, .help = "n steps of 0.1 s"},
     {.name = "demo.crash", .run = crash, .args = signal_number, .help = "kills its own process"},
-    {.name = "demo.reject", .run = reject, .args = requeue, .flags = CW_ACKS_LATE,
+    {.name = "demo.reject",
+     .run = reject,
+     .args = requeue,
+     .flags = CW_ACKS_LATE,
      .help = "rejects; with requeue once"},
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
     {.name = "demo.send", .run = send_task, .args = name_and_args, .help = "sends another task"},

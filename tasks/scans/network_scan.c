@@ -9,16 +9,17 @@
 #include <string.h>
 #include <time.h>
 
-/* execute_network_scan: nmap over the target of a native scan. Findings are upserts under (scan_id, host,
- * port, protocol) and the scan's document moves by its own state, so that a second delivery at any instant
- * ends in the same documents. */
+/* execute_network_scan: nmap over the target of a native scan. Findings are upserts under (scan_id,
+ * host, port, protocol) and the scan's document moves by its own state, so that a second delivery
+ * at any instant ends in the same documents. */
 
 enum { BULK = 500 };
 
 struct scan {
     cw_task *t;
     const char *id;
-    bson_t document, selector; /* the native_scans row, and {_id} of it */
+    bson_t document,
+        selector; /* the native_scans row; {_id} of it unless it is cancelled meanwhile */
     const char *target, *status;
     bson_iter_t team;
     mongoc_collection_t *scans, *unified, *findings;
@@ -66,10 +67,13 @@ static int load_by(struct scan *s, bson_t *selector)
     bson_t *options = BCON_NEW("limit", BCON_INT64(1));
     mongoc_cursor_t *cursor = mongoc_collection_find_with_opts(s->scans, selector, options, NULL);
     const bson_t *found;
-    int code = mongoc_cursor_next(cursor, &found) ? 1 : mongoc_cursor_error(cursor, &s->error) ? -1 : 0;
+    int code = mongoc_cursor_next(cursor, &found)       ? 1
+               : mongoc_cursor_error(cursor, &s->error) ? -1
+                                                        : 0;
     if (code == 1) {
         bson_copy_to(found, &s->document);
         bson_copy_to(selector, &s->selector);
+        BCON_APPEND(&s->selector, "status", "{", "$ne", BCON_UTF8("CANCELLED"), "}");
         cw_defer(s->t, destroy_bson, &s->document);
         cw_defer(s->t, destroy_bson, &s->selector);
     }
@@ -78,7 +82,8 @@ static int load_by(struct scan *s, bson_t *selector)
     return code;
 }
 
-/* 1 found, 0 unknown, -1 the store failed. Ids are texts; 24 hexadecimal digits may be an ObjectId. */
+/* 1 found, 0 unknown, -1 the store failed. Ids are texts; 24 hexadecimal digits may be an ObjectId.
+ */
 static int load(struct scan *s)
 {
     bson_t *selector = BCON_NEW("_id", BCON_UTF8(s->id));
@@ -102,9 +107,20 @@ static const char *text_of(const bson_t *document, const char *field)
     return bson_iter_utf8(&at, NULL);
 }
 
+static bool update_scan(struct scan *s, const bson_t *set, bool *ret_matched)
+{
+    bson_t reply;
+    bson_iter_t at;
+    bool good = mongoc_collection_update_one(s->scans, &s->selector, set, NULL, &reply, &s->error);
+    *ret_matched = bson_iter_init_find(&at, &reply, "matchedCount") && bson_iter_as_int64(&at) > 0;
+    bson_destroy(&reply);
+    return good;
+}
+
 /* {"$set": fields} on the scan's document and on its mirror, the mirror made when absent. */
 static int save(struct scan *s, const bson_t *fields)
 {
+    bool matched;
     bson_t set = BSON_INITIALIZER, mirror = BSON_INITIALIZER, whole = BSON_INITIALIZER;
     bson_t *upsert = BCON_NEW("upsert", BCON_BOOL(true));
     bson_t *key = BCON_NEW("scan_id", BCON_UTF8(s->id));
@@ -114,8 +130,9 @@ static int save(struct scan *s, const bson_t *fields)
     BSON_APPEND_UTF8(&whole, "scan_type", "network");
     BSON_APPEND_UTF8(&whole, "target", s->target);
     BSON_APPEND_DOCUMENT(&mirror, "$set", &whole);
-    bool good = mongoc_collection_update_one(s->scans, &s->selector, &set, NULL, NULL, &s->error) &&
-                mongoc_collection_update_one(s->unified, key, &mirror, upsert, NULL, &s->error);
+    bool good = update_scan(s, &set, &matched) &&
+                (!matched ||
+                 mongoc_collection_update_one(s->unified, key, &mirror, upsert, NULL, &s->error));
     bson_destroy(&set);
     bson_destroy(&whole);
     bson_destroy(&mirror);
@@ -338,13 +355,17 @@ static cw_outcome run_nmap(struct scan *s, const char *const *argv)
     int code = cw_exec(s->t, &command, &end);
     bool ended = code == 0 && !s->broken && nmap_xml_end(s->xml) == 0;
     flush(s);
-    if (code < 0)
-        return cw_fail(s->t);
     if (s->error.domain)
         return store_failed(s);
+    if (code < 0) {
+        /* A further attempt, if there is one, sets RUNNING again. */
+        save_state(s, "FAILED", "finished_at", "nmap did not run to its end");
+        return cw_fail(s->t);
+    }
     if (end.status || end.signal)
-        return refuse(s, "RuntimeError", cw_printf(s->t, "nmap failed (status %d, signal %d): %.500s",
-                                                   end.status, end.signal, end.errors));
+        return refuse(s, "RuntimeError",
+                      cw_printf(s->t, "nmap failed (status %d, signal %d): %.500s", end.status,
+                                end.signal, end.errors));
     if (!ended)
         return refuse(s, "ValueError",
                       cw_printf(s->t, "nmap's XML cannot be read: %s", nmap_xml_error(s->xml)));

@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* nmap's XML as a stream: a /16 scan is never held in memory, only the port that is being read. The text
- * comes from machines on the network being scanned, so entities are refused and every field is cut. */
+/* nmap's XML as a stream: a /16 scan is never held in memory, only the port that is being read. The
+ * text comes from machines on the network being scanned, so entities are refused and every field is
+ * cut. */
 
 enum { SCRIPTS_MAX = 16 << 10 };
 
@@ -38,7 +39,7 @@ static void begin_port(struct nmap_xml *x, const XML_Char **list)
 {
     struct nmap_port *p = &x->port;
     x->in_port = true;
-    p->port = atoi(attribute(list, "portid"));
+    p->port = (int)strtol(attribute(list, "portid"), NULL, 10);
     PUT(p->protocol, attribute(list, "protocol"));
     p->state[0] = p->service[0] = p->product[0] = p->version[0] = '\0';
 }
@@ -90,7 +91,7 @@ static void XMLCALL on_begin(void *arg, const XML_Char *name, const XML_Char **l
     else if (strcmp(name, "finished") == 0)
         x->finished = strcmp(attribute(list, "exit"), "success") == 0;
     else if (strcmp(name, "taskprogress") == 0)
-        x->handlers.on_progress(atof(attribute(list, "percent")), attribute(list, "task"),
+        x->handlers.on_progress(strtod(attribute(list, "percent"), NULL), attribute(list, "task"),
                                 x->handlers.arg);
     else if (x->in_port)
         in_port(x, name, list);
@@ -112,9 +113,10 @@ static void XMLCALL on_end(void *arg, const XML_Char *name)
 }
 
 /* nmap declares no entities; a text that does is not from nmap. */
-static void XMLCALL on_entity(void *arg, const XML_Char *name, int is_parameter, const XML_Char *value,
-                              int size, const XML_Char *base, const XML_Char *system,
-                              const XML_Char *public, const XML_Char *notation)
+static void XMLCALL on_entity(void *arg, const XML_Char *name, int is_parameter,
+                              const XML_Char *value, int size, const XML_Char *base,
+                              const XML_Char *system, const XML_Char *public,
+                              const XML_Char *notation)
 {
     struct nmap_xml *x = arg;
     (void)name, (void)is_parameter, (void)value, (void)size;
@@ -149,7 +151,8 @@ int nmap_xml_end(struct nmap_xml *x)
 const char *nmap_xml_error(const struct nmap_xml *x)
 {
     enum XML_Error code = XML_GetErrorCode(x->parser);
-    return code == XML_ERROR_NONE ? "it does not say that the scan finished" : XML_ErrorString(code);
+    return code == XML_ERROR_NONE ? "it does not say that the scan finished"
+                                  : XML_ErrorString(code);
 }
 
 void nmap_xml_close(struct nmap_xml *x)

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* What a team may scan. Addresses are compared as numbers, never as texts: 10.0.0.0/8 covers 10.1.2.3, and
- * 2001:db8:0::1 is 2001:db8::1. */
+/* What a team may scan. Addresses are compared as numbers, never as texts: 10.0.0.0/8
+ * covers 10.1.2.3, and 2001:db8:0::1 is 2001:db8::1. */
 
 struct network {
     unsigned char address[16];
@@ -44,7 +44,8 @@ static bool same_bits(const unsigned char *a, const unsigned char *b, int bits)
     return memcmp(a, b, (size_t)bytes) == 0 && (!rest || (a[bytes] ^ b[bytes]) >> (8 - rest) == 0);
 }
 
-/* A slash may only stand before the prefix of an address: nmap would resolve name/8 and scan around it. */
+/* A slash may only stand before the prefix of an address: nmap would resolve name/8 and scan around
+ * it. */
 bool target_is_valid(const char *target)
 {
     struct network network;

@@ -4,12 +4,13 @@
 
 #include <stdbool.h>
 
-/* Can this be a host name, an address or a network, and nothing a program would read as an option? */
+/* Can this be a host name, an address or a network, and nothing a program would read as an option?
+ */
 bool target_is_valid(const char *target);
 bool target_is_ipv6(const char *target);
 
-/* Does an approved entry cover the target? The same text (names: whatever the case), or a network that
- * contains the address or network. */
+/* Does an approved entry cover the target? The same text (names: whatever the case), or a network
+ * that contains the address or network. */
 bool target_is_covered(const char *target, const char *approved);
 
 #endif

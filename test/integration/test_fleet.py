@@ -82,4 +82,5 @@ def test_unacked_of_a_dead_python_worker(app, cworker, keys):
     keys.zadd("unacked_index", {"dead-tag": 1000.0})
     cworker()
     assert get(result, timeout=30) == 23
-    assert not keys.hlen("unacked") and not keys.zcard("unacked_index")
+    wait_until(lambda: not keys.hlen("unacked") and not keys.zcard("unacked_index"),
+               what="an empty unacked hash")

@@ -99,7 +99,7 @@ def test_group_joins(backend, make_app, cworker):
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_pools(app, cworker, pool):
-    cworker("-P", pool)
+    cworker("-P", pool, concurrency=1 if pool == "solo" else 4)
     results = [app.send_task("demo.add", (i, i)) for i in range(50)]
     assert [get(result) for result in results] == [2 * i for i in range(50)]
 

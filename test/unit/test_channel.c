@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -89,8 +90,10 @@ static void server_start(int port)
     if (server == 0) {
         int null = open("/dev/null", O_WRONLY);
         dup2(null, 1);
+        dup2(null, 2);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that crashes takes its server along */
         execlp("redis-server", "redis-server", "--port", number, "--bind", "127.0.0.1",
-               "--unixsocket", socket_path, "--dir", folder, "--save", "", NULL);
+               "--unixsocket", socket_path, "--dir", folder, "--save", "", (char *)NULL);
         _exit(127);
     }
     for (int i = 0; i < 500 && !admin; i++) {
@@ -881,5 +884,6 @@ int main(void)
         TEST(many_effects),
         TEST(bad_options),
     };
+    signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }

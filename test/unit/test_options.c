@@ -109,8 +109,10 @@ static void test_all_of_celery(void **state)
 {
     (void)state;
     struct options o;
-    accepted(&o, "worker -E -P threads -n w1@host -S /tmp/%n.state --time-limit 60 --soft-time-limit 50.5 "
-                 "--max-tasks-per-child 9 --max-memory-per-child 200000 --prefetch-multiplier 0");
+    accepted(
+        &o,
+        "worker -E -P threads -n w1@host -S /tmp/%n.state --time-limit 60 --soft-time-limit 50.5 "
+        "--max-tasks-per-child 9 --max-memory-per-child 200000 --prefetch-multiplier 0");
     assert_true(o.settings.worker_send_task_events);
     assert_string_equal(o.settings.worker_pool, "threads");
     assert_string_equal(o.hostname, "w1@host");
@@ -119,16 +121,20 @@ static void test_all_of_celery(void **state)
     assert_int_equal(o.settings.worker_max_memory_per_child, 200000);
     assert_int_equal(o.settings.worker_prefetch_multiplier, 4);
     options_done(&o);
-    accepted(&o, "worker -f /tmp/%n-%h-%d-%p%I-%i.log --pidfile /tmp/%n.none.pid --discard -X b -Q a,b,a -D "
-                 "-n w1@a.b -I x,y -O fair --without-gossip --without-mingle --without-heartbeat");
+    accepted(
+        &o,
+        "worker -f /tmp/%n-%h-%d-%p%I-%i.log --pidfile /tmp/%n.none.pid --discard -X b -Q a,b,a -D "
+        "-n w1@a.b -I x,y -O fair --without-gossip --without-mingle --without-heartbeat");
     assert_string_equal(o.logfile, "/tmp/w1-a.b-b-w1@a.b-0.log");
     assert_string_equal(o.pidfile, "/tmp/w1.none.pid");
     assert_true(o.purge && o.detach);
     assert_string_equal(o.queues[0], "a");
     assert_null(o.queues[1]);
     options_done(&o);
-    accepted(&o, "-A ./a.so,b/c.so -A d.so -q -C worker --heartbeat-interval 5 --events --disable-prefetch "
-                 "--umask 022 --no-alias --skip-checks --loader x --executable x");
+    accepted(
+        &o,
+        "-A ./a.so,b/c.so -A d.so -q -C worker --heartbeat-interval 5 --events --disable-prefetch "
+        "--umask 022 --no-alias --skip-checks --loader x --executable x");
     assert_string_equal(o.apps[0], "./a.so");
     assert_string_equal(o.apps[2], "d.so");
     assert_null(o.apps[3]);
@@ -211,9 +217,10 @@ static void test_precedence(void **state)
     (void)state;
     char path[] = "/tmp/test_options_XXXXXX";
     int fd = mkstemp(path);
-    static const char text[] = "{\"worker_concurrency\": 11, \"task_time_limit\": 11, "
-                               "\"task_default_queue\": \"file\", \"worker_prefetch_multiplier\": 11, "
-                               "\"task_routes\": {}}";
+    static const char text[] =
+        "{\"worker_concurrency\": 11, \"task_time_limit\": 11, "
+        "\"task_default_queue\": \"file\", \"worker_prefetch_multiplier\": 11, "
+        "\"task_routes\": {}}";
     assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
     close(fd);
     setenv("CWORKER_WORKER_CONCURRENCY", "12", 1);
@@ -223,7 +230,8 @@ static void test_precedence(void **state)
     setenv("CELERY_WORKER_LOGLEVEL", "debug", 1);
     setenv("CELERY_WORKER_TASK_EVENTS", "true", 1);
     setenv("CELERY_WORKER_PURGE", "false", 1);
-    char *line = mem_printf("-c 14 --set worker_concurrency=13 --set task_time_limit=13 --config %s", path);
+    char *line =
+        mem_printf("-c 14 --set worker_concurrency=13 --set task_time_limit=13 --config %s", path);
     struct options o;
     accepted(&o, line);
     assert_int_equal(o.settings.worker_concurrency, 14);
@@ -256,7 +264,8 @@ static void test_commands(void **state)
 {
     (void)state;
     struct options o;
-    accepted(&o, "-b redis://h/1 call my.task -a [1] --kwargs={} --wait -q --priority 3 --priority 4");
+    accepted(&o,
+             "-b redis://h/1 call my.task -a [1] --kwargs={} --wait -q --priority 3 --priority 4");
     assert_string_equal(o.command, "call");
     assert_string_equal(command_word(&o, 0), "my.task");
     assert_null(command_word(&o, 1));

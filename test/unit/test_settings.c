@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Settings: every way in, every refusal, what is shown of secrets, and that the docs name them all. */
+/* Settings: every way in, every refusal, what is shown of secrets, and that the docs name them all.
+ */
 
 #include "proto/base/mem.h"
 #include "worker/settings.h"
@@ -195,14 +196,15 @@ static void test_file(void **state)
 {
     (void)state;
     struct error err = {0};
-    int code = load("{\"visibility_timeout\": 7, \"task_acks_late\": false, \"worker_concurrency\": 3,"
-                    " \"broker_transport_options\": {\"visibility_timeout\": 5, \"socket_timeout\": 3,"
-                    " \"priority_steps\": [0, 5], \"global_keyprefix\": \"x:\"},"
-                    " \"task_queues\": [\"a\", {\"name\": \"b\"}], \"task_default_rate_limit\": 10,"
-                    " \"result_expires\": null, \"worker_max_tasks_per_child\": null,"
-                    " \"accept_content\": [\"json\"], \"broker_connection_retry_on_startup\": true,"
-                    " \"tasks\": [{\"name\": \"t\"}]}",
-                    &err);
+    int code =
+        load("{\"visibility_timeout\": 7, \"task_acks_late\": false, \"worker_concurrency\": 3,"
+             " \"broker_transport_options\": {\"visibility_timeout\": 5, \"socket_timeout\": 3,"
+             " \"priority_steps\": [0, 5], \"global_keyprefix\": \"x:\"},"
+             " \"task_queues\": [\"a\", {\"name\": \"b\"}], \"task_default_rate_limit\": 10,"
+             " \"result_expires\": null, \"worker_max_tasks_per_child\": null,"
+             " \"accept_content\": [\"json\"], \"broker_connection_retry_on_startup\": true,"
+             " \"tasks\": [{\"name\": \"t\"}]}",
+             &err);
     if (code)
         fail_msg("%s", err.text);
     assert_true(s.visibility_timeout == 7); /* its own name is more specific */
@@ -233,7 +235,8 @@ static void test_bad_files(void **state)
         {"{\"worker_concurrency\": [1]}", "single value"},
         {"{\"worker_concurrency\": true}", "whole number"},
         {"{\"task_queues\": [[]]}", "list of names"},
-        {"{\"broker_transport_options\": {\"visibility_timout\": 1}}", "did you mean visibility_timeout?"},
+        {"{\"broker_transport_options\": {\"visibility_timout\": 1}}",
+         "did you mean visibility_timeout?"},
         {"{\"broker_transport_options\": {\"visibility_timeout\": -1}}", "too small"},
         {"{\"broker_transport_options\": {\"sep\": \":\"}}", "sep"},
         {"{\"broker_transport_options\": 3}", "object"},
@@ -339,8 +342,9 @@ static void test_documented(void **state)
         SETTINGS(SETTING_DOC)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char *row = rows[i].fallback ? mem_printf("\n| `%s` | `%s` |", rows[i].name, rows[i].fallback)
-                                     : mem_printf("\n| `%s` | |", rows[i].name);
+        char *row = rows[i].fallback
+                        ? mem_printf("\n| `%s` | `%s` |", rows[i].name, rows[i].fallback)
+                        : mem_printf("\n| `%s` | |", rows[i].name);
         if (!strstr(text, row))
             fail_msg("docs/settings.md lacks a row that starts with: %s", row + 1);
         free(row);
