@@ -430,8 +430,8 @@ int pool_pids(const struct pool *p, pid_t *pids, int max)
     int n = 0;
     const struct pool_child *c;
     LIST_FOREACH(c, &p->children, link)
-    if (c->pid > 0 && !c->shut && n < max)
-        pids[n++] = c->pid;
+        if (c->pid > 0 && !c->shut && n < max)
+            pids[n++] = c->pid;
     return n;
 }
 
@@ -445,7 +445,7 @@ static void children_wait(struct pool *p, int64_t us, bool all)
         bool any = false;
         const struct pool_child *c;
         LIST_FOREACH(c, &p->children, link)
-        any |= all || c->shut;
+            any |= all || c->shut;
         int64_t left = deadline - pool_now_us();
         if (!any || left <= 0)
             return;
@@ -476,8 +476,7 @@ void pool_shut(struct pool *p, bool kill)
     p->killing |= kill;
     evtimer_del(p->spawn_timer);
     backlog_return(p);
-    LIST_FOREACH_SAFE(c, &p->children, link, next)
-    {
+    LIST_FOREACH_SAFE(c, &p->children, link, next) {
         if (c->state == CHILD_WANTED) {
             child_free(c);
             continue;

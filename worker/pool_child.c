@@ -143,8 +143,8 @@ void pool_populate(struct pool *p)
     if (p->shutting || p->broken)
         return;
     LIST_FOREACH(c, &p->children, link)
-    if (c->state == CHILD_WANTED)
-        child_ask(c);
+        if (c->state == CHILD_WANTED)
+            child_ask(c);
     while (p->lanes_open < p->options.concurrency) {
         int64_t wait = p->spawn_not_before - pool_now_us();
         if (wait > 0) {
@@ -447,8 +447,8 @@ static struct pool_child *child_find(const struct pool *p, uint32_t serial)
 {
     struct pool_child *c;
     LIST_FOREACH(c, &p->children, link)
-    if (c->serial == serial)
-        return c;
+        if (c->serial == serial)
+            return c;
     return NULL;
 }
 
@@ -488,7 +488,7 @@ static void pool_break(struct pool *p)
     p->broken = true;
     event_del(p->control);
     LIST_FOREACH(c, &p->children, link)
-    child_kill(c, SIGKILL);
+        child_kill(c, SIGKILL);
     while ((c = LIST_FIRST(&p->children))) {
         struct pollfd gone = {.fd = c->fd, .events = POLLRDHUP};
         for (; left > 0 && poll(&gone, 1, 0) == 0; left--)

@@ -109,8 +109,7 @@ void limit_fired(evutil_socket_t fd, short what, void *arg)
     struct job *j, *told = NULL;
 
     l->limit_due = 0;
-    TAILQ_FOREACH(j, &l->jobs, link)
-    {
+    TAILQ_FOREACH(j, &l->jobs, link) {
         int64_t start = j->number == running ? started : now;
         int64_t due = limit_next(j, start);
         if (due <= now && j->hard_limit > 0 && start + limit_us(j->hard_limit) <= now) {
@@ -198,8 +197,7 @@ void batch_fired(evutil_socket_t fd, short what, void *arg)
     bool again = false;
 
     for (int state = LANE_OPEN; state <= LANE_FULL; state++) {
-        TAILQ_FOREACH(l, &p->lanes[state], link)
-        {
+        TAILQ_FOREACH(l, &p->lanes[state], link) {
             uint64_t running = atomic_load(&l->share->slot.job);
             int64_t running_us = now - atomic_load(&l->share->slot.started_us);
             if (l->count < 2)
