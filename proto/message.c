@@ -545,6 +545,8 @@ static int read_old_body(struct message *m, struct error *err)
     int code = json_walk(m->body, read_member, &r, err);
     if (code)
         return error_wrap(err, "body");
+    if (!m->protocol1 && !part->args.at)
+        return error_set(err, ERROR_INVALID, "body: an object without args");
     if (!m->group && m->protocol1)
         m->group = part->taskset;
     return r.code ? r.code : build_triple(m, err);

@@ -46,6 +46,8 @@ static const char *check_field(const cJSON *field)
         {"command", "must be a list of strings, the program first", cJSON_Array},
         {"timeout", "must be a number of seconds, above 0", cJSON_Number},
         {"soft_timeout", "must be a number of seconds, above 0", cJSON_Number},
+        {"max_retries", "must be a number above 0", cJSON_Number},
+        {"default_retry_delay", "must be a number of seconds, above 0", cJSON_Number},
         {"env", "must be an object of strings", cJSON_Object},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
@@ -58,7 +60,8 @@ static const char *check_field(const cJSON *field)
             good = all_strings(field);
         return good ? NULL : rules[i].what;
     }
-    return "there are only name, queue, command, timeout, soft_timeout and env";
+    return "there are only name, queue, command, timeout, soft_timeout, max_retries, "
+           "default_retry_delay and env";
 }
 
 static int check_row(const cJSON *row, int number, struct error *err)
@@ -250,6 +253,8 @@ int command_task_read(const cJSON *row, int number, struct registry_entry *ret, 
     defs->flags = CW_ANY_ARGS;
     defs->hard_limit = seconds_of(own, "timeout");
     defs->soft_limit = seconds_of(own, "soft_timeout");
+    defs->max_retries = (int)seconds_of(own, "max_retries");
+    defs->default_retry_delay = seconds_of(own, "default_retry_delay");
     *table = (struct cw_table){.api = CW_API, .queue = json_get_string(own, "queue"), .defs = defs};
     *ret = (struct registry_entry){.table = table, .def = defs, .command = own};
     return 0;

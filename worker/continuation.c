@@ -237,6 +237,23 @@ static int apply_all(const struct continuation *c, const cJSON *signatures, cons
     return code;
 }
 
+int continuation_check(const struct message *m, struct error *err)
+{
+    static const char *const parts[] = {"callbacks", "errbacks", "chain"};
+    cJSON *body = parse_body(m);
+    int code = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && code == 0; i++) {
+        const cJSON *part = json_get(embed_of(body), parts[i]);
+        if (part && !cJSON_IsNull(part) && !cJSON_IsArray(part))
+            code = error_set(err, ERROR_INVALID, "body: %s is no list", parts[i]);
+        for (const cJSON *s = part ? part->child : NULL; s && code == 0; s = s->next)
+            if (!json_get_string(s, "task"))
+                code = error_set(err, ERROR_INVALID, "body: %s holds no signature", parts[i]);
+    }
+    cJSON_Delete(body);
+    return code;
+}
+
 int continuation_succeeded(const struct continuation *c, struct slice result, struct error *err)
 {
     cJSON *body = parse_body(c->message);

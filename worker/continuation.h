@@ -18,6 +18,9 @@ struct continuation {
 /* True when the message asks for nothing: the common case, told without parsing. */
 bool continuation_is_empty(const struct message *m);
 
+/* Are callbacks, errbacks and chain lists of signatures, where there are any? */
+int continuation_check(const struct message *m, struct error *err);
+
 /* Callbacks, then the next step of the chain, each with `result` (JSON text) before its own arguments. */
 int continuation_succeeded(const struct continuation *c, struct slice result, struct error *err);
 

@@ -230,7 +230,7 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     case DISPOSE_BACK:
     case DISPOSE_FRONT:
         e->kind = outcome_rows[r->outcome].dispose == DISPOSE_BACK ? EFFECT_SEND : EFFECT_RETURN;
-        *owned = message_encode_redelivered(m->text.at, m->text.size);
+        *owned = request_redelivery(r, r->outcome == OUTCOME_WORKER_LOST_REQUEUED);
         break;
     case DISPOSE_DELAY:
         e->kind = EFFECT_DELAY;
@@ -238,7 +238,7 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
         break;
     case DISPOSE_DEAD:
         e->kind = EFFECT_DEAD;
-        e->reason = r->outcome == OUTCOME_NOT_REGISTERED ? "unregistered task" : r->traceback;
+        e->reason = r->reason;
         break;
     }
     e->text = *owned ? slice_of(*owned) : m->text;

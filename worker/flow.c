@@ -11,6 +11,7 @@
  * Steps 3 and 4 are in finish.c. With early acks step 4 comes before 2, as its user asked: a crash then loses the task. */
 
 #include "proto/base/mem.h"
+#include "worker/continuation.h"
 #include "worker/log.h"
 #include "worker/registry.h"
 #include "worker/worker.h"
@@ -69,6 +70,7 @@ static void unreadable(struct request *r, const struct error *err)
     request_raise(r, exception_text("kombu.exceptions",
                                 disallowed ? "ContentDisallowed" : "DecodeError", err->text));
     r->traceback = mem_dup(err->text);
+    r->reason = mem_dup(err->text);
     flow_finish(r, OUTCOME_UNREADABLE);
 }
 
@@ -78,6 +80,7 @@ static void not_registered(struct request *r)
              "Received unregistered task of type '%s' from %s: set aside in the dead-letter list",
              r->message.task, r->delivery.queue);
     request_raise(r, exception_text("celery.exceptions", "NotRegistered", r->message.task));
+    r->reason = mem_printf("unregistered task of type '%s'", r->message.task);
     flow_finish(r, OUTCOME_NOT_REGISTERED);
 }
 
@@ -140,6 +143,8 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
     w->n_requests++;
     w->n_waiting++;
     int code = message_decode(text, size, &limits, &r->message, &err);
+    if (code == 0)
+        code = continuation_check(&r->message, &err);
     channel_hold(w->channel, &r->delivery, r->message.text, queue, step);
     if (code < 0)
         unreadable(r, &err);
@@ -340,6 +345,21 @@ static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
     flow_finish(r, outcome_of(r, f));
 }
 
+/* A task that may go back does so until it has cost task_max_deliveries children. */
+static enum outcome outcome_of_crash(struct request *r, const char *reason)
+{
+    int64_t most = r->worker->options->settings.task_max_deliveries;
+    if (!r->reject_on_lost || !r->acks_late)
+        return OUTCOME_WORKER_LOST;
+    if (most <= 0 || request_deliveries(r) + 1 < most)
+        return OUTCOME_WORKER_LOST_REQUEUED;
+    r->reason = mem_printf("started %lld times without an end (task_max_deliveries): %s",
+                           (long long)most, reason);
+    log_error("Task %s[%s] set aside in the dead-letter list: %s", request_name(r), request_id(r),
+              r->reason);
+    return OUTCOME_WORKER_LOST_TOO_OFTEN;
+}
+
 static void crashed(struct request *r, pid_t pid, int status)
 {
     char *reason = WIFSIGNALED(status)
@@ -351,9 +371,8 @@ static void crashed(struct request *r, pid_t pid, int status)
     log_error("Task %s[%s]: pool process %d is gone: %s", request_name(r), request_id(r), (int)pid,
               reason);
     request_raise(r, exception_text("billiard.exceptions", "WorkerLostError", reason));
+    flow_finish(r, outcome_of_crash(r, reason));
     free(reason);
-    flow_finish(r, r->reject_on_lost && r->acks_late ? OUTCOME_WORKER_LOST_REQUEUED
-                                                : OUTCOME_WORKER_LOST);
 }
 
 static void timed_out(struct request *r)

@@ -7,6 +7,7 @@
 #include "worker/command.h"
 #include "worker/log.h"
 #include "worker/options.h"
+#include "worker/pidfile.h"
 #include "worker/registry.h"
 #include "worker/task_run.h"
 #include "worker/worker.h"
@@ -51,13 +52,23 @@ static int run_worker(struct options *o)
         .app_database_url = s->app_database_url,
     };
     task_process_init(&process);
+    if (o->detach && daemon(1, 0) < 0) {
+        perror("cworker: --detach");
+        return 1;
+    }
+    int claimed = o->pidfile ? pidfile_claim(o->pidfile) : 0;
+    if (claimed != 0)
+        return claimed;
     struct zygote *zygote = zygote_start(&pool);
     log_process_name("MainProcess");
     if (!o->quiet)
         banner_print(o, pool.concurrency);
     if (o->purge && command_purge_now(o) != 0)
         return 1;
-    return worker_run(o, zygote, &pool);
+    int status = worker_run(o, zygote, &pool);
+    if (o->pidfile)
+        pidfile_release(o->pidfile);
+    return status;
 }
 
 static int run_command(struct options *o)

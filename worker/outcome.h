@@ -36,6 +36,7 @@ enum store_rule {
     X(TIMED_OUT_REQUEUED, "FAILURE", STORE_ERROR, DISPOSE_BACK) /* acks_on_failure_or_timeout off */ \
     X(WORKER_LOST, "FAILURE", STORE_ERROR, DISPOSE_ACK)                                            \
     X(WORKER_LOST_REQUEUED, 0, STORE_NEVER, DISPOSE_BACK) /* reject_on_worker_lost */              \
+    X(WORKER_LOST_TOO_OFTEN, "FAILURE", STORE_ERROR, DISPOSE_DEAD) /* task_max_deliveries */       \
     X(REVOKED, "REVOKED", STORE_ERROR, DISPOSE_ACK)                                                \
     X(EXPIRED, "REVOKED", STORE_ERROR, DISPOSE_ACK)                                                \
     X(NOT_REGISTERED, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD) /* Celery drops the message */        \

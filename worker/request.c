@@ -8,12 +8,15 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *const names[] = {
 #define REQUEST_NAME(name) #name,
     REQUEST_STATES(REQUEST_NAME)
 #undef REQUEST_NAME
 };
+
+static const char deliveries_header[] = "cworker_deliveries";
 
 #define TO(name) (1u << REQUEST_##name)
 
@@ -40,6 +43,7 @@ void request_free(struct request *r)
     message_done(&r->message);
     free(r->result);
     free(r->traceback);
+    free(r->reason);
     cJSON_Delete(r->sends);
     free(r);
 }
@@ -56,6 +60,32 @@ void request_raise(struct request *r, char *exception)
 {
     free(r->result);
     r->result = exception;
+}
+
+int64_t request_deliveries(const struct request *r)
+{
+    int64_t count = 0;
+    if (r->message.redelivered && r->message.headers.at) {
+        cJSON *headers = json_parse(r->message.headers.at, r->message.headers.size, NULL);
+        json_as_int(json_get(headers, deliveries_header), &count);
+        cJSON_Delete(headers);
+    }
+    return count;
+}
+
+char *request_redelivery(const struct request *r, bool started)
+{
+    struct slice text = r->message.text;
+    char *marked = message_encode_redelivered(text.at, text.size);
+    if (!started || !marked)
+        return marked;
+    cJSON *envelope = json_parse(marked, strlen(marked), NULL);
+    cJSON *headers = cJSON_GetObjectItemCaseSensitive(envelope, "headers");
+    json_set(headers, deliveries_header, json_int(request_deliveries(r) + 1));
+    free(marked);
+    marked = json_text(envelope);
+    cJSON_Delete(envelope);
+    return marked;
 }
 
 const char *request_state_name(enum request_state state)

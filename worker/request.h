@@ -46,6 +46,7 @@ struct request {
 
     /* What the end of the run left, for storing and settling. Owned. */
     char *result, *traceback;
+    char *reason;                /* why it goes to the dead-letter list */
     cJSON *sends;                /* what the task sent, to be published with the ack */
     double countdown;            /* of a retry */
 };
@@ -57,6 +58,12 @@ const char *request_state_name(enum request_state state);
 
 /* The exception that is this request's result from now on; takes the text. */
 void request_raise(struct request *r, char *exception);
+
+/* How often it was started before without an end: a header that only cworker writes, when the death of
+ * a child sends the message back. */
+int64_t request_deliveries(const struct request *r);
+/* The element to put back: marked as redelivered, and with that count when `started`. Caller frees. */
+char *request_redelivery(const struct request *r, bool started);
 
 /* Name and id for log lines; "?" where the message could not be read. */
 const char *request_name(const struct request *r);

@@ -145,8 +145,8 @@ static int pool_check(const char *value, struct error *err)
 {
     if (strcmp(value, "eventlet") == 0 || strcmp(value, "gevent") == 0)
         return error_set(err, ERROR_UNSUPPORTED,
-                         "worker_pool: %s is a pool of Python's; threads is the one for tasks that "
-                         "mostly wait",
+                         "worker_pool: %s is a pool of Python's; use prefork, or threads for tasks "
+                         "that mostly wait",
                          value);
     return choice_check("worker_pool", "prefork processes threads solo", value, err);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The result store's front: picks the backend by the URL's scheme, counts what is pending, and is itself
- * the store that keeps nothing. The one idea: a backend gets entries and settles each exactly once on the
- * loop thread, never from within store_put. */
+/* The result store's front: picks the backend by the URL's scheme, counts what is pending, and is
+ * itself the store that keeps nothing. The one idea: a backend gets entries and settles each
+ * exactly once on the loop thread, never from within store_put. */
 #include "worker/store_backend.h"
 
 #include "broker/url.h"
@@ -36,7 +36,7 @@ double store_backoff(unsigned n_attempts)
     return most * (1 - 0.25 * random / UINT32_MAX);
 }
 
-/* --- the store that keeps nothing ------------------------------------------------------------------- */
+/* --- the store that keeps nothing ------------------------------------------------------------- */
 
 struct null_store {
     struct event *event;
@@ -110,7 +110,7 @@ static char *null_read(const struct store_setup *setup, const char *id, struct e
 
 static const struct store_ops null_ops = {null_open, null_put, null_get, null_close, null_read};
 
-/* --- which one -------------------------------------------------------------------------------------- */
+/* --- which one -------------------------------------------------------------------------------- */
 
 static const struct store_ops *ops_of(const char *url, struct error *err)
 {
@@ -118,11 +118,10 @@ static const struct store_ops *ops_of(const char *url, struct error *err)
         const char *scheme;
         const struct store_ops *ops;
     } rows[] = {
-        {"mongodb", &store_mongo_ops}, {"mongodb+srv", &store_mongo_ops},
-        {"redis", &store_redis_ops},   {"rediss", &store_redis_ops},
+        {"mongodb", &store_mongo_ops},      {"mongodb+srv", &store_mongo_ops},
+        {"redis", &store_redis_ops},        {"rediss", &store_redis_ops},
         {"redis+socket", &store_redis_ops}, {"unix", &store_redis_ops},
-        {"file", &store_file_ops},
-        {"disabled", &null_ops},
+        {"file", &store_file_ops},          {"disabled", &null_ops},
     };
     if (!url || !*url)
         return &null_ops;
@@ -130,9 +129,11 @@ static const struct store_ops *ops_of(const char *url, struct error *err)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (size == strlen(rows[i].scheme) && !memcmp(url, rows[i].scheme, size))
             return rows[i].ops;
-    error_set(err, ERROR_UNSUPPORTED,
-              "result_backend \"%.*s\": not one of mongodb://, mongodb+srv://, redis://, rediss://, "
-              "redis+socket://, file://, disabled://", (int)size, url);
+    error_set(
+        err, ERROR_UNSUPPORTED,
+        "result_backend \"%.*s\": not one of mongodb://, mongodb+srv://, redis://, rediss://, "
+        "redis+socket://, file://, disabled://",
+        (int)size, url);
     return NULL;
 }
 
@@ -168,7 +169,7 @@ static void setup_done(struct store_setup *setup)
     free(setup->key_prefix);
 }
 
-/* --- the interface ---------------------------------------------------------------------------------- */
+/* --- the interface ---------------------------------------------------------------------------- */
 
 struct store *store_open(struct event_base *base, const char *url, const struct settings *settings,
                          const struct store_handlers *handlers, struct error *err)
@@ -214,7 +215,8 @@ size_t store_pending(const struct store *s)
     return s->n_pending;
 }
 
-char *store_read(const char *url, const struct settings *settings, const char *id, struct error *err)
+char *store_read(const char *url, const struct settings *settings, const char *id,
+                 struct error *err)
 {
     struct error ignored;
     struct error *e = err ? err : &ignored;

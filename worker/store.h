@@ -29,8 +29,8 @@ struct store_record {
     const char *stamps, *stamped_headers;    /* JSON text; NULL: absent */
 };
 
-/* 0: durable (or superseded by a later record of its id or a stored SUCCESS). Any other code: this record
- * can never be stored. Never called from within store_put. */
+/* 0: durable (or superseded by a later record of its id or a stored SUCCESS). Any other code: this
+ * record can never be stored. Never called from within store_put. */
 typedef void store_done_fn(int code, const char *why, void *arg);
 
 struct store_handlers {
@@ -42,16 +42,16 @@ struct store_handlers {
  * "" or disabled://: a store that takes everything and writes nothing. Does not wait for the server. */
 struct store *store_open(struct event_base *base, const char *url, const struct settings *settings,
                          const struct store_handlers *handlers, struct error *err);
-/* Waits for what was put, at most 5 s; the callbacks of what is not durable by then are never called. Not
- * from within a callback of the loop: a Redis store needs the loop to run while it waits. */
+/* Waits for what was put, at most 5 s; the callbacks of what is not durable by then are never called.
+ * Not from within a callback of the loop: a Redis store needs the loop to run while it waits. */
 void store_close(struct store *s);
 
 void store_put(struct store *s, const struct store_record *record, store_done_fn *fn, void *arg);
 size_t store_pending(const struct store *s); /* records put and not yet durable */
 
-/* Reads one result as JSON: {"task_id","status","result","traceback","date_done","children"}; NULL text with
- * code 0: nothing is stored. Blocking form for `cworker result` (caller frees; err->code tells); the other
- * for the loop: a store that cannot be reached answers UNAVAILABLE after seconds, it does not wait on. */
+/* Reads one result as JSON: {"task_id","status","result","traceback","date_done","children"}; NULL
+ * text with code 0: nothing is stored. Blocking form for `cworker result` (caller frees; err->code
+ * tells); the other for the loop: a store that cannot be reached answers UNAVAILABLE after seconds. */
 char *store_read(const char *url, const struct settings *settings, const char *id, struct error *err);
 typedef void store_read_fn(int code, const char *json, void *arg);
 void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg);

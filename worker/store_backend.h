@@ -2,8 +2,9 @@
 #ifndef WORKER_STORE_BACKEND_H
 #define WORKER_STORE_BACKEND_H
 
-/* What the stores share, private to worker/store*.c. An entry is one record that was put: a copy of it
- * in one allocation, which travels from queue to queue until it is settled on the loop thread. */
+/* What the stores share, private to worker/store*.c. An entry is one record that was put: a copy of
+ * it in one allocation, which travels from queue to queue until it is settled on the loop thread.
+ */
 
 #include "worker/store.h"
 
@@ -26,7 +27,7 @@ struct store_entry {
     void *arg;
     size_t *n_pending;
     size_t size;
-    int code;         /* STORE_WAITING, 0, or why it can never be stored */
+    int code; /* STORE_WAITING, 0, or why it can never be stored */
     char *why;
     bool no_children; /* the server refused them */
     struct store_record record;
@@ -50,25 +51,26 @@ void list_push(struct store_list *l, struct store_entry *e);
 void list_push_front(struct store_list *l, struct store_entry *e);
 struct store_entry *list_pop(struct store_list *l);
 
-/* Leaves one entry of each id in `entries` (at most STORE_BATCH), which holds the others as `merged`: the
- * later one stays, but a SUCCESS stays against all and a final state against a state that is not.
- * Returns how many are left. */
+/* Leaves one entry of each id in `entries` (at most STORE_BATCH), which holds the others as
+ * `merged`: the later one stays, but a SUCCESS stays against all and a final state against a state
+ * that is not. Returns how many are left. */
 size_t store_coalesce(struct store_entry **entries, size_t n);
 
 bool state_is_final(const char *state);
 bool text_is_utf8(const char *text, size_t size);
-/* A stamp becomes a field of the record by its own name: not when that would replace one of ours. */
+/* A stamp becomes a field of the record by its own name: not when that would replace one of ours.
+ */
 bool stamp_is_allowed(struct slice name);
 /* Is this the beginning of a JSON record of a task that succeeded? */
 bool record_text_succeeded(const char *text, size_t size);
 
-/* The record as Celery's key-value backends write it: json.dumps of it, task_id last. Fails when result
- * or id is no UTF-8. */
+/* The record as Celery's key-value backends write it: json.dumps of it, task_id last. Fails when
+ * result or id is no UTF-8. */
 int record_print(const struct store_record *record, struct buf *out, struct error *err);
 
 /* The record as Celery's MongoDB backend writes it. `expires_at` in ms, 0: none. */
-int record_bson(const struct store_record *record, bool no_children, int64_t expires_at, bson_t *out,
-                struct error *err);
+int record_bson(const struct store_record *record, bool no_children, int64_t expires_at,
+                bson_t *out, struct error *err);
 /* The other way: as JSON, the text in `result` parsed in. Caller frees. */
 char *record_from_bson(const bson_t *document);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A record as the document that Celery's MongoDB backend writes, and back to JSON. Its values are turned
- * over one by one: libbson's own reader takes {"$date": …} in a task's arguments for a date. */
+/* A record as the document that Celery's MongoDB backend writes, and back to JSON. Its values are
+ * turned over one by one: libbson's own reader takes {"$date": …} in a task's arguments for a date.
+ */
 #include "worker/store_backend.h"
 
 #include "proto/base/mem.h"
@@ -11,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- JSON to BSON ----------------------------------------------------------------------------------- */
+/* --- JSON to BSON ----------------------------------------------------------------------------- */
 
-/* BSON's strings must be strict UTF-8 and may hold NUL; ours hold NUL as C0 80. What is no UTF-8 (a lone
- * surrogate) becomes U+FFFD, since a client could not read the document otherwise. */
+/* BSON's strings must be strict UTF-8 and may hold NUL; ours hold NUL as C0 80. What is no UTF-8 (a
+ * lone surrogate) becomes U+FFFD, since a client could not read the document otherwise. */
 static void clean_text(const char *text, bool nul_allowed, struct buf *out)
 {
     for (size_t left = strlen(text); left;) {
@@ -158,7 +159,8 @@ static int put_extended(const struct store_record *r, bson_t *out, struct error 
     else
         BSON_APPEND_INT64(out, "retries", r->retries);
     put_text_or_null(out, "queue", r->queue);
-    if (r->stamped_headers && (code = put_json(out, "stamped_headers", r->stamped_headers, err)) < 0)
+    if (r->stamped_headers &&
+        (code = put_json(out, "stamped_headers", r->stamped_headers, err)) < 0)
         return code;
     return r->stamps ? put_stamps(out, r->stamps, err) : 0;
 }
@@ -166,8 +168,8 @@ static int put_extended(const struct store_record *r, bson_t *out, struct error 
 static int check_texts(const struct store_record *r, struct error *err)
 {
     if (r->result.at && r->result.size > STORE_MAX_DOCUMENT)
-        return error_set(err, ERROR_TOO_BIG, "the result has %zu bytes, MongoDB takes at most 16 MiB",
-                         r->result.size);
+        return error_set(err, ERROR_TOO_BIG,
+                         "the result has %zu bytes, MongoDB takes at most 16 MiB", r->result.size);
     if (!text_is_utf8(r->id, strlen(r->id)))
         return error_set(err, ERROR_INVALID, "the task id is not UTF-8");
     if (r->result.at && !text_is_utf8(r->result.at, r->result.size))
@@ -192,9 +194,9 @@ int record_bson(const struct store_record *r, bool no_children, int64_t expires_
         bson_t none = BSON_INITIALIZER;
         ok = ok && BSON_APPEND_ARRAY(out, "children", &none);
     }
-    ok = ok && (r->date_done == TIME_NONE
-                    ? BSON_APPEND_NULL(out, "date_done")
-                    : BSON_APPEND_DATE_TIME(out, "date_done", r->date_done / 1000));
+    ok = ok &&
+         (r->date_done == TIME_NONE ? BSON_APPEND_NULL(out, "date_done")
+                                    : BSON_APPEND_DATE_TIME(out, "date_done", r->date_done / 1000));
     if (r->group_id)
         ok = ok && put_text(out, "group_id", -1, r->group_id);
     if (r->parent_id)
@@ -204,12 +206,12 @@ int record_bson(const struct store_record *r, bool no_children, int64_t expires_
     if (expires_at)
         ok = ok && BSON_APPEND_DATE_TIME(out, "expires_at", expires_at);
     if (!ok || out->len > STORE_MAX_DOCUMENT)
-        return error_set(err, ERROR_TOO_BIG, "the document has %u bytes, MongoDB takes at most 16 MiB",
-                         out->len);
+        return error_set(err, ERROR_TOO_BIG,
+                         "the document has %u bytes, MongoDB takes at most 16 MiB", out->len);
     return 0;
 }
 
-/* --- BSON to JSON ----------------------------------------------------------------------------------- */
+/* --- BSON to JSON ----------------------------------------------------------------------------- */
 
 static cJSON *date_value(int64_t ms)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Celery's filesystem backend: one file per record, the same JSON as in Redis. Each is written under
- * another name, synced and renamed, so that a reader never sees half of one; workers of one folder take
- * turns by a lock on it, so that a stored SUCCESS stays. */
+/* Celery's filesystem backend: one file per record, the same JSON as in Redis. Each is written
+ * under another name, synced and renamed, so that a reader never sees half of one; workers of one
+ * folder take turns by a lock on it, so that a stored SUCCESS stays. */
 #include "worker/store_thread.h"
 
 #include "proto/base/mem.h"
@@ -70,7 +70,7 @@ static struct file_store *open_folder(const struct store_setup *setup, struct er
     return f;
 }
 
-/* --- writing ---------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 static bool has_succeeded(const struct file_store *f, const char *name)
 {
@@ -168,7 +168,7 @@ static int write_files(void *state, struct store_thread *t, struct store_entry *
     return code;
 }
 
-/* --- reading and clearing --------------------------------------------------------------------------- */
+/* --- reading and clearing --------------------------------------------------------------------- */
 
 static char *read_whole(int fd, struct error *err)
 {
@@ -237,7 +237,7 @@ static double tidy_folder(void *state, struct store_thread *t)
     return 3600;
 }
 
-/* --- the backend ------------------------------------------------------------------------------------ */
+/* --- the backend ------------------------------------------------------------------------------ */
 
 static const struct store_writer file_writer = {write_files, read_file, tidy_folder, close_folder};
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MongoDB: documents as Celery's backend writes them, in bulks, from the writer thread, which owns the only
- * client. The one idea: insert first, since one outcome a task is the common case, and replace what is
- * there already under the guard "not SUCCESS"; every step may be repeated, so that an answer that was
- * lost with its connection costs a repetition and nothing else. */
+/* MongoDB: documents as Celery's backend writes them, in bulks, from the writer thread, which owns
+ * the only client. The one idea: insert first, since one outcome a task is the common case, and
+ * replace what is there already under the guard "not SUCCESS"; every step may be repeated, so that
+ * an answer that was lost with its connection costs a repetition and nothing else. */
 #include "worker/store_thread.h"
 
 #include "proto/base/mem.h"
@@ -31,11 +31,11 @@ struct mongo_store {
 
 struct job {
     struct store_entry *entry;
-    bson_t document;
+    bson_t *document; /* libbson aligns its own beyond what mem_alloc gives */
     enum { JOB_TODO, JOB_EXISTS, JOB_DONE } state;
 };
 
-/* --- the URL ---------------------------------------------------------------------------------------- */
+/* --- the URL ---------------------------------------------------------------------------------- */
 
 /* libmongoc reads `host:27999x` as port 27999. */
 static bool ports_are_numbers(const char *url)
@@ -47,8 +47,8 @@ static bool ports_are_numbers(const char *url)
     while (at < end) {
         const char *host_end = at + strcspn(at, ",/?");
         const char *bracket = *at == '[' ? memchr(at, ']', (size_t)(host_end - at)) : NULL;
-        const char *colon = memchr(bracket ? bracket : at, ':',
-                                   (size_t)(host_end - (bracket ? bracket : at)));
+        const char *colon =
+            memchr(bracket ? bracket : at, ':', (size_t)(host_end - (bracket ? bracket : at)));
         size_t n_digits = colon ? strspn(colon + 1, "0123456789") : 1;
         if (n_digits == 0 || (colon && colon + 1 + n_digits != host_end))
             return false;
@@ -188,7 +188,7 @@ static int connect_client(struct mongo_store *m, struct error *err)
     return 0;
 }
 
-/* --- what an error means ---------------------------------------------------------------------------- */
+/* --- what an error means ---------------------------------------------------------------------- */
 
 static bool is_among(int64_t code, const int *codes, size_t n)
 {
@@ -207,13 +207,13 @@ static bool is_about_document(int64_t code)
     return is_among(code, codes, sizeof codes / sizeof *codes);
 }
 
-/* About the server, even when it names a document: not primary, shutting down, interrupted, disk full,
- * no permission, write conflict. */
+/* About the server, even when it names a document: not primary, shutting down, interrupted, disk
+ * full, no permission, write conflict. */
 static bool is_about_server(int64_t code)
 {
-    static const int codes[] = {6,   7,   13,  18,   33,   50,    64,    79,    89,    91,    100,
-                                112, 134, 189, 262,  9001, 10058, 10107, 11600, 11602, 13388, 13435,
-                                13436, 14031, 133, 251, 8000};
+    static const int codes[] = {6,     7,     13,    18,    33,    50,    64,   79,    89,
+                                91,    100,   112,   134,   189,   262,   9001, 10058, 10107,
+                                11600, 11602, 13388, 13435, 13436, 14031, 133,  251,   8000};
     return is_among(code, codes, sizeof codes / sizeof *codes);
 }
 
@@ -235,7 +235,7 @@ static void refuse(struct mongo_store *m, struct store_thread *t, struct job *jo
     m->noted_children = true;
 }
 
-/* --- one bulk --------------------------------------------------------------------------------------- */
+/* --- one bulk --------------------------------------------------------------------------------- */
 
 struct tally {
     size_t n_named; /* documents that an error names */
@@ -287,7 +287,8 @@ static struct tally read_reply(struct mongo_store *m, struct store_thread *t, st
                           .n_matched = reply_int(reply, "nMatched"),
                           .transient = reply_has_items(reply, "writeConcernErrors")};
     bson_iter_t at, list, error;
-    if (trust_index && bson_iter_init_find(&at, reply, "writeErrors") && bson_iter_recurse(&at, &list))
+    if (trust_index && bson_iter_init_find(&at, reply, "writeErrors") &&
+        bson_iter_recurse(&at, &list))
         while (bson_iter_next(&list))
             if (bson_iter_recurse(&list, &error))
                 read_write_error(m, t, jobs, n, &error, &tally);
@@ -298,7 +299,7 @@ static void add_job(mongoc_bulk_operation_t *bulk, const struct job *job, bool r
                     const bson_t *insert_opts, const bson_t *replace_opts)
 {
     if (!replace) {
-        mongoc_bulk_operation_insert_with_opts(bulk, &job->document, insert_opts, NULL);
+        mongoc_bulk_operation_insert_with_opts(bulk, job->document, insert_opts, NULL);
         return;
     }
     bson_t selector = BSON_INITIALIZER, guard;
@@ -306,11 +307,12 @@ static void add_job(mongoc_bulk_operation_t *bulk, const struct job *job, bool r
     BSON_APPEND_DOCUMENT_BEGIN(&selector, "status", &guard);
     BSON_APPEND_UTF8(&guard, "$ne", "SUCCESS");
     bson_append_document_end(&selector, &guard);
-    mongoc_bulk_operation_replace_one_with_opts(bulk, &selector, &job->document, replace_opts, NULL);
+    mongoc_bulk_operation_replace_one_with_opts(bulk, &selector, job->document, replace_opts, NULL);
     bson_destroy(&selector);
 }
 
-/* The documents are known to be well-formed: libmongoc need not look again, and would refuse empty keys. */
+/* The documents are known to be well-formed: libmongoc need not look again, and would refuse empty
+ * keys. */
 static bool execute(struct mongo_store *m, struct job **jobs, size_t n, bool replace, bson_t *reply,
                     bson_error_t *why)
 {
@@ -338,8 +340,8 @@ static void finish(struct job *job)
     job->entry->code = 0;
 }
 
-static int run(struct mongo_store *m, struct store_thread *t, struct job **jobs, size_t n, bool replace,
-               int64_t *ret_matched, struct error *err);
+static int run(struct mongo_store *m, struct store_thread *t, struct job **jobs, size_t n,
+               bool replace, int64_t *ret_matched, struct error *err);
 
 /* One by one, when a bulk failed for something in it and the server did not say reliably what. */
 static int run_singly(struct mongo_store *m, struct store_thread *t, struct job **jobs, size_t n,
@@ -353,8 +355,8 @@ static int run_singly(struct mongo_store *m, struct store_thread *t, struct job 
 }
 
 /* Writes; moves each job from TODO on, or returns a transient code. */
-static int run(struct mongo_store *m, struct store_thread *t, struct job **jobs, size_t n, bool replace,
-               int64_t *ret_matched, struct error *err)
+static int run(struct mongo_store *m, struct store_thread *t, struct job **jobs, size_t n,
+               bool replace, int64_t *ret_matched, struct error *err)
 {
     bson_t reply;
     bson_error_t why = {0};
@@ -386,7 +388,7 @@ static int run(struct mongo_store *m, struct store_thread *t, struct job **jobs,
     return 0;
 }
 
-/* --- a batch ---------------------------------------------------------------------------------------- */
+/* --- a batch ---------------------------------------------------------------------------------- */
 
 static size_t pick(struct job *all, size_t n, int state, struct job **ret_jobs)
 {
@@ -423,10 +425,10 @@ static int replace_some(struct mongo_store *m, struct store_thread *t, struct jo
     return code;
 }
 
-/* In small bulks: some stand-ins for MongoDB search the whole collection for each guarded replace, or hang
- * at more than a hundred in one command. */
-static int replace_existing(struct mongo_store *m, struct store_thread *t, struct job *all, size_t n,
-                            struct error *err)
+/* In small bulks: some stand-ins for MongoDB search the whole collection for each guarded replace,
+ * or hang at more than a hundred in one command. */
+static int replace_existing(struct mongo_store *m, struct store_thread *t, struct job *all,
+                            size_t n, struct error *err)
 {
     enum { AT_ONCE = 100 };
     struct job **jobs = mem_alloc(n * sizeof(struct job *));
@@ -446,19 +448,21 @@ static int64_t expiry_of(const struct mongo_store *m, const struct store_record 
     return from + (int64_t)(m->expires * 1000);
 }
 
-static size_t build(const struct mongo_store *m, struct store_entry **entries, size_t n, struct job *all)
+static size_t build(const struct mongo_store *m, struct store_entry **entries, size_t n,
+                    struct job *all)
 {
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         struct store_entry *e = entries[i];
         struct error why;
         struct job *job = &all[count];
-        bson_init(&job->document);
+        job->document = bson_new();
         job->entry = e;
         job->state = JOB_TODO;
-        if (record_bson(&e->record, e->no_children, expiry_of(m, &e->record), &job->document, &why) < 0) {
+        if (record_bson(&e->record, e->no_children, expiry_of(m, &e->record), job->document, &why) <
+            0) {
             entry_refuse(e, why.code, "%s", why.text);
-            bson_destroy(&job->document);
+            bson_destroy(job->document);
         } else {
             count++;
         }
@@ -468,8 +472,8 @@ static size_t build(const struct mongo_store *m, struct store_entry **entries, s
 
 static int prepare(struct mongo_store *m, struct store_thread *t, struct error *err);
 
-static int write_documents(void *state, struct store_thread *t, struct store_entry **entries, size_t n,
-                           struct error *err)
+static int write_documents(void *state, struct store_thread *t, struct store_entry **entries,
+                           size_t n, struct error *err)
 {
     struct mongo_store *m = state;
     int code = prepare(m, t, err);
@@ -486,13 +490,13 @@ static int write_documents(void *state, struct store_thread *t, struct store_ent
     if (code == 0 && count)
         code = replace_existing(m, t, all, count, err);
     for (size_t i = 0; i < count; i++)
-        bson_destroy(&all[i].document);
+        bson_destroy(all[i].document);
     free(jobs);
     free(all);
     return code;
 }
 
-/* --- indexes and expiry ----------------------------------------------------------------------------- */
+/* --- indexes and expiry ----------------------------------------------------------------------- */
 
 static bool create_index(struct mongo_store *m, const char *collection, const char *field,
                          const char *name, bool ttl, bson_error_t *why)
@@ -523,8 +527,9 @@ static bool may_pass(const bson_error_t *why)
            (why->code != UNAUTHORIZED && is_about_server(why->code));
 }
 
-/* Once, before the first write. date_done_1 is asked for exactly as Python asks for it: the same name and
- * key with another option would make one of the two fail. A server that refuses an index is used without. */
+/* Once, before the first write. date_done_1 is asked for exactly as Python asks for it: the same
+ * name and key with another option would make one of the two fail. A server that refuses an index
+ * is used without. */
 static int prepare(struct mongo_store *m, struct store_thread *t, struct error *err)
 {
     static const char expiry_name[] = "cworker_expires_at";
@@ -543,15 +548,17 @@ static int prepare(struct mongo_store *m, struct store_thread *t, struct error *
     if (m->expires > 0 && !create_index(m, m->tasks_name, "expires_at", expiry_name, true, &why)) {
         if (may_pass(&why))
             return error_set(err, ERROR_UNAVAILABLE, "%s", why.message);
-        store_thread_note(t, true, "no TTL index: %s; expired results are deleted each hour instead",
+        store_thread_note(t, true,
+                          "no TTL index: %s; expired results are deleted each hour instead",
                           why.message);
         create_index(m, m->tasks_name, "expires_at", expiry_name, false, &why);
     }
     if (m->raised_concern)
         store_thread_note(t, true, "w=0 in its URL would lose results unseen: w=1 is used");
     if (m->has_ignored_settings)
-        store_thread_note(t, true, "mongodb_backend_settings: only database, taskmeta_collection and "
-                                   "groupmeta_collection count, the rest belongs into the URL");
+        store_thread_note(t, true,
+                          "mongodb_backend_settings: only database, taskmeta_collection and "
+                          "groupmeta_collection count, the rest belongs into the URL");
     m->prepared = true;
     return 0;
 }
@@ -576,7 +583,7 @@ static double tidy_documents(void *state, struct store_thread *t)
     return HOUR;
 }
 
-/* --- reading ---------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 static char *read_document(void *state, const char *id, struct error *err)
 {
@@ -600,7 +607,7 @@ static char *read_document(void *state, const char *id, struct error *err)
     return text;
 }
 
-/* --- the backend ------------------------------------------------------------------------------------ */
+/* --- the backend ------------------------------------------------------------------------------ */
 
 static const struct store_writer mongo_writer = {write_documents, read_document, tidy_documents,
                                                  close_client};

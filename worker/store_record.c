@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records at rest: the copy that waits to be written, the lists it waits in, and its JSON form. The idea:
- * everything a writer needs of a record lies in one allocation, so that handing it to another thread is
- * handing over one pointer. */
+/* Records at rest: the copy that waits to be written, the lists it waits in, and its JSON form. The
+ * idea: everything a writer needs of a record lies in one allocation, so that handing it to another
+ * thread is handing over one pointer. */
 #include "worker/store_backend.h"
 
 #include "proto/base/mem.h"
@@ -12,15 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- copies ----------------------------------------------------------------------------------------- */
+/* --- copies ----------------------------------------------------------------------------------- */
 
 enum { N_TEXTS = 12 };
 
 static void collect_texts(struct store_record *r, const char **ret_texts[N_TEXTS])
 {
-    const char **texts[N_TEXTS] = {&r->id,     &r->state, &r->traceback, &r->children,
-                                   &r->group_id, &r->parent_id, &r->name, &r->worker,
-                                   &r->queue,  &r->args,  &r->kwargs,    &r->stamps};
+    const char **texts[N_TEXTS] = {&r->id,       &r->state,     &r->traceback, &r->children,
+                                   &r->group_id, &r->parent_id, &r->name,      &r->worker,
+                                   &r->queue,    &r->args,      &r->kwargs,    &r->stamps};
     memcpy(ret_texts, texts, sizeof texts);
 }
 
@@ -124,7 +124,7 @@ struct store_entry *list_pop(struct store_list *l)
     return e;
 }
 
-/* --- coalescing ------------------------------------------------------------------------------------- */
+/* --- coalescing ------------------------------------------------------------------------------- */
 
 bool state_is_final(const char *state)
 {
@@ -178,7 +178,7 @@ size_t store_coalesce(struct store_entry **entries, size_t n)
     return kept;
 }
 
-/* --- the JSON form ---------------------------------------------------------------------------------- */
+/* --- the JSON form ---------------------------------------------------------------------------- */
 
 /* The length of the sequence that starts here, 0 when it is none (overlong, surrogate, cut). */
 static size_t utf8_length(const unsigned char *at, size_t left)
@@ -217,7 +217,8 @@ bool text_is_utf8(const char *text, size_t size)
 
 bool record_text_succeeded(const char *text, size_t size)
 {
-    /* Every writer of these records puts the status first; Python with a space, others maybe not. */
+    /* Every writer of these records puts the status first; Python with a space, others maybe not.
+     */
     static const char *const starts[] = {"{\"status\": \"SUCCESS\"", "{\"status\":\"SUCCESS\""};
     for (size_t i = 0; i < 2; i++)
         if (size >= strlen(starts[i]) && !memcmp(text, starts[i], strlen(starts[i])))
@@ -228,8 +229,8 @@ bool record_text_succeeded(const char *text, size_t size)
 bool stamp_is_allowed(struct slice name)
 {
     static const char *const taken[] = {
-        "status", "result", "traceback", "children", "date_done", "group_id", "parent_id",
-        "name",   "args",   "kwargs",    "worker",   "retries",   "queue",    "stamped_headers",
+        "status", "result",  "traceback", "children", "date_done", "group_id", "parent_id",
+        "name",   "args",    "kwargs",    "worker",   "retries",   "queue",    "stamped_headers",
         "_id",    "task_id", "expires_at"};
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
         if (name.size == strlen(taken[i]) && !memcmp(name.at, taken[i], name.size))
@@ -303,5 +304,6 @@ int record_print(const struct store_record *r, struct buf *out, struct error *er
         print_extended(r, out);
     print_text(out, "task_id", r->id);
     buf_char(out, '}');
-    return out->failed ? error_set(err, ERROR_TOO_BIG, "the record exceeds %zu bytes", out->max) : 0;
+    return out->failed ? error_set(err, ERROR_TOO_BIG, "the record exceeds %zu bytes", out->max)
+                       : 0;
 }

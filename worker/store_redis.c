@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Redis: Celery's keys and messages, pipelined on the loop. Guard, write and notice are one script, so that
- * no second worker comes in between. The guard looks at the first bytes of the stored record only: every
- * writer puts the status there, and reading twenty bytes costs the same for a result of any size, where
- * cjson would parse it all.
+/* Redis: Celery's keys and messages, pipelined on the loop. Guard, write and notice are one script,
+ * so that no second worker comes in between. The guard looks at the first bytes of the stored
+ * record only: every writer puts the status there, and reading twenty bytes costs the same for a
+ * result of any size, where cjson would parse it all.
  *
- * An entry is in one of three lists: waiting (never sent), sent (unanswered), again (sent, and lost with
- * the connection or refused for now; goes before the waiting ones). */
+ * An entry is in one of three lists: waiting (never sent), sent (unanswered), again (sent, and lost
+ * with the connection or refused for now; goes before the waiting ones). */
 #include "worker/store_backend.h"
 
 #include "broker/redis.h"
@@ -63,7 +63,7 @@ static void send_more(struct redis_store *s);
 static void send_queries(struct redis_store *s);
 static void fail_queries(struct redis_store *s);
 
-/* --- outages ---------------------------------------------------------------------------------------- */
+/* --- outages ---------------------------------------------------------------------------------- */
 
 static void note(struct redis_store *s, bool warning, const char *what, const char *why)
 {
@@ -132,7 +132,7 @@ static void on_down(struct redis *r, const char *reason, void *arg)
     fail_queries(arg);
 }
 
-/* --- writing ---------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 static void unlink_command(struct command *c)
 {
@@ -148,17 +148,18 @@ static void unlink_command(struct command *c)
 /* Errors that the server's state explains; anything else is about this record. */
 static bool is_passing(const char *error)
 {
-    static const char *const starts[] = {"OOM ",      "LOADING ", "READONLY ",   "BUSY ",
-                                         "MASTERDOWN ", "NOREPLICAS ", "NOAUTH ", "NOPERM ",
-                                         "MISCONF ",  "TRYAGAIN ", "CLUSTERDOWN ", "MOVED ",
-                                         "ASK ",      "NOSCRIPT ", "UNKILLABLE ", "WRONGPASS "};
+    static const char *const starts[] = {
+        "OOM ",    "LOADING ",  "READONLY ",   "BUSY ",     "MASTERDOWN ",  "NOREPLICAS ",
+        "NOAUTH ", "NOPERM ",   "MISCONF ",    "TRYAGAIN ", "CLUSTERDOWN ", "MOVED ",
+        "ASK ",    "NOSCRIPT ", "UNKILLABLE ", "WRONGPASS "};
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
         if (!strncmp(error, starts[i], strlen(starts[i])))
             return true;
     return false;
 }
 
-/* An older record that was refused must not be written after a newer one of its id: it is superseded. */
+/* An older record that was refused must not be written after a newer one of its id: it is
+ * superseded. */
 static void drop_older(struct redis_store *s, const char *id)
 {
     struct store_list kept = {0}, all = s->again, dropped = {0};
@@ -225,8 +226,8 @@ static bool send_entry(struct redis_store *s, struct store_entry *e)
     return ok;
 }
 
-/* The first command of a connection goes alone: were several told NOSCRIPT and repeated, a later record of
- * the same id could overtake them. */
+/* The first command of a connection goes alone: were several told NOSCRIPT and repeated, a later
+ * record of the same id could overtake them. */
 static bool has_room(const struct redis_store *s)
 {
     return redis_is_up(s->redis) && !s->closing && !is_paused(s) &&
@@ -260,7 +261,7 @@ static void redis_put(void *backend, struct store_entry *e)
         event_active(s->retry, EV_TIMEOUT, 0);
 }
 
-/* --- reading ---------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 static int read_reply(const redisReply *reply, const char **ret_text, struct error *err)
 {
@@ -287,7 +288,8 @@ static void on_read(const redisReply *reply, void *arg)
     free(q);
 }
 
-static int ask(struct redis *r, const char *key_prefix, const char *id, redis_reply_fn *fn, void *arg)
+static int ask(struct redis *r, const char *key_prefix, const char *id, redis_reply_fn *fn,
+               void *arg)
 {
     char *key = mem_printf("%s%s", key_prefix, id);
     struct slice argv[] = {slice_of("GET"), slice_of(key)};
@@ -314,7 +316,8 @@ static void fail_queries(struct redis_store *s)
     }
 }
 
-/* Never answered from within. Without a connection the answer comes with the end of the present attempt. */
+/* Never answered from within. Without a connection the answer comes with the end of the present
+ * attempt. */
 static void redis_get(void *backend, const char *id, store_read_fn *fn, void *arg)
 {
     struct redis_store *s = backend;
@@ -326,7 +329,7 @@ static void redis_get(void *backend, const char *id, store_read_fn *fn, void *ar
     send_queries(s);
 }
 
-/* --- opening and closing ---------------------------------------------------------------------------- */
+/* --- opening and closing ---------------------------------------------------------------------- */
 
 static void *redis_store_open(const struct store_setup *setup, struct error *err)
 {
@@ -362,7 +365,8 @@ static void wake(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what, (void)arg;
 }
 
-/* Called from within the loop, which cannot run in itself, it only waits until Redis has read what is sent. */
+/* Called from within the loop, which cannot run in itself, it only waits until Redis has read what
+ * is sent. */
 static void redis_store_close(void *backend, double patience)
 {
     struct redis_store *s = backend;
@@ -391,7 +395,7 @@ static void redis_store_close(void *backend, double patience)
     free(s);
 }
 
-/* --- the blocking read ------------------------------------------------------------------------------ */
+/* --- the blocking read ------------------------------------------------------------------------ */
 
 struct blocking {
     struct event_base *base;

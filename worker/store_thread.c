@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The writer thread: takes what has gathered while the last batch was being written, coalesces it, has it
- * written, and puts what must wait back at the head of the queue. The one idea: batches form by
- * themselves, as large as the store is slow, so that nothing lingers and nothing is tuned. */
+/* The writer thread: takes what has gathered while the last batch was being written, coalesces it,
+ * has it written, and puts what must wait back at the head of the queue. The one idea: batches form
+ * by themselves, as large as the store is slow, so that nothing lingers and nothing is tuned. */
 #include "worker/store_thread.h"
 
 #include "proto/base/mem.h"
@@ -59,7 +59,7 @@ struct store_thread {
     unsigned n_attempts;
 };
 
-/* --- what both sides do ----------------------------------------------------------------------------- */
+/* --- what both sides do ----------------------------------------------------------------------- */
 
 static void append_reading(struct reading **first, struct reading ***end, struct reading *q)
 {
@@ -128,7 +128,7 @@ static void thread_free(struct store_thread *t)
     free(t);
 }
 
-/* --- the thread ------------------------------------------------------------------------------------- */
+/* --- the thread ------------------------------------------------------------------------------- */
 
 static size_t take_batch(struct store_thread *t, struct store_entry **batch)
 {
@@ -254,7 +254,7 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-/* --- the loop's side -------------------------------------------------------------------------------- */
+/* --- the loop's side -------------------------------------------------------------------------- */
 
 static void settle_with_merged(struct store_entry *e)
 {
@@ -331,8 +331,9 @@ static int start(struct store_thread *t)
     return failure;
 }
 
-struct store_thread *store_thread_open(const struct store_setup *setup, const struct store_writer *ops,
-                                       void *state, struct error *err)
+struct store_thread *store_thread_open(const struct store_setup *setup,
+                                       const struct store_writer *ops, void *state,
+                                       struct error *err)
 {
     struct store_thread *t = mem_zalloc(sizeof *t);
     pthread_condattr_t clock;
@@ -347,8 +348,9 @@ struct store_thread *store_thread_open(const struct store_setup *setup, const st
     pthread_cond_init(&t->wake, &clock);
     pthread_condattr_destroy(&clock);
     t->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    t->event = t->event_fd < 0 ? NULL
-                               : event_new(setup->base, t->event_fd, EV_READ | EV_PERSIST, on_ring, t);
+    t->event = t->event_fd < 0
+                   ? NULL
+                   : event_new(setup->base, t->event_fd, EV_READ | EV_PERSIST, on_ring, t);
     if (!t->event || event_add(t->event, NULL) != 0 || start(t) != 0) {
         error_set(err, ERROR_SYSTEM, "result store: cannot start its thread");
         if (t->event)

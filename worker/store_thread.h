@@ -2,8 +2,8 @@
 #ifndef WORKER_STORE_THREAD_H
 #define WORKER_STORE_THREAD_H
 
-/* A thread around a writer that blocks (MongoDB's driver, fsync). The writer's functions run in that
- * thread only, one at a time; whatever there is to tell comes out on the loop thread. */
+/* A thread around a writer that blocks (MongoDB's driver, fsync). The writer's functions run in
+ * that thread only, one at a time; whatever there is to tell comes out on the loop thread. */
 
 #include "worker/store_backend.h"
 
@@ -21,8 +21,9 @@ struct store_writer {
 };
 
 /* Takes `state`, also on failure. */
-struct store_thread *store_thread_open(const struct store_setup *setup, const struct store_writer *ops,
-                                       void *state, struct error *err);
+struct store_thread *store_thread_open(const struct store_setup *setup,
+                                       const struct store_writer *ops, void *state,
+                                       struct error *err);
 void store_thread_put(void *thread, struct store_entry *e);
 void store_thread_get(void *thread, const char *id, store_read_fn *fn, void *arg);
 /* Waits at most `patience` seconds; what is not durable by then is never settled. */

@@ -73,10 +73,10 @@ static void pump(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
-    if (w->phase == WORKER_COLD)
-        pool_shut(w->pool, true);
     if (w->phase != WORKER_RUNNING)
         flow_give_back_ready(w);
+    if (w->phase == WORKER_COLD) /* last, so that what ran is the first to be taken again */
+        pool_shut(w->pool, true);
     if (w->phase != WORKER_COLD)
         flow_dispatch(w);
     if (w->phase == WORKER_RUNNING)

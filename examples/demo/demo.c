@@ -235,12 +235,9 @@ static cw_outcome crash(cw_task *t)
     return cw_raise(t, "RuntimeError", "signal %lld did not end the process", (long long)signal);
 }
 
-/* As in Celery, a task that rejects itself with requeue every time would come back for ever, so
- * this one does it once: the second delivery is marked as redelivered and succeeds. */
+/* With requeue it comes round again and again, behind what waits, as in Celery. */
 static cw_outcome reject(cw_task *t)
 {
-    if (cw_bool(t, "requeue") && cw_info(t)->redelivered)
-        return cw_return_str(t, "redelivered");
     return cw_reject(t, cw_bool(t, "requeue"));
 }
 
@@ -310,7 +307,7 @@ static const struct cw_def defs[] = {
      .run = reject,
      .args = requeue,
      .flags = CW_ACKS_LATE,
-     .help = "rejects; with requeue once"},
+     .help = "rejects; with requeue it comes back"},
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
     {.name = "demo.send", .run = send_task, .args = name_and_args, .help = "sends another task"},
     {0},

@@ -43,7 +43,7 @@ def test_mongo_document(mongo, mongo_backend, mongo_database, make_app, cworker)
         stored = collection.find_one({"_id": result.id})
         wrong = collection.find_one({"_id": failure.id})
         indexes = collection.index_information()
-    assert list(stored)[0] == "_id" and set(stored) == {*FIELDS, "_id"}
+    assert list(stored)[0] == "_id" and set(stored) == {*FIELDS, "_id", "expires_at"}
     assert (stored["status"], stored["result"], stored["children"]) == ("SUCCESS", "3", [])
     assert isinstance(stored["date_done"], datetime)
     assert json.loads(wrong["result"]) == {

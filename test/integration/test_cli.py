@@ -67,7 +67,7 @@ def test_call_and_result(app, cworker, redis):
 
 def test_call_options(app, keys, redis):
     done = run_cworker("-b", redis.url(), "call", "demo.echo", "-a", "[1]", "-k", '{"k": "ü"}',
-                       "-Q", "other", "--countdown", "60")
+                       "--queue", "other", "--countdown", "60")
     assert done.returncode == 0, done
     message = json.loads(keys.rpop("other"))
     assert message["headers"]["id"] == done.stdout.strip()

@@ -72,15 +72,3 @@ def test_python_takes_over_what_c_gave_back(app, cworker, python_worker, keys):
     worker.stop()
     python_worker()
     assert [get(result) for result in results] == [i + 1 for i in range(500)]
-
-
-def test_unacked_of_a_dead_python_worker(app, cworker, keys):
-    """What Kombu holds for longer than its visibility_timeout comes back through a cworker too."""
-    result = app.send_task("demo.add", (20, 3))
-    message = keys.rpop("celery").decode()
-    keys.hset("unacked", "dead-tag", f'[{message}, "", "celery"]')
-    keys.zadd("unacked_index", {"dead-tag": 1000.0})
-    cworker()
-    assert get(result, timeout=30) == 23
-    wait_until(lambda: not keys.hlen("unacked") and not keys.zcard("unacked_index"),
-               what="an empty unacked hash")

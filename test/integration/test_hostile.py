@@ -62,7 +62,6 @@ READABLE = {
     "kwargs is a list": body([[1, 2], [], EMBED]),
     "embed is a string": body([[1, 2], {}, "x"]),
     "callbacks are no list": body([[1, 2], {}, {**EMBED, "callbacks": 5}]),
-    "unknown typed value": body([[{"__type__": "rocket", "__value__": 1}, 2], {}, EMBED]),
     "no content type": change("content-type"),
     "empty content type": change("content-type", to=""),
     "content type pickle": change("content-type", to="application/x-python-serialize"),

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # A MongoDB server for tests (mongo-java-server), for machines without mongod.
-#   mongo.sh build                      fetches and compiles it into build/services/mongo/; does nothing when it is there
+#   mongo.sh build                      fetches and compiles it into build/services/mongo/, once
 #   mongo.sh run HOST PORT [DATADIR]    serves in the foreground; prints "ready" when it listens
 set -eu
 
@@ -10,7 +10,8 @@ source=$here/mongo
 target=${MONGO_SERVICE_DIR:-$(cd "$here/../.." && pwd)/build/services/mongo}
 
 is_current() {
-    [ -f "$target/classes/Main.class" ] && [ -z "$(find "$source" -newer "$target/classes/Main.class" -type f)" ]
+    [ -f "$target/classes/Main.class" ] &&
+        [ -z "$(find "$source" -newer "$target/classes/Main.class" -type f)" ]
 }
 
 build() {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Result stores: the shapes of their records against what Celery's backends wrote (test/golden-results), and
- * the stores that need no server. */
+/* Result stores: the shapes of their records against what Celery's backends wrote
+ * (test/golden-results), and the stores that need no server. */
 #include "worker/store_backend.h"
 
 #include "proto/base/mem.h"
@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-/* --- golden records --------------------------------------------------------------------------------- */
+/* --- golden records --------------------------------------------------------------------------- */
 
 static cJSON *golden(const char *name)
 {
@@ -79,9 +79,8 @@ static void make_record(struct made *m, cJSON *from)
         return;
     m->stamps = cJSON_CreateObject();
     const cJSON *name;
-    cJSON_ArrayForEach(name, json_get(from, "stamped_headers"))
-        json_set(m->stamps, name->valuestring,
-                 cJSON_Duplicate(json_get(from, name->valuestring), true));
+    cJSON_ArrayForEach(name, json_get(from, "stamped_headers")) json_set(
+        m->stamps, name->valuestring, cJSON_Duplicate(json_get(from, name->valuestring), true));
     r->stamps = text_of(m, m->stamps);
 }
 
@@ -98,7 +97,8 @@ static void check_mongo(const char *name)
     cJSON *file = golden(name);
     char *extended_json = json_text(json_get(file, "document"));
     bson_error_t why;
-    bson_t *want = bson_new_from_json((const uint8_t *)extended_json, -1, &why), got = BSON_INITIALIZER;
+    bson_t *want = bson_new_from_json((const uint8_t *)extended_json, -1, &why),
+           got = BSON_INITIALIZER;
     assert_non_null(want);
     char *plain = record_from_bson(want);
     struct made m;
@@ -120,11 +120,22 @@ static void check_mongo(const char *name)
 
 static void test_mongo_documents(void **state)
 {
-    static const char *const names[] = {
-        "mongo-add", "mongo-link", "mongo-started", "mongo-retry", "mongo-fail_value",
-        "mongo-progress", "mongo-group-member", "mongo-chain-last", "mongo-hard", "mongo-expired",
-        "mongo-unknown-task", "mongo-none", "mongo-types", "mongo-extended-add-kw",
-        "mongo-extended-stamped", "mongo-extended-started"};
+    static const char *const names[] = {"mongo-add",
+                                        "mongo-link",
+                                        "mongo-started",
+                                        "mongo-retry",
+                                        "mongo-fail_value",
+                                        "mongo-progress",
+                                        "mongo-group-member",
+                                        "mongo-chain-last",
+                                        "mongo-hard",
+                                        "mongo-expired",
+                                        "mongo-unknown-task",
+                                        "mongo-none",
+                                        "mongo-types",
+                                        "mongo-extended-add-kw",
+                                        "mongo-extended-stamped",
+                                        "mongo-extended-started"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_mongo(names[i]);
@@ -145,9 +156,10 @@ static void check_redis_value(const char *name, const char *value)
 
 static void test_redis_records(void **state)
 {
-    static const char *const names[] = {"redis-success", "redis-extended-success", "redis-failure",
-                                        "redis-extended-failure", "redis-progress", "redis-retry",
-                                        "redis-expired", "redis-noexpire-prefix-success",
+    static const char *const names[] = {"redis-success",  "redis-extended-success",
+                                        "redis-failure",  "redis-extended-failure",
+                                        "redis-progress", "redis-retry",
+                                        "redis-expired",  "redis-noexpire-prefix-success",
                                         "redis-pytypes"};
     size_t n_checked = 0;
     (void)state;
@@ -169,7 +181,7 @@ static void test_redis_records(void **state)
     assert_true(n_checked >= sizeof names / sizeof *names);
 }
 
-/* --- records of our own ----------------------------------------------------------------------------- */
+/* --- records of our own ----------------------------------------------------------------------- */
 
 static struct store_record record_of(const char *id, const char *state, const char *result)
 {
@@ -194,13 +206,15 @@ static void test_bson_values(void **state)
     struct store_record r = record_of("id", "SUCCESS", NULL);
     (void)state;
     r.extended = true;
-    r.args = "[1, 3000000000, 1180591620717411303424, 1.0, 1e-07, true, null, {\"\": 1, \"$date\": 5},"
-             " \"a\\u0000b\", \"\\ud800\"]";
+    r.args =
+        "[1, 3000000000, 1180591620717411303424, 1.0, 1e-07, true, null, {\"\": 1, \"$date\": 5},"
+        " \"a\\u0000b\", \"\\ud800\"]";
     char *text = bson_of(&r, 1795253177345);
     assert_non_null(strstr(text, "\"result\" : \"null\""));
-    assert_non_null(strstr(text, "\"args\" : [ { \"$numberInt\" : \"1\" }, { \"$numberLong\" : "
-                                 "\"3000000000\" }, \"1180591620717411303424\", { \"$numberDouble\" : "
-                                 "\"1.0\" }"));
+    assert_non_null(strstr(text,
+                           "\"args\" : [ { \"$numberInt\" : \"1\" }, { \"$numberLong\" : "
+                           "\"3000000000\" }, \"1180591620717411303424\", { \"$numberDouble\" : "
+                           "\"1.0\" }"));
     assert_non_null(strstr(text, "{ \"\" : { \"$numberInt\" : \"1\" }, \"$date\" : "
                                  "{ \"$numberInt\" : \"5\" } }"));
     assert_non_null(strstr(text, "\"a\\u0000b\", \"\xEF\xBF\xBD\""));
@@ -277,13 +291,17 @@ static void test_guard(void **state)
         const char *text;
         bool succeeded;
     } rows[] = {
-        {"{\"status\": \"SUCCESS\", \"result\": 3", true}, {"{\"status\":\"SUCCESS\",", true},
-        {"{\"status\": \"SUCCESSOR\"", false},             {"{\"status\": \"FAILURE\"", false},
-        {"{\"status\": \"SUCC", false},                    {"", false},
+        {"{\"status\": \"SUCCESS\", \"result\": 3", true},
+        {"{\"status\":\"SUCCESS\",", true},
+        {"{\"status\": \"SUCCESSOR\"", false},
+        {"{\"status\": \"FAILURE\"", false},
+        {"{\"status\": \"SUCC", false},
+        {"", false},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        assert_int_equal(record_text_succeeded(rows[i].text, strlen(rows[i].text)), rows[i].succeeded);
+        assert_int_equal(record_text_succeeded(rows[i].text, strlen(rows[i].text)),
+                         rows[i].succeeded);
 }
 
 static void test_coalesce(void **state)
@@ -335,7 +353,7 @@ static void test_coalesce_full_batch(void **state)
     assert_int_equal(n_merged, STORE_BATCH - 10);
 }
 
-/* --- stores without a server ------------------------------------------------------------------------ */
+/* --- stores without a server ------------------------------------------------------------------ */
 
 struct heard {
     struct event_base *base;
@@ -361,7 +379,8 @@ static void on_read(int code, const char *json, void *arg)
     event_base_loopbreak(h->base);
 }
 
-static void put(struct store *s, struct heard *h, const char *id, const char *state, const char *result)
+static void put(struct store *s, struct heard *h, const char *id, const char *state,
+                const char *result)
 {
     struct store_record r = record_of(id, state, result);
     h->want = h->n + 1;
@@ -416,9 +435,10 @@ static void test_file_store(void **state)
     assert_int_equal(h.last, 0);
     store_get(s, "a", on_read, &h);
     event_base_dispatch(h.base);
-    assert_string_equal(h.json, "{\"status\": \"SUCCESS\", \"result\": [1, \"x\"], \"traceback\": null, "
-                                "\"children\": [], \"date_done\": \"2026-11-21T09:26:17.345678+00:00\", "
-                                "\"task_id\": \"a\"}");
+    assert_string_equal(h.json,
+                        "{\"status\": \"SUCCESS\", \"result\": [1, \"x\"], \"traceback\": null, "
+                        "\"children\": [], \"date_done\": \"2026-11-21T09:26:17.345678+00:00\", "
+                        "\"task_id\": \"a\"}");
     put(s, &h, "../b", "SUCCESS", "1");
     assert_int_equal(h.last, ERROR_INVALID);
     put(s, &h, "c", "SUCCESS", "\"\xff\"");
@@ -445,7 +465,8 @@ static void test_key_prefix(void **state)
     struct error err;
     (void)state;
     assert_non_null(mkdtemp(folder));
-    settings.result_backend_transport_options = json_parse("{\"global_keyprefix\": \"pre\"}", 27, NULL);
+    settings.result_backend_transport_options =
+        json_parse("{\"global_keyprefix\": \"pre\"}", 27, NULL);
     char *url = mem_printf("file://localhost%s", folder);
     struct store *s = store_open(h.base, url, &settings, NULL, &err);
     put(s, &h, "a", "SUCCESS", "1");
@@ -465,10 +486,14 @@ static void test_bad_urls(void **state)
         const char *url;
         int code;
     } rows[] = {
-        {"mysql://x", ERROR_UNSUPPORTED},          {"nonsense", ERROR_UNSUPPORTED},
-        {"file:///no/such/folder", ERROR_NOT_FOUND}, {"file://relative", ERROR_INVALID},
-        {"mongodb://h:27999x/", ERROR_INVALID},    {"mongodb://h:/", ERROR_INVALID},
-        {"mongodb:h", ERROR_INVALID},              {"mongodb://u:p%@h/", ERROR_INVALID},
+        {"mysql://x", ERROR_UNSUPPORTED},
+        {"nonsense", ERROR_UNSUPPORTED},
+        {"file:///no/such/folder", ERROR_NOT_FOUND},
+        {"file://relative", ERROR_INVALID},
+        {"mongodb://h:27999x/", ERROR_INVALID},
+        {"mongodb://h:/", ERROR_INVALID},
+        {"mongodb:h", ERROR_INVALID},
+        {"mongodb://u:p%@h/", ERROR_INVALID},
         {"mongodb://h/?w=majority&ssl=maybe,h:x", ERROR_INVALID},
         {"mongodb+srv://one.two/", ERROR_INVALID},
     };
@@ -501,9 +526,9 @@ static void test_unreachable_mongo(void **state)
     struct heard h = {.base = event_base_new(), .want = -1};
     struct error err;
     (void)state;
-    struct store *s = store_open(
-        h.base, "mongodb://user:secret@127.0.0.1:1/db?serverSelectionTimeoutMS=100", &settings,
-        &handlers, &err);
+    struct store *s =
+        store_open(h.base, "mongodb://user:secret@127.0.0.1:1/db?serverSelectionTimeoutMS=100",
+                   &settings, &handlers, &err);
     assert_non_null(s);
     struct store_record r = record_of("a", "SUCCESS", "1");
     store_put(s, &r, on_done, &h);

@@ -3,11 +3,13 @@ import de.bwaldvogel.mongo.MongoBackend;
 import de.bwaldvogel.mongo.MongoServer;
 import de.bwaldvogel.mongo.backend.h2.H2Backend;
 import de.bwaldvogel.mongo.backend.memory.MemoryBackend;
+import de.bwaldvogel.mongo.bson.Document;
+import de.bwaldvogel.mongo.wire.message.MongoMessage;
 import org.h2.mvstore.MVStore;
 
 /**
- * A MongoDB for tests: Main HOST PORT [DATAFOLDER]. Without a folder all lives in memory. With one, a
- * thread commits every 2 ms: what a client was told 2 ms ago survives a kill.
+ * A MongoDB for tests: Main HOST PORT [DATAFOLDER]. Without a folder all lives in memory. With one,
+ * each answer waits for a commit: what a client was told survives a kill of this process.
  */
 public class Main {
     public static void main(String[] args) throws Exception {
@@ -17,22 +19,15 @@ public class Main {
     }
 
     private static MongoBackend durable(String folder) {
-        MVStore store = new MVStore.Builder().fileName(folder + "/mongo.mv").autoCommitDisabled().open();
-        Thread committer = new Thread(() -> commitForEver(store), "commit");
-        committer.setDaemon(true);
-        committer.start();
-        return new H2Backend(store);
-    }
-
-    private static void commitForEver(MVStore store) {
-        while (true) {
-            try {
+        String file = folder + "/mongo.mv";
+        MVStore store = new MVStore.Builder().fileName(file).autoCommitDisabled().open();
+        return new H2Backend(store) {
+            @Override
+            public Document handleMessage(MongoMessage message) {
+                Document answer = super.handleMessage(message);
                 store.commit();
-                Thread.sleep(2);
-            } catch (Throwable e) {
-                e.printStackTrace();
-                Runtime.getRuntime().halt(1);
+                return answer;
             }
-        }
+        };
     }
 }
