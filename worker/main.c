@@ -60,6 +60,7 @@ static int run_worker(struct options *o)
     if (claimed != 0)
         return claimed;
     struct zygote *zygote = zygote_start(&pool);
+    worker_hold_signals();
     log_process_name("MainProcess");
     if (!o->quiet)
         banner_print(o, pool.concurrency);

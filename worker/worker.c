@@ -21,8 +21,6 @@ enum {
     CLOCK_INTERVAL = 30,        /* seconds between two looks at Redis' clock */
 };
 
-enum { N_SIGNALS = 5 };
-
 int64_t monotonic_now(void)
 {
     struct timespec t;
@@ -233,13 +231,30 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
     return err.code;
 }
 
+static const int signals_heard[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+enum { N_SIGNALS = sizeof signals_heard / sizeof *signals_heard };
+
+static void mask_signals(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (int i = 0; i < N_SIGNALS; i++)
+        sigaddset(&set, signals_heard[i]);
+    sigprocmask(how, &set, NULL);
+}
+
+void worker_hold_signals(void)
+{
+    mask_signals(SIG_BLOCK);
+}
+
 static void listen_to_signals(struct worker *w, struct event **events)
 {
-    static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
-    for (int i = 0; i < N_SIGNALS && numbers[i]; i++) {
-        events[i] = evsignal_new(w->base, numbers[i], on_signal, w);
+    for (int i = 0; i < N_SIGNALS; i++) {
+        events[i] = evsignal_new(w->base, signals_heard[i], on_signal, w);
         event_add(events[i], NULL);
     }
+    mask_signals(SIG_UNBLOCK);
     signal(SIGPIPE, SIG_IGN);
 }
 

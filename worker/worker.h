@@ -38,6 +38,10 @@ struct worker {
     uint64_t n_done;
 };
 
+/* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children
+ * must not inherit the mask. */
+void worker_hold_signals(void);
+
 /* Runs until told to stop; the exit status. */
 int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool);
 

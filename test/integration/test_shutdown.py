@@ -13,12 +13,12 @@ def waiting_ids(keys, queue="celery"):
 
 
 def start_long(app, cworker, keys, seconds, prefetched=5, **options):
-    """A worker with one running task and others that it has prefetched or left in the queue."""
+    """A worker with one running task and a full window; the others are in the queue."""
     worker = cworker("--set", "task_track_started=true", concurrency=1, **options)
     running = app.send_task("demo.sleep", (seconds,))
     wait_until(lambda: running.state == "STARTED", what="the start of the task")
     others = [app.send_task("demo.add", (i, 1)) for i in range(prefetched)]
-    wait_until(lambda: len(inflight(keys)) > 1, what="prefetched tasks")
+    wait_until(lambda: len(inflight(keys)) == 4, what="a full window")
     return worker, running, others
 
 
