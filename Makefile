@@ -76,6 +76,7 @@ check: ## everything: lint, unit tests, integration tests; also under the saniti
 	$(Q)$(MAKE) WERROR=1 -j2 check-unit
 	$(Q)$(MAKE) -j2 SANITIZE=address,undefined CFLAGS='-O1 -g' all check-unit
 	$(Q)$(MAKE) check-integration
+	$(Q)$(MAKE) SANITIZE=address,undefined CFLAGS='-O1 -g' check-integration
 
 check-quick: check-unit lint ## unit tests and lint only
 

@@ -98,11 +98,11 @@ int main(int argc, char **argv)
     if (log_open(options.logfile, options.loglevel, options.settings.worker_log_json,
                  options.settings.worker_log_color) < 0)
         return 1;
-    if (load_tasks(&options, &err) < 0) {
+    int status = 1;
+    if (load_tasks(&options, &err) < 0)
         fprintf(stderr, "cworker: %s\n", err.text);
-        return 1;
-    }
-    int status = run_command(&options);
+    else
+        status = run_command(&options);
     options_done(&options);
     return status;
 }
