@@ -32,7 +32,7 @@ as_root() {
 
 # Package names that dpkg does not list as installed.
 missing_packages() {
-    dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2> /dev/null |
+    { dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2> /dev/null || true; } |
         awk '$2 == "installed" { print $1 }' | sort -u > "$installed"
     printf '%s\n' "$@" | sort -u | comm -23 - "$installed"
 }
