@@ -28,7 +28,7 @@ LIBS     := $(shell pkg-config --libs $(PACKAGES) $(OPTIONAL) 2>/dev/null) \
             $(if $(filter libbrotlienc,$(OPTIONAL)),-lbrotlidec) -lbz2 -lm -ldl -lpthread
 LINK     := -pie -rdynamic -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 
-SRC      := $(wildcard proto/base/*.c proto/*.c broker/*.c worker/*.c tasks/*.c tasks/*/*.c)
+SRC      := $(wildcard proto/base/*.c proto/*.c broker/*.c worker/*.c worker/*/*.c tasks/*.c tasks/*/*.c)
 OBJ      := $(SRC:%.c=$(B)/%.o)
 LIB      := $(B)/libcworker.a
 UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))

@@ -39,9 +39,9 @@ done < <(git ls-files '*.c' '*.h' | xargs -r grep -L 'SPDX-License-Identifier: A
 cflags=$(pkg-config --cflags hiredis libmongoc-1.0 libcjson libevent openssl 2>/dev/null)
 while IFS= read -r header; do
     # shellcheck disable=SC2086
-    gcc -std=gnu11 -D_GNU_SOURCE -I. $cflags -Wall -Wextra -fsyntax-only -x c "$header" ||
+    gcc -std=gnu11 -D_GNU_SOURCE -I. $cflags -Wall -Wextra -Werror -fsyntax-only -x c "$header" ||
         complain "does not compile alone: $header"
-done < <(git ls-files '*.h')
+done < <(git ls-files 'proto/*.h' 'broker/*.h' 'worker/*.h' 'tasks/*.h')
 
 [ $failed -eq 0 ] && echo '  lint: clean'
 exit $failed

@@ -173,8 +173,12 @@ static void on_stored(int code, const char *why, void *arg)
         log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
                   why);
         if (r->outcome == OUTCOME_SUCCEEDED) {
-            r->outcome = OUTCOME_FAILED;
             request_raise(r, exception_text("kombu.exceptions", "EncodeError", why));
+            cJSON_Delete(r->sends); /* what belongs to a success must not leave with a failure */
+            r->sends = NULL;
+            r->outcome = OUTCOME_FAILED;
+            if (has_continuation(r, r->outcome))
+                add_continuation(r, r->outcome);
             put_result(r);
             return;
         }

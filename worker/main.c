@@ -4,12 +4,12 @@
 
 #include "proto/base/mem.h"
 #include "worker/banner.h"
-#include "worker/command.h"
+#include "worker/command/command.h"
 #include "worker/log.h"
-#include "worker/options.h"
+#include "worker/config/options.h"
 #include "worker/pidfile.h"
 #include "worker/registry.h"
-#include "worker/task_run.h"
+#include "worker/task/task_run.h"
 #include "worker/worker.h"
 
 #include <stdio.h>
@@ -78,8 +78,10 @@ static int run_command(struct options *o)
         const char *name;
         int (*run)(struct options *);
     } commands[] = {
-        {"worker", run_worker},     {"call", command_call},     {"result", command_result},
-        {"purge", command_purge},   {"report", command_report},
+        {"worker", run_worker},
+#define COMMAND_ROW(name, help) {#name, command_##name},
+        COMMANDS(COMMAND_ROW)
+#undef COMMAND_ROW
     };
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(o->command, commands[i].name) == 0)

@@ -2,7 +2,7 @@
 #include "worker/pidfile.h"
 
 #include "proto/base/mem.h"
-#include "worker/command.h"
+#include "worker/command/command.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 #include "proto/base/mem.h"
 #include "tasks/tables.h"
 #include "worker/plugin.h"
-#include "worker/task_private.h"
+#include "worker/task/task_private.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,7 @@
  * tables only, by its last part. */
 
 #include "tasks/cworker.h"
-#include "worker/settings.h"
+#include "worker/config/settings.h"
 
 struct registry_entry {
     const struct cw_table *table;

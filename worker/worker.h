@@ -5,10 +5,10 @@
 /* The main process: one loop that owns the channel, the pool, the result store and all requests. worker.c
  * opens and closes it and knows how it stops; flow.c is the way of a task through it. */
 
-#include "worker/options.h"
-#include "worker/pool.h"
+#include "worker/config/options.h"
+#include "worker/pool/pool.h"
 #include "worker/request.h"
-#include "worker/store.h"
+#include "worker/store/store.h"
 
 enum { WORKER_JOB_BUCKETS = 1 << 12 };
 

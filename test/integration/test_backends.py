@@ -118,3 +118,15 @@ def test_result_command(backend, make_app, cworker):
     get(result)
     done = run_cworker("--result-backend", backend, "result", result.id)
     assert done.returncode == 0 and json.loads(done.stdout) == {"a": [1, "ü"]}, done
+
+
+def test_result_too_large_for_mongodb(make_app, cworker, mongo_backend):
+    """More than a document can hold: FAILURE for the task and for what waits behind it, no loop."""
+    app = make_app(mongo_backend)
+    cworker(backend=mongo_backend)
+    first = app.signature("demo.identity", ("\u00fc" * 3_000_000,))
+    last = (first | app.signature("demo.identity")).apply_async()
+    with pytest.raises(Exception) as caught:
+        get(last.parent)
+    assert type(caught.value).__name__ == "EncodeError"
+    wait_until(lambda: last.state == "FAILURE", what="the chain's end")

@@ -6,7 +6,7 @@
 
 #include "proto/base/mem.h"
 #include "worker/registry.h"
-#include "worker/task_private.h"
+#include "worker/task/task_private.h"
 
 #include <linux/futex.h>
 #include <pthread.h>

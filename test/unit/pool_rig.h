@@ -7,11 +7,11 @@
  */
 
 #include "proto/base/mem.h"
-#include "worker/lane.h"
+#include "worker/pool/lane.h"
 #include "worker/log.h"
-#include "worker/pool.h"
-#include "worker/task_run.h"
-#include "worker/zygote.h"
+#include "worker/pool/pool.h"
+#include "worker/task/task_run.h"
+#include "worker/pool/zygote.h"
 
 #include "tasks/cworker.h"
 

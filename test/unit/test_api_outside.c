@@ -12,7 +12,7 @@
 
 #include "tasks/scans/targets.h"
 #include "test/unit/api_harness.h"
-#include "worker/net_guard.h"
+#include "worker/task/net_guard.h"
 
 #include <arpa/inet.h>
 #include <signal.h>

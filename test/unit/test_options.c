@@ -2,9 +2,9 @@
 /* The command line: Celery's words in, the right options out, and what is said of wrong ones. */
 
 #include "proto/base/mem.h"
-#include "worker/command.h"
-#include "worker/options.h"
-#include "worker/options_table.h"
+#include "worker/command/command.h"
+#include "worker/config/options.h"
+#include "worker/config/options_table.h"
 #include "worker/pidfile.h"
 
 #include <fcntl.h>

@@ -3,8 +3,8 @@
  */
 
 #include "proto/base/mem.h"
-#include "worker/settings.h"
-#include "worker/settings_names.h"
+#include "worker/config/settings.h"
+#include "worker/config/settings_names.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

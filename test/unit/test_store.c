@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Result stores: the shapes of their records against what Celery's backends wrote
  * (test/golden-results), and the stores that need no server. */
-#include "worker/store_backend.h"
+#include "worker/store/backend.h"
 
 #include "proto/base/mem.h"
 #include "proto/message.h"
-#include "worker/settings.h"
+#include "worker/config/settings.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

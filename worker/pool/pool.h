@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef WORKER_POOL_H
+#define WORKER_POOL_H
+
+/* The pool, seen from main: it hands tasks to children, keeps their limits, replaces those that die. The
+ * children are forked by the zygote (zygote.h). It knows nothing of messages: a job is a number.
+ *
+ *     submitted ──▶ in a child's queue ──▶ running ──▶ outcome
+ *                        │                    ├──▶ lost: crash, hard limit, terminated
+ *                        └──▶ given back unstarted, when its child dies or is retired
+ */
+
+#include "worker/pool/frame.h"
+#include "worker/pool/slot.h"
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum pool_kind { POOL_PREFORK, POOL_THREADS, POOL_SOLO };
+
+enum pool_loss {
+    POOL_CRASHED,    /* the child died under it: status says how */
+    POOL_HARD_LIMIT, /* killed for its hard limit */
+    POOL_TERMINATED, /* killed by pool_terminate */
+    POOL_UNSTARTED,  /* never began: may be submitted again */
+    POOL_ORPHANED,   /* ran, but its child died through no fault of the task: give it back */
+};
+
+/* A handler may call every pool function but pool_shut and pool_close (on_broken may call these too). */
+struct pool_handlers {
+    void (*on_started)(uint64_t job, pid_t pid, void *arg);
+    void (*on_state)(const struct state_frame *f, void *arg);
+    void (*on_outcome)(const struct outcome_frame *f, pid_t pid, void *arg);
+    void (*on_lost)(uint64_t job, enum pool_loss why, pid_t pid, int status, void *arg);
+    void (*on_soft_limit)(uint64_t job, double limit, void *arg);
+    void (*on_room)(void *arg); /* a lane is free again */
+    void (*on_broken)(void *arg); /* the zygote is gone: nothing can run any more, all jobs came back */
+    void *arg;
+};
+
+struct pool_options {
+    enum pool_kind kind;
+    int concurrency;         /* lanes */
+    int max_tasks_per_child; /* 0: no limit */
+    int64_t max_memory_kb;   /* 0: no limit */
+};
+
+struct pool;
+struct zygote;
+
+/* Forks the zygote. Before any thread, connection or event base exists; the registry is filled. The child
+ * side never returns. NULL: errno says why not. With POOL_SOLO no process is made. */
+struct zygote *zygote_start(const struct pool_options *options);
+
+struct pool *pool_open(struct event_base *base, struct zygote *zygote,
+                       const struct pool_options *options, const struct pool_handlers *handlers);
+
+int pool_lanes(const struct pool *p);     /* tasks that can run at a time */
+int pool_room(const struct pool *p);      /* jobs that may be submitted now; batches for tiny tasks counted */
+void pool_submit(struct pool *p, const struct task_frame *f); /* copies; needs pool_room() > 0 */
+void pool_stop(struct pool *p, uint64_t job, unsigned stop /* enum cw_stop */); /* asks it to end early */
+/* Sends `signal` to the child's group and SIGKILL 0.1 s later; false: not here. Both this and pool_stop
+ * take a job that has not begun back from its child: it is POOL_UNSTARTED. */
+bool pool_terminate(struct pool *p, uint64_t job, int signal);
+int pool_running(const struct pool *p); /* jobs submitted and not ended yet */
+int pool_pids(const struct pool *p, pid_t *pids, int max);
+
+/* Asks idle children to exit and waits for none; with `kill`, ends all of them and their programs now:
+ * running jobs come back as POOL_TERMINATED, queued ones as POOL_UNSTARTED, before it returns. */
+void pool_shut(struct pool *p, bool kill);
+void pool_close(struct pool *p); /* after pool_shut: reaps the zygote too */
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/task/task_private.h"
+
+#include <mongoc/mongoc.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+/* MongoDB for tasks: one pool of clients per process, made when the first task asks for one (so
+ * after the fork), one client per delivery. */
+
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static mongoc_client_pool_t *pool;
+static char *database;
+
+static int pool_make(cw_task *t)
+{
+    const char *url = task_process.app_database_url;
+    bson_error_t error = {0};
+    if (!url)
+        return helper_failed(t, false, "RuntimeError",
+                             "no database for tasks: set app_database_url to a mongodb:// URL");
+    mongoc_init();
+    mongoc_uri_t *uri = mongoc_uri_new_with_error(url, &error);
+    if (!uri)
+        return helper_failed(t, false, "ValueError", "app_database_url: %s", error.message);
+    const char *name = mongoc_uri_get_database(uri);
+    database = bson_strdup(name && *name ? name : "cspm_orchestration");
+    mongoc_uri_set_appname(uri, "cworker");
+    pool = mongoc_client_pool_new_with_error(uri, &error);
+    mongoc_uri_destroy(uri);
+    if (!pool) {
+        bson_free(database);
+        database = NULL;
+        return helper_failed(t, false, "ValueError", "app_database_url: %s", error.message);
+    }
+    mongoc_client_pool_set_error_api(pool, MONGOC_ERROR_API_VERSION_2);
+    return 0;
+}
+
+void mongo_close(void)
+{
+    pthread_mutex_lock(&pool_lock);
+    if (pool) {
+        mongoc_client_pool_destroy(pool);
+        bson_free(database);
+        pool = NULL;
+        database = NULL;
+    }
+    pthread_mutex_unlock(&pool_lock);
+}
+
+static void give_back(void *client)
+{
+    mongoc_client_pool_push(pool, client);
+}
+
+struct _mongoc_client_t *cw_mongo(cw_task *t)
+{
+    if (t->mongo)
+        return t->mongo;
+    pthread_mutex_lock(&pool_lock);
+    int code = pool ? 0 : pool_make(t);
+    pthread_mutex_unlock(&pool_lock);
+    if (code < 0)
+        return NULL;
+    t->mongo = mongoc_client_pool_pop(pool);
+    cw_defer(t, give_back, t->mongo);
+    return t->mongo;
+}
+
+static void destroy_collection(void *collection)
+{
+    mongoc_collection_destroy(collection);
+}
+
+struct _mongoc_collection_t *cw_collection(cw_task *t, const char *name)
+{
+    mongoc_client_t *client = cw_mongo(t);
+    if (!client)
+        return NULL;
+    mongoc_collection_t *collection = mongoc_client_get_collection(client, database, name);
+    cw_defer(t, destroy_collection, collection);
+    return collection;
+}
