@@ -328,6 +328,56 @@ static void test_start_throttle(void **state)
 
 /* --- threads and solo --- */
 
+/* --- another number of lanes --- */
+
+static int pids(void)
+{
+    pid_t all[16];
+    return pool_pids(rig->pool, all, 16);
+}
+
+static void test_resize(void **state)
+{
+    (void)state;
+    rig_open((struct pool_options){.kind = POOL_PREFORK, .concurrency = 2});
+    UNTIL(pids() == 2);
+    uint64_t a = submit(DO_SLEEP, "300"), b = submit(DO_SLEEP, "300");
+    assert_true(pool_resize(rig->pool, 4));
+    assert_int_equal(pool_lanes(rig->pool), 4);
+    assert_int_equal(pool_room(rig->pool), 2);
+    UNTIL(pids() == 4);
+    assert_true(pool_resize(rig->pool, 1)); /* both idle ones go, one of the busy ones when it is done */
+    assert_int_equal(pool_room(rig->pool), 0);
+    UNTIL(job(a)->outcomes && job(b)->outcomes && pids() == 1);
+    assert_string_equal(run(DO_RETURN, "x")->text, "x");
+    assert_true(pool_resize(rig->pool, 0));
+    assert_int_equal(pool_room(rig->pool), 0);
+    UNTIL(pids() == 0);
+    uint64_t c = submit(DO_RETURN, "y"); /* waits for a lane */
+    assert_true(pool_resize(rig->pool, 2));
+    UNTIL(job(c)->outcomes);
+    rig_close();
+}
+
+static void test_restart(void **state)
+{
+    (void)state;
+    enum pool_kind kinds[] = {POOL_PREFORK, POOL_THREADS};
+    for (int i = 0; i < 2; i++) {
+        rig_open((struct pool_options){.kind = kinds[i], .concurrency = 2});
+        struct record *r = run(DO_RETURN, "");
+        pid_t before = r->pid;
+        uint64_t a = submit(DO_SLEEP, "200");
+        UNTIL(job(a)->starts);
+        pool_restart(rig->pool);
+        assert_true(run(DO_RETURN, "")->pid != before);
+        UNTIL(job(a)->outcomes);
+        assert_true(pool_resize(rig->pool, 3));
+        UNTIL(pool_room(rig->pool) == 3);
+        rig_close();
+    }
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -512,6 +562,8 @@ int main(void)
         cmocka_unit_test_teardown(test_storm, clean_up),
         cmocka_unit_test_teardown(test_retire, clean_up),
         cmocka_unit_test_teardown(test_start_throttle, clean_up),
+        cmocka_unit_test_teardown(test_resize, clean_up),
+        cmocka_unit_test_teardown(test_restart, clean_up),
         cmocka_unit_test_teardown(test_threads, clean_up),
         cmocka_unit_test_teardown(test_threads_retire, clean_up),
         cmocka_unit_test_teardown(test_solo, clean_up),

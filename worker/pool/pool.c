@@ -481,12 +481,9 @@ void pool_shut(struct pool *p, bool kill)
             child_free(c);
             continue;
         }
-        c->closing = true;
-        for (int i = 0; i < c->n_lanes; i++)
-            lane_update(&c->lanes[i]);
         if (kill)
             child_kill(c, SIGKILL);
-        child_retire_if_due(c);
+        child_close(c);
     }
     if (!kill)
         return;

@@ -57,6 +57,12 @@ struct pool *pool_open(struct event_base *base, struct zygote *zygote,
                        const struct pool_options *options, const struct pool_handlers *handlers);
 
 int pool_lanes(const struct pool *p);     /* tasks that can run at a time */
+int pool_most(const struct pool *p);      /* what pool_resize may ask for */
+/* Another number of lanes, 0 to pool_most(). What runs goes on: children that are too many take nothing new
+ * and exit when they have ended what they hold. With -P threads a new child replaces the old one. False
+ * with -P solo. */
+bool pool_resize(struct pool *p, int concurrency);
+void pool_restart(struct pool *p);        /* every child is replaced, once it has ended what it holds */
 int pool_room(const struct pool *p);      /* jobs that may be submitted now; batches for tiny tasks counted */
 void pool_submit(struct pool *p, const struct task_frame *f); /* copies; needs pool_room() > 0 */
 void pool_stop(struct pool *p, uint64_t job, unsigned stop /* enum cw_stop */); /* asks it to end early */

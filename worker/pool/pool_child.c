@@ -211,6 +211,15 @@ void child_retire_if_due(struct pool_child *c)
     }
 }
 
+/* It takes nothing new, and exits when it has ended what it holds. */
+void child_close(struct pool_child *c)
+{
+    c->closing = true;
+    for (int i = 0; i < c->n_lanes; i++)
+        lane_update(&c->lanes[i]);
+    child_retire_if_due(c);
+}
+
 void child_free(struct pool_child *c)
 {
     struct pool *p = c->pool;

@@ -3,8 +3,8 @@
 #define WORKER_POOL_PRIVATE_H
 
 /* Shared by the pool's files: pool.c (jobs, which lane gets which), pool_child.c (children: their
- * births, their streams, their deaths), pool_watch.c (limits, stops, batches held up), pool_solo.c
- * (-P solo). */
+ * births, their streams, their deaths), pool_watch.c (limits, stops, batches held up), pool_resize.c
+ * (another number of lanes), pool_solo.c (-P solo). */
 
 #include "worker/pool/zygote.h"
 
@@ -132,6 +132,7 @@ void pool_populate(struct pool *p);
 void child_kill(struct pool_child *c, int signal);
 void child_doom(struct pool_child *c, int signal);
 void child_retire_if_due(struct pool_child *c);
+void child_close(struct pool_child *c);
 void child_write(struct pool_child *c);
 void child_take_frames(struct pool_child *c, const char *data, size_t size, size_t *ret_used);
 void child_settle(struct pool_child *c, int status, enum pool_loss running);
