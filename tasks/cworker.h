@@ -191,15 +191,21 @@ struct cw_http {
     size_t max_size;            /* decoded bytes; 0: 64 MiB */
     bool allow_any_status;      /* else 4xx and 5xx fail */
     bool allow_private;         /* loopback, private, link-local addresses too */
+    /* Called with each decoded piece of a 2xx body instead of keeping it, so that a large one needs no
+     * memory; < 0 ends the transfer (the call fails with ValueError unless cw_stopping). May be NULL. */
+    int (*on_body)(cw_task *t, const char *data, size_t size, void *arg);
+    void *arg;
 };
 struct cw_reply {
     long status;
     const char *body; /* lives as long as the delivery; NUL-terminated */
     size_t size;
     const char *content_type;
-    double retry_after; /* seconds; 0: none */
+    double retry_after;   /* seconds; 0: none */
+    const cJSON *headers; /* of the last reply: names in lower case, the last of each name */
 };
 int cw_http(cw_task *t, const struct cw_http *request, struct cw_reply *ret_reply);
+const char *cw_header(const struct cw_reply *reply, const char *name); /* in lower case; NULL: absent */
 
 /* A client of its own for this delivery, from the process' pool; given back by itself. NULL on failure.
  * From <mongoc/mongoc.h>; the database is app_database_url's. */

@@ -80,6 +80,30 @@ static cw_outcome http(cw_task *t)
     return cw_return_str(t, reply.body);
 }
 
+static int count_body(cw_task *t, const char *text, size_t size, void *arg)
+{
+    (void)t;
+    *(size_t *)arg += size;
+    return memchr(text, '!', size) ? -1 : 0;
+}
+
+static cw_outcome stream(cw_task *t)
+{
+    struct cw_reply reply;
+    size_t seen = 0;
+    struct cw_http request = {.url = cw_str(t, "x"),
+                              .max_size = 6000,
+                              .allow_any_status = true,
+                              .allow_private = cw_bool(t, "private"),
+                              .on_body = count_body,
+                              .arg = &seen};
+    if (cw_http(t, &request, &reply) < 0)
+        return cw_fail(t);
+    const char *tag = cw_header(&reply, "etag");
+    return cw_return_str(t, cw_printf(t, "%ld %zu %s %s", reply.status, seen, reply.body,
+                                      tag ? tag : "none"));
+}
+
 static cw_outcome mongo(cw_task *t)
 {
     return cw_collection(t, "things") ? cw_return(t, NULL) : cw_fail(t);
@@ -115,6 +139,7 @@ static const struct cw_def defs[] = {
     {.name = "t.missing", .run = missing},
     {.name = "t.lines", .run = lines},
     {.name = "t.http", .run = http, .args = http_args},
+    {.name = "t.stream", .run = stream, .args = http_args},
     {.name = "t.mongo", .run = mongo},
     {0},
 };
@@ -198,6 +223,14 @@ static void serve(int server)
                 "HTTP/1.1 302 Go\r\nLocation: file:///etc/passwd\r\nConnection: close\r\n\r\n");
         if (strncmp(in, "GET /big", 8) == 0)
             snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%5000d", 1);
+        if (strncmp(in, "GET /tag", 8) == 0)
+            snprintf(out, sizeof out,
+                     "HTTP/1.1 299 OK\r\nETag: \"a\"\r\nETag: \"b\"\r\nConnection: close\r\n\r\n%s",
+                     in[8] == '!' ? "oh!" : "text");
+        if (strncmp(in, "GET /large", 10) == 0)
+            snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%7000d", 1);
+        if (strncmp(in, "GET /400", 8) == 0)
+            snprintf(out, sizeof out, "HTTP/1.1 400 No\r\nConnection: close\r\n\r\nwhy");
         if (strncmp(in, "GET /hang", 9) == 0)
             continue;
         send(fd, out, strlen(out), MSG_NOSIGNAL);
@@ -243,6 +276,13 @@ static void test_http(void **state)
     expect_failure("t.http", url_args("/file"), "ValueError", "not a URL of http or https");
     expect_failure("t.http", url_args("/big"), "ValueError",
                    "the reply of 127.0.0.1 is larger than 1000 bytes");
+    expect("t.stream", url_args("/big"), "\"200 5000  none\"", NULL);
+    expect("t.stream", url_args("/tag"), "\"299 4  \\\"b\\\"\"", NULL);
+    expect("t.stream", url_args("/400"), "\"400 0 why none\"", NULL);
+    expect_failure("t.stream", url_args("/tag!"), "ValueError",
+                   "the reply of 127.0.0.1 was refused");
+    expect_failure("t.stream", url_args("/large"), "ValueError",
+                   "the reply of 127.0.0.1 is larger than 6000 bytes");
     struct run *r = run_task("t.http", url_args("/503"));
     assert_int_equal(r->o.kind, RESULT_RETRY);
     assert_true(r->o.countdown == 9);

@@ -38,9 +38,9 @@ struct call {
     char *first_origin; /* scheme://host:port of the request */
     char *host;         /* for messages: no path, no query, no password */
     const char *method;
-    bool with_body, refused, stopped;
+    bool with_body, refused, stopped, too_large, unwanted;
     double deadline; /* on the monotonic clock, seconds */
-    size_t max_size;
+    size_t max_size, streamed;
     struct buf body;
 };
 
@@ -92,11 +92,31 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
+static bool is_streamed(const struct call *c)
+{
+    long status = 0;
+    if (!c->request->on_body)
+        return false;
+    curl_easy_getinfo(c->handle, CURLINFO_RESPONSE_CODE, &status);
+    return status >= 200 && status < 300;
+}
+
+/* Sizes are those after decompression: a small gzip can hide a large body. */
 static size_t on_data(char *data, size_t size, size_t count, void *arg)
 {
     struct call *c = arg;
-    buf_add(&c->body, data, size * count);
-    return c->body.failed ? 0 : size * count;
+    size *= count;
+    if (is_streamed(c)) {
+        c->streamed += size;
+        c->too_large = c->streamed > c->max_size;
+        if (c->too_large)
+            return 0;
+        c->unwanted = c->request->on_body(c->t, data, size, c->request->arg) < 0;
+        return c->unwanted ? 0 : size;
+    }
+    buf_add(&c->body, data, size);
+    c->too_large = c->body.failed;
+    return c->too_large ? 0 : size;
 }
 
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off_t e)
@@ -201,7 +221,11 @@ static int failed(struct call *c, CURLcode code)
     if (c->refused)
         return helper_failed(c->t, false, "PermissionError",
                              "%s is a private, loopback or link-local address", host);
-    if (c->body.failed)
+    if (c->unwanted)
+        return cw_stopping(c->t) != CW_GO
+                   ? helper_stopped(c->t)
+                   : helper_failed(c->t, false, "ValueError", "the reply of %s was refused", host);
+    if (c->too_large)
         return helper_failed(c->t, false, "ValueError", "the reply of %s is larger than %zu bytes",
                              host, c->max_size);
     switch (code) {
@@ -278,6 +302,32 @@ static int follow(struct call *c, long *ret_status)
     }
 }
 
+static void delete_json(void *item)
+{
+    cJSON_Delete(item);
+}
+
+static const cJSON *read_headers(struct call *c)
+{
+    cJSON *headers = cJSON_CreateObject();
+    struct curl_header *h = NULL;
+    while ((h = curl_easy_nextheader(c->handle, CURLH_HEADER, -1, h))) {
+        char *name = mem_dup(h->name);
+        for (char *at = name; *at; at++)
+            *at = *at >= 'A' && *at <= 'Z' ? (char)(*at | 32) : *at;
+        cJSON_DeleteItemFromObjectCaseSensitive(headers, name);
+        cJSON_AddStringToObject(headers, name, h->value);
+        free(name);
+    }
+    cw_defer(c->t, delete_json, headers);
+    return headers;
+}
+
+const char *cw_header(const struct cw_reply *reply, const char *name)
+{
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(reply->headers, name));
+}
+
 static void read_reply(struct call *c, long status, struct cw_reply *ret)
 {
     char *type = NULL;
@@ -288,6 +338,7 @@ static void read_reply(struct call *c, long status, struct cw_reply *ret)
     ret->size = c->body.size;
     ret->content_type = type ? task_text(c->t, type, strlen(type)) : NULL;
     ret->retry_after = (double)wait;
+    ret->headers = read_headers(c);
     char *body = buf_take(&c->body);
     cw_defer(c->t, free, body);
     ret->body = body;
