@@ -181,6 +181,9 @@ void cw_defer(cw_task *t, void (*fn)(void *), void *arg);
 /* --- the outside ------------------------------------------------------------------------------- */
 /* Helpers return 0 or < 0 and remember the reason for cw_fail. They end early on a stop. */
 
+/* That reason as text ("ConnectionError: …"), for a document that shall show it; NULL: none. */
+const char *cw_problem(cw_task *t, bool *ret_transient);
+
 struct cw_http {
     const char *method;         /* NULL: GET, or POST with a body */
     const char *url;
@@ -205,6 +208,8 @@ struct cw_reply {
     const cJSON *headers; /* of the last reply: names in lower case, the last of each name */
 };
 int cw_http(cw_task *t, const struct cw_http *request, struct cw_reply *ret_reply);
+/* Would cw_http connect to it without allow_private? Text of an IPv4 or IPv6 address. */
+bool cw_is_public_address(const char *address);
 const char *cw_header(const struct cw_reply *reply, const char *name); /* in lower case; NULL: absent */
 
 /* A client of its own for this delivery, from the process' pool; given back by itself. NULL on failure.

@@ -97,8 +97,9 @@ static cw_outcome stream(cw_task *t)
                               .allow_private = cw_bool(t, "private"),
                               .on_body = count_body,
                               .arg = &seen};
+    bool transient = false;
     if (cw_http(t, &request, &reply) < 0)
-        return cw_fail(t);
+        return cw_problem(t, &transient) && !transient ? cw_fail(t) : cw_return(t, NULL);
     const char *tag = cw_header(&reply, "etag");
     return cw_return_str(t, cw_printf(t, "%ld %zu %s %s", reply.status, seen, reply.body,
                                       tag ? tag : "none"));
@@ -339,6 +340,7 @@ static void test_addresses(void **state)
         assert_int_equal(
             address_is_public(is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four),
             rows[i].public);
+        assert_int_equal(cw_is_public_address(rows[i].text), rows[i].public);
     }
 }
 

@@ -388,3 +388,13 @@ int helper_stopped(struct cw_task *t)
     t->problem = (struct problem){.stopped = true};
     return -1;
 }
+
+const char *cw_problem(cw_task *t, bool *ret_transient)
+{
+    const struct problem *p = &t->problem;
+    if (ret_transient)
+        *ret_transient = p->transient || p->stopped;
+    if (p->stopped)
+        return "it was asked to stop";
+    return p->type ? cw_printf(t, "%s: %s", p->type, p->text) : NULL;
+}

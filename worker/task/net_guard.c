@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/net_guard.h"
 
+#include "tasks/cworker.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdint.h>
@@ -61,4 +63,14 @@ bool address_is_public(const struct sockaddr *address)
     if (address->sa_family == AF_INET6)
         return is_public6(((const struct sockaddr_in6 *)(const void *)address)->sin6_addr.s6_addr);
     return false;
+}
+
+bool cw_is_public_address(const char *address)
+{
+    struct sockaddr_in four = {.sin_family = AF_INET};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6};
+    if (inet_pton(AF_INET, address, &four.sin_addr) == 1)
+        return address_is_public((const struct sockaddr *)(const void *)&four);
+    return inet_pton(AF_INET6, address, &six.sin6_addr) == 1 &&
+           address_is_public((const struct sockaddr *)(const void *)&six);
 }
