@@ -74,32 +74,6 @@ char *queue_key(const struct channel *c, const char *queue, int step)
     return mem_printf("%s%s" KEY_SEPARATOR "%d", c->prefix, queue, c->steps[step]);
 }
 
-struct lane *lane_find(struct channel *c, const char *queue, int step)
-{
-    for (int q = 0; q < c->n_queues; q++)
-        if (c->queues[q] == queue || strcmp(c->queues[q], queue) == 0)
-            return step >= 0 && step < c->n_steps ? &c->lanes[step * c->n_queues + q] : NULL;
-    return NULL;
-}
-
-static void lanes_make(struct channel *c)
-{
-    c->n_lanes = c->n_queues * c->n_steps;
-    c->lanes = mem_zalloc((size_t)c->n_lanes * sizeof *c->lanes);
-    for (int i = 0; i < c->n_lanes; i++) {
-        struct lane *lane = &c->lanes[i];
-        *lane = (struct lane){.c = c, .step = i / c->n_queues, .queue = i % c->n_queues};
-        const char *queue = c->queues[lane->queue];
-        int step = c->steps[lane->step];
-        char suffix[16] = "";
-        if (step)
-            snprintf(suffix, sizeof suffix, ".%d", step);
-        lane->key = slice_of(queue_key(c, queue, lane->step));
-        lane->inflight = slice_of(mem_printf("%s{%s}.cworker.inflight.%s%s", c->prefix, queue,
-                                             c->incarnation, suffix));
-    }
-}
-
 static int options_check(const struct channel_options *o, struct error *err)
 {
     if (!o->node || !*o->node)
@@ -129,14 +103,6 @@ static void options_take(struct channel *c, const struct channel_options *o)
     static const int usual_steps[] = {0, 3, 6, 9};
     c->node = mem_dup(o->node);
     c->prefix = mem_dup(o->key_prefix ? o->key_prefix : "");
-    while (o->queues[c->n_queues])
-        c->n_queues++;
-    c->queues = mem_alloc((size_t)c->n_queues * sizeof *c->queues);
-    c->order = mem_alloc((size_t)c->n_queues * sizeof *c->order);
-    for (int i = 0; i < c->n_queues; i++) {
-        c->queues[i] = mem_dup(o->queues[i]);
-        c->order[i] = i;
-    }
     c->n_steps = o->n_steps ? o->n_steps : 4;
     memcpy(c->steps, o->n_steps ? o->steps : usual_steps, (size_t)c->n_steps * sizeof *c->steps);
     c->ordered = o->ordered;
@@ -161,10 +127,10 @@ static void connection_down(struct redis *r, const char *reason, void *arg)
     c->n_underway = 0;
     c->n_comparing = 0;
     c->n_promoting = 0;
-    for (int i = 0; i < c->n_lanes; i++) {
-        c->lanes[i].asking = c->lanes[i].again = false;
-        c->lanes[i].waiting = 0;
-        c->lanes[i].n_underway = 0;
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) {
+        lane->asking = lane->again = false;
+        lane->waiting = 0;
+        lane->n_underway = 0;
     }
     rescue_forget_all(c);
     if (c->handlers.on_down)
@@ -181,8 +147,10 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
     c->base = base;
     c->handlers = *handlers;
     options_take(c, options);
+    lease_identify(c);
+    for (int i = 0; options->queues[i]; i++)
+        queue_append(c, options->queues[i]);
     lease_describe(c);
-    lanes_make(c);
     c->poll_timer = evtimer_new(base, fetch_poll, c);
     c->note_timer = evtimer_new(base, watch_jitter_over, c);
     c->retry_timer = evtimer_new(base, settle_retry, c);
@@ -201,8 +169,8 @@ static void channel_leave(struct channel *c)
     struct argument_list list = {.bytes = BUF_INIT(1 << 24)};
     arguments_text(&list, c->lease_key);
     arguments_text(&list, c->registry_key);
-    for (int i = 0; i < c->n_lanes; i++)
-        arguments_add(&list, c->lanes[i].inflight.at, c->lanes[i].inflight.size);
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        arguments_add(&list, lane->inflight.at, lane->inflight.size);
     list.n_keys = list.n;
     arguments_text(&list, c->incarnation);
     const struct slice *words = arguments_seal(&list);
@@ -229,19 +197,21 @@ static void channel_free(struct channel *c)
                               c->lease_timer};
     for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
         event_free(timers[i]);
-    for (int i = 0; i < c->n_lanes; i++) {
-        free((char *)c->lanes[i].key.at);
-        free((char *)c->lanes[i].inflight.at);
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) {
+        free((char *)lane->key.at);
+        free((char *)lane->inflight.at);
     }
-    for (int i = 0; i < c->n_queues; i++)
+    for (int i = 0; i < c->n_queues; i++) {
+        free(c->queues[i]->name);
         free(c->queues[i]);
+    }
+    pause_forget(c);
     char *strings[] = {c->node,        c->prefix,    c->incarnation,  c->description,
                        c->lease_key,   c->last_note, c->registry_key};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         free(strings[i]);
     free(c->queues);
     free(c->order);
-    free(c->lanes);
     free(c);
 }
 

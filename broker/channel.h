@@ -12,6 +12,7 @@
  *     cworker.lease.I                 string lives `lease` seconds, renewed by EXPIRE
  *     cworker.incarnations            hash   I → JSON {"v":1,"node","host","boot","pid","start","lists":[…]};
  *                                            written before the first LMOVE
+ *     cworker.paused                  hash   queue → since when nobody fetches from it
  *     {Q}.cworker.delayed             zset   due time in µs (Redis' clock) → member id
  *     {Q}.cworker.delayed.msg         hash   member id → key step and element
  *     {Q}.cworker.dead                list   JSON {"v":1,"reason","at","queue","worker","message"}
@@ -101,6 +102,23 @@ void channel_settle(struct channel *c, struct delivery *d, const struct effect *
 /* Effects that belong to no delivery, at once; fn may be NULL. */
 void channel_publish(struct channel *c, const struct effect *effects, size_t n_effects,
                      channel_settled_fn *fn, void *arg);
+
+/* Queues at run time. A new one is fetched from as soon as it is registered; one that is cancelled is not
+ * fetched from any more, what is held of it settles as ever. Both do nothing when it is so already, and
+ * answer INVALID for an empty name. */
+int channel_add_queue(struct channel *c, const char *name);
+int channel_cancel_queue(struct channel *c, const char *name);
+/* Names of the queues that are consumed, NULL-ended, in their order. The caller frees the array alone. */
+const char **channel_queues(const struct channel *c);
+
+/* Pausing for the whole fleet: cworker.paused says of each paused queue since when, and every worker, also
+ * one that starts later, fetches nothing from it. `fn` (may be NULL) hears 0 when Redis has it,
+ * UNAVAILABLE when that is not known. Returns UNAVAILABLE, and fn is not called, without a connection. */
+int channel_pause(struct channel *c, const char *queue, channel_settled_fn *fn, void *arg);
+int channel_resume(struct channel *c, const char *queue, channel_settled_fn *fn, void *arg);
+bool channel_paused(const struct channel *c, const char *queue);
+/* Fetching from it for this worker alone. */
+void channel_set_paused(struct channel *c, const char *queue, bool paused);
 
 struct redis *channel_redis(struct channel *c); /* borrowed, for odd commands on the same connection */
 

@@ -2,8 +2,9 @@
 #ifndef BROKER_CHANNEL_PRIVATE_H
 #define BROKER_CHANNEL_PRIVATE_H
 
-/* What the files of a channel share: channel.c (open, close, hold), recover.c (what happens before
- * anything else on a connection), fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c. */
+/* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, which of
+ * them may be fetched from), pause.c, recover.c (what happens before anything else on a connection),
+ * fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c. */
 
 #include "broker/channel.h"
 #include "broker/scripts.h"
@@ -13,13 +14,26 @@
 /* One queue at one priority step: a Redis list and our in-flight list for it. */
 struct lane {
     struct channel *c;
-    int queue, step;       /* indices */
+    struct queue *queue;
+    int step;              /* index */
     struct slice key, inflight;
     struct delivery *held; /* newest first */
     size_t n_held, n_settling;
     int64_t waiting;       /* in the queue, as far as we know */
     size_t n_underway;     /* fetches without an answer yet */
     bool asking, again;    /* an LLEN is under way; one more is due after it */
+};
+
+/* Never freed before the channel: deliveries and answers under way point at its name and its lanes. */
+struct queue {
+    char *name;
+    int index;
+    bool open;       /* may be fetched from: all of the next two, none of the last two */
+    bool consumed;   /* false once it was cancelled */
+    bool registered; /* our registration names its in-flight lists: the first LMOVE may follow */
+    bool paused;     /* for the whole fleet */
+    bool held_back;  /* for this worker */
+    struct lane lanes[]; /* one for each step */
 };
 
 struct settlement {
@@ -48,12 +62,12 @@ struct channel {
     struct channel_handlers handlers;
     struct redis *redis, *watch;
     char *node, *prefix, *incarnation, *description, *lease_key, *registry_key;
-    char **queues;
+    struct queue **queues; /* also those that were cancelled */
     int n_queues, steps[CHANNEL_MAX_STEPS], n_steps, *order;
     bool ordered;
     size_t max_message;
-    struct lane *lanes; /* step-major: lanes[step * n_queues + queue] */
-    int n_lanes;
+    char **paused; /* names, n_paused of them: also of queues that are not consumed here */
+    int n_paused;
 
     /* fetch */
     size_t window, n_underway;
@@ -87,7 +101,7 @@ struct channel {
     /* recover */
     unsigned era; /* one for each recovery */
     bool ready, recovering, ever_ready, warned;
-    int n_comparing;
+    int n_comparing, n_describing; /* queues in the registration that is under way */
     int64_t last_client_id;
     char run_id[48];
 
@@ -96,8 +110,23 @@ struct channel {
     struct rescue *rescues;
 };
 
-/* channel.c */
+/* All lanes, of all queues: for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) */
+struct lane *lane_first(struct channel *c);
+struct lane *lane_after(struct lane *lane);
+
+/* queues.c */
 struct lane *lane_find(struct channel *c, const char *queue, int step);
+void queue_append(struct channel *c, const char *name);
+void queue_update(struct channel *c, struct queue *queue); /* after one of its flags has changed */
+void queue_declare(struct channel *c, const char *name);   /* as Kombu registers it */
+void queues_register(struct channel *c);                   /* those that are not yet */
+
+/* pause.c */
+void pause_ask(struct channel *c);
+bool pause_key_is(const struct channel *c, const redisReply *key);
+void pause_forget(struct channel *c);
+
+/* channel.c */
 void note(struct channel *c, bool warning, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void note_error(struct channel *c, const char *what, const redisReply *reply); /* once for each text */
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
@@ -137,7 +166,8 @@ void delayed_look(evutil_socket_t fd, short what, void *arg);
 void delayed_expect(struct channel *c, int64_t wait); /* µs */
 
 /* lease.c */
-void lease_describe(struct channel *c);
+void lease_identify(struct channel *c);
+void lease_describe(struct channel *c); /* anew, when a queue was added */
 bool lease_host_is_ours(const char *host, const char *boot);
 bool process_is_gone(int64_t pid, int64_t start);
 void lease_renew(struct channel *c);

@@ -82,5 +82,6 @@ void delayed_look(evutil_socket_t fd, short what, void *arg)
         return;
     }
     for (int i = 0; i < c->n_queues; i++)
-        queue_promote(c, c->queues[i]);
+        if (c->queues[i]->consumed)
+            queue_promote(c, c->queues[i]->name);
 }

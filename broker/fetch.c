@@ -18,7 +18,7 @@ static const int64_t OOM_MICROSECONDS = 1000000;
 
 static int64_t lane_available(const struct lane *lane)
 {
-    return lane->waiting - (int64_t)lane->n_underway;
+    return lane->queue->open ? lane->waiting - (int64_t)lane->n_underway : 0;
 }
 
 static void length_answered(const redisReply *reply, void *arg)
@@ -43,7 +43,7 @@ static void length_answered(const redisReply *reply, void *arg)
 void fetch_ask(struct lane *lane)
 {
     struct channel *c = lane->c;
-    if (lane->asking || c->stopped || !c->ready)
+    if (lane->asking || c->stopped || !c->ready || !lane->queue->open)
         return;
     lane->again = false;
     lane->asking = redis_send(c->redis, length_answered, lane, 2,
@@ -52,9 +52,9 @@ void fetch_ask(struct lane *lane)
 
 void fetch_ask_all(struct channel *c)
 {
-    for (int i = 0; i < c->n_lanes; i++)
-        if (lane_available(&c->lanes[i]) <= 0)
-            fetch_ask(&c->lanes[i]);
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        if (lane_available(lane) <= 0)
+            fetch_ask(lane);
 }
 
 void fetch_arrived(struct lane *lane, const char *text, size_t size)
@@ -62,13 +62,13 @@ void fetch_arrived(struct lane *lane, const char *text, size_t size)
     struct channel *c = lane->c;
     if (size > c->max_message) {
         note(c, true, "a message of %zu bytes in %s is larger than the limit: set aside", size,
-             c->queues[lane->queue]);
+             lane->queue->name);
         settle_dead(lane, (struct slice){text, size}, "larger than the limit for messages");
         return;
     }
     if (c->window)
         c->window--;
-    c->handlers.on_message(mem_ndup(text, size), size, c->queues[lane->queue], lane->step,
+    c->handlers.on_message(mem_ndup(text, size), size, lane->queue->name, lane->step,
                            c->handlers.arg);
 }
 
@@ -115,7 +115,7 @@ static struct lane *lane_next(struct channel *c)
     for (int step = 0; step < c->n_steps; step++)
         for (int i = 0; i < c->n_queues; i++) {
             int queue = c->order[i];
-            struct lane *lane = &c->lanes[step * c->n_queues + queue];
+            struct lane *lane = &c->queues[queue]->lanes[step];
             if (lane_available(lane) <= 0)
                 continue;
             if (!c->ordered) {
@@ -150,6 +150,7 @@ void fetch_poll(evutil_socket_t fd, short what, void *arg)
     struct channel *c = arg;
     if (!c->ready)
         return;
+    pause_ask(c);
     fetch_ask_all(c);
     fetch_pump(c);
     timer_arm(c->poll_timer, c->tracking ? c->poll_period : POLL_UNWATCHED);

@@ -79,27 +79,18 @@ bool process_is_gone(int64_t pid, int64_t start)
 static cJSON *lists_describe(struct channel *c)
 {
     cJSON *lists = cJSON_CreateArray();
-    for (int step = 0; step < c->n_steps; step++)
-        for (int q = 0; q < c->n_queues; q++) {
-            char *key = queue_key(c, c->queues[q], step);
-            char suffix[16] = "";
-            if (c->steps[step])
-                snprintf(suffix, sizeof suffix, ".%d", c->steps[step]);
-            char *list = mem_printf("%s{%s}.cworker.inflight.%s%s", c->prefix, c->queues[q],
-                                    c->incarnation, suffix);
-            cJSON *pair = cJSON_CreateArray();
-            cJSON_AddItemToArray(pair, cJSON_CreateString(list));
-            cJSON_AddItemToArray(pair, cJSON_CreateString(key));
-            cJSON_AddItemToArray(lists, pair);
-            free(list);
-            free(key);
-        }
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) {
+        cJSON *pair = cJSON_CreateArray();
+        cJSON_AddItemToArray(pair, cJSON_CreateString(lane->inflight.at));
+        cJSON_AddItemToArray(pair, cJSON_CreateString(lane->key.at));
+        cJSON_AddItemToArray(lists, pair);
+    }
     return lists;
 }
 
-void lease_describe(struct channel *c)
+void lease_identify(struct channel *c)
 {
-    char host[256] = "", boot[160], state;
+    char host[256] = "", boot[160];
     gethostname(host, sizeof host - 1);
     boot_read(boot, sizeof boot);
     uint64_t random;
@@ -108,6 +99,13 @@ void lease_describe(struct channel *c)
                                 (unsigned long long)random);
     c->lease_key = mem_printf("%scworker.lease.%s", c->prefix, c->incarnation);
     c->registry_key = mem_printf("%scworker.incarnations", c->prefix);
+}
+
+void lease_describe(struct channel *c)
+{
+    char host[256] = "", boot[160], state;
+    gethostname(host, sizeof host - 1);
+    boot_read(boot, sizeof boot);
     cJSON *about = cJSON_CreateObject();
     cJSON_AddItemToObject(about, "v", json_int(1));
     cJSON_AddStringToObject(about, "node", c->node);
@@ -117,6 +115,7 @@ void lease_describe(struct channel *c)
     cJSON_AddItemToObject(about, "start", json_int(process_start(getpid(), &state)));
     cJSON_AddItemToObject(about, "lease_ms", json_int((int64_t)(c->lease * 1000)));
     cJSON_AddItemToObject(about, "lists", lists_describe(c));
+    free(c->description);
     c->description = json_text(about);
     cJSON_Delete(about);
 }
@@ -175,8 +174,8 @@ void lease_tick(evutil_socket_t fd, short what, void *arg)
     lease_renew(c);
     if (!c->ready)
         return;
-    for (int i = 0; i < c->n_lanes; i++)
-        redis_send(c->redis, list_counted, &c->lanes[i], 2,
-                   (struct slice[]){slice_of("LLEN"), c->lanes[i].inflight});
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        redis_send(c->redis, list_counted, lane, 2,
+                   (struct slice[]){slice_of("LLEN"), lane->inflight});
     rescue_look(c);
 }

@@ -15,28 +15,6 @@
  * A kill -9 before the lease script leaves nothing new. After it, lease and registration exist: the lease
  * lapses, a rescuer finds the lists and returns what is in them, then removes the registration. */
 
-static void answer_checked(const redisReply *reply, void *arg)
-{
-    note_error(arg, "declaring queues", reply);
-}
-
-/* Both sets, as Kombu 5.7 writes them: its sweep deletes a table whose permanent twin is missing. */
-static void queues_declare(struct channel *c)
-{
-    static const char *const sets[] = {"_kombu.binding.", "_kombu.binding_permanent."};
-    for (int q = 0; q < c->n_queues; q++) {
-        const char *queue = c->queues[q];
-        char *member = mem_printf("%s" KEY_SEPARATOR KEY_SEPARATOR "%s", queue, queue);
-        for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-            char *key = mem_printf("%s%s%s", c->prefix, sets[i], queue);
-            redis_send(c->redis, answer_checked, c, 3,
-                       (struct slice[]){slice_of("SADD"), slice_of(key), slice_of(member)});
-            free(key);
-        }
-        free(member);
-    }
-}
-
 /* --- the comparison --- */
 
 struct known {
@@ -127,6 +105,7 @@ static void recover_done(struct channel *c)
     settle_resend(c);
     if (c->handlers.on_up)
         c->handlers.on_up(c->handlers.arg);
+    queues_register(c);
     watch_arm(c);
     fetch_ask_all(c);
     timer_arm(c->poll_timer, 0.05);
@@ -177,11 +156,17 @@ static void lease_taken(const redisReply *reply, void *arg)
     }
     if (reply->integer == 0 && c->ever_ready)
         lease_lapsed(c);
-    queues_declare(c);
-    c->n_comparing = c->n_lanes;
-    for (int i = 0; i < c->n_lanes; i++)
-        redis_send(c->redis, lane_answered, &c->lanes[i], 4,
-                   (struct slice[]){slice_of("LRANGE"), c->lanes[i].inflight, slice_of("0"),
+    pause_ask(c); /* answered before the lists are, and so before the first fetch */
+    for (int i = 0; i < c->n_queues; i++) {
+        c->queues[i]->registered |= i < c->n_describing;
+        if (c->queues[i]->consumed)
+            queue_declare(c, c->queues[i]->name);
+        queue_update(c, c->queues[i]);
+    }
+    c->n_comparing = c->n_queues * c->n_steps;
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        redis_send(c->redis, lane_answered, lane, 4,
+                   (struct slice[]){slice_of("LRANGE"), lane->inflight, slice_of("0"),
                                     slice_of("-1")});
 }
 
@@ -190,6 +175,7 @@ static void lease_take(struct channel *c)
     char ms[24];
     snprintf(ms, sizeof ms, "%.0f", c->lease * 1000);
     c->lease_asked = time_boot();
+    c->n_describing = c->n_queues;
     redis_run(c->redis, &script_lease_take, lease_taken, c, 2, 5,
               (struct slice[]){slice_of(c->lease_key), slice_of(c->registry_key),
                                slice_of(c->incarnation), slice_of(ms), slice_of(c->description)});

@@ -72,6 +72,10 @@ struct redis_script script_lease_take = {.body = ALLOW_OOM
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
     "return 0"};
 
+/* KEYS registry. ARGV incarnation, description. */
+struct redis_script script_register = {.body = ALLOW_OOM
+    "return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"};
+
 /* KEYS lease, registry, in-flight lists. ARGV incarnation. What is still held stays registered. */
 struct redis_script script_leave = {.body = ALLOW_OOM
     "redis.call('DEL', KEYS[1])\n"

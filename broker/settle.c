@@ -290,10 +290,12 @@ void settle_retry(evutil_socket_t fd, short what, void *arg)
         if (s)
             settlement_finish(s, ERROR_LOST);
     }
-    if (c->ready)
+    if (c->ready) {
         settle_resend(c);
-    else
+        queues_register(c);
+    } else {
         recover_start(c);
+    }
 }
 
 void settle_abandon(struct channel *c)
@@ -345,7 +347,7 @@ void channel_publish(struct channel *c, const struct effect *effects, size_t n_e
 void settle_dead(struct lane *lane, struct slice text, const char *reason)
 {
     struct channel *c = lane->c;
-    struct effect dead = {.kind = EFFECT_DEAD, .queue = c->queues[lane->queue], .text = text,
+    struct effect dead = {.kind = EFFECT_DEAD, .queue = lane->queue->name, .text = text,
                           .reason = reason};
     struct settlement *s = settlement_new(c, lane, text, NULL, NULL);
     s->script = script_arguments(c, lane, text, &dead, 1);

@@ -36,9 +36,9 @@ void watch_jitter_over(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct channel *c = arg;
-    for (int i = 0; i < c->n_lanes; i++)
-        if (c->lanes[i].again && !c->lanes[i].asking)
-            fetch_ask(&c->lanes[i]);
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        if (lane->again && !lane->asking)
+            fetch_ask(lane);
 }
 
 static void key_noted(struct channel *c, const redisReply *key)
@@ -50,11 +50,13 @@ static void key_noted(struct channel *c, const redisReply *key)
         c->tracking = c->armed;
         return;
     }
-    for (int i = 0; i < c->n_lanes; i++) {
-        struct slice name = c->lanes[i].key;
-        if (name.size == key->len && memcmp(name.at, key->str, name.size) == 0)
-            lane_noted(&c->lanes[i]);
+    if (pause_key_is(c, key)) {
+        pause_ask(c);
+        return;
     }
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        if (lane->key.size == key->len && memcmp(lane->key.at, key->str, key->len) == 0)
+            lane_noted(lane);
 }
 
 static void note_arrived(const redisReply *reply, void *arg)
@@ -66,7 +68,8 @@ static void note_arrived(const redisReply *reply, void *arg)
         return;
     const redisReply *keys = reply->element[2];
     if (keys->type != REDIS_REPLY_ARRAY) {
-        fetch_ask_all(c); /* the whole database was flushed */
+        pause_ask(c); /* the whole database was flushed */
+        fetch_ask_all(c);
         return;
     }
     for (size_t i = 0; i < keys->elements; i++)
@@ -85,6 +88,7 @@ static void tracking_answered(const redisReply *reply, void *arg)
     c->armed = true;
     c->probing = false;
     lease_renew(c);
+    pause_ask(c);
     fetch_ask_all(c);
 }
 

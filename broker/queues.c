@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/channel_private.h"
+
+#include "proto/base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Which queues are consumed. The one idea: a queue is added and never taken out again; a flag says
+ * whether it may be fetched from. So the addresses of its name and lanes hold for whatever is under way.
+ *
+ * A queue that is added while the channel runs is registered before the first LMOVE from it: a kill -9
+ * before the registration leaves nothing of it; after it, a rescuer knows its in-flight lists. */
+
+struct lane *lane_first(struct channel *c)
+{
+    return c->n_queues ? &c->queues[0]->lanes[0] : NULL;
+}
+
+struct lane *lane_after(struct lane *lane)
+{
+    struct channel *c = lane->c;
+    if (lane->step + 1 < c->n_steps)
+        return lane + 1;
+    int next = lane->queue->index + 1;
+    return next < c->n_queues ? &c->queues[next]->lanes[0] : NULL;
+}
+
+static struct queue *queue_find(const struct channel *c, const char *name)
+{
+    for (int i = 0; i < c->n_queues; i++)
+        if (c->queues[i]->name == name || strcmp(c->queues[i]->name, name) == 0)
+            return c->queues[i];
+    return NULL;
+}
+
+struct lane *lane_find(struct channel *c, const char *queue, int step)
+{
+    struct queue *q = queue_find(c, queue);
+    return q && step >= 0 && step < c->n_steps ? &q->lanes[step] : NULL;
+}
+
+void queue_append(struct channel *c, const char *name)
+{
+    struct queue *queue = mem_zalloc(sizeof *queue + (size_t)c->n_steps * sizeof *queue->lanes);
+    queue->name = mem_dup(name);
+    queue->index = c->n_queues;
+    queue->consumed = true;
+    for (int step = 0; step < c->n_steps; step++) {
+        char suffix[16] = "";
+        if (c->steps[step])
+            snprintf(suffix, sizeof suffix, ".%d", c->steps[step]);
+        queue->lanes[step] = (struct lane){
+            .c = c, .queue = queue, .step = step, .key = slice_of(queue_key(c, name, step)),
+            .inflight = slice_of(mem_printf("%s{%s}.cworker.inflight.%s%s", c->prefix, name,
+                                            c->incarnation, suffix))};
+    }
+    size_t n = (size_t)c->n_queues + 1;
+    c->queues = mem_realloc(c->queues, n * sizeof *c->queues);
+    c->order = mem_realloc(c->order, n * sizeof *c->order);
+    c->queues[n - 1] = queue;
+    c->order[n - 1] = (int)n - 1;
+    c->n_queues = (int)n;
+}
+
+void queue_update(struct channel *c, struct queue *queue)
+{
+    bool open = queue->consumed && queue->registered && !queue->paused && !queue->held_back;
+    if (open == queue->open)
+        return;
+    queue->open = open;
+    for (int step = 0; step < c->n_steps; step++) {
+        queue->lanes[step].waiting = 0;
+        fetch_ask(&queue->lanes[step]);
+    }
+}
+
+/* --- registration --- */
+
+static void declared(const redisReply *reply, void *arg)
+{
+    note_error(arg, "declaring queues", reply);
+}
+
+/* Both sets, as Kombu 5.7 writes them: its sweep deletes a table whose permanent twin is missing. */
+void queue_declare(struct channel *c, const char *name)
+{
+    static const char *const sets[] = {"_kombu.binding.", "_kombu.binding_permanent."};
+    char *member = mem_printf("%s" KEY_SEPARATOR KEY_SEPARATOR "%s", name, name);
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        char *key = mem_printf("%s%s%s", c->prefix, sets[i], name);
+        redis_send(c->redis, declared, c, 3,
+                   (struct slice[]){slice_of("SADD"), slice_of(key), slice_of(member)});
+        free(key);
+    }
+    free(member);
+}
+
+/* Without an answer the next recovery registers it. */
+static void registered(const redisReply *reply, void *arg)
+{
+    struct queue *queue = arg;
+    struct channel *c = queue->lanes[0].c;
+    if (!reply)
+        return;
+    if (reply->type == REDIS_REPLY_ERROR) {
+        note_error(c, "registering a queue", reply);
+        timer_arm(c->retry_timer, 1);
+        return;
+    }
+    queue->registered = true;
+    queue_update(c, queue);
+}
+
+void queues_register(struct channel *c)
+{
+    for (int i = 0; i < c->n_queues; i++) {
+        if (c->queues[i]->registered || !c->ready)
+            continue;
+        queue_declare(c, c->queues[i]->name);
+        redis_run(c->redis, &script_register, registered, c->queues[i], 1, 3,
+                  (struct slice[]){slice_of(c->registry_key), slice_of(c->incarnation),
+                                   slice_of(c->description)});
+    }
+}
+
+int channel_add_queue(struct channel *c, const char *name)
+{
+    if (!name || !*name)
+        return ERROR_INVALID;
+    struct queue *queue = queue_find(c, name);
+    if (queue) {
+        queue->consumed = true;
+        if (c->ready)
+            queue_declare(c, name);
+    } else {
+        queue_append(c, name);
+        queue = c->queues[c->n_queues - 1];
+        queue->paused = channel_paused(c, name);
+        lease_describe(c);
+        queues_register(c);
+    }
+    queue_update(c, queue);
+    return 0;
+}
+
+int channel_cancel_queue(struct channel *c, const char *name)
+{
+    struct queue *queue = name && *name ? queue_find(c, name) : NULL;
+    if (!name || !*name)
+        return ERROR_INVALID;
+    if (queue) {
+        queue->consumed = false;
+        queue_update(c, queue);
+    }
+    return 0;
+}
+
+const char **channel_queues(const struct channel *c)
+{
+    const char **names = mem_alloc(((size_t)c->n_queues + 1) * sizeof *names);
+    int n = 0;
+    for (int i = 0; i < c->n_queues; i++)
+        if (c->queues[i]->consumed)
+            names[n++] = c->queues[i]->name;
+    names[n] = NULL;
+    return names;
+}
+
+void channel_set_paused(struct channel *c, const char *name, bool paused)
+{
+    struct queue *queue = queue_find(c, name);
+    if (!queue)
+        return;
+    queue->held_back = paused;
+    queue_update(c, queue);
+}
