@@ -51,7 +51,7 @@ struct worker {
 
 /* --- harness --- */
 
-static redisReply *ask(const char *fmt, ...)
+static inline redisReply *ask(const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -67,7 +67,7 @@ static redisReply *ask(const char *fmt, ...)
 #define TELL(...) freeReplyObject(ask(__VA_ARGS__))
 #define NUMBER(...) number_of(ask(__VA_ARGS__))
 
-static long long number_of(redisReply *reply)
+static inline long long number_of(redisReply *reply)
 {
     long long value = reply->type == REDIS_REPLY_INTEGER ? reply->integer : (long long)reply->elements;
     freeReplyObject(reply);
@@ -110,7 +110,7 @@ static void server_start(int port)
     assert_non_null(admin);
 }
 
-static int group_setup(void **state)
+static inline int group_setup(void **state)
 {
     (void)state;
     const char *tmp = getenv("TMPDIR");
@@ -124,7 +124,7 @@ static int group_setup(void **state)
     return 0;
 }
 
-static int group_teardown(void **state)
+static inline int group_teardown(void **state)
 {
     (void)state;
     redisFree(admin);
@@ -133,7 +133,7 @@ static int group_teardown(void **state)
     return rmdir(folder);
 }
 
-static int test_setup(void **state)
+static inline int test_setup(void **state)
 {
     (void)state;
     TELL("FLUSHALL");
@@ -141,7 +141,7 @@ static int test_setup(void **state)
     return 0;
 }
 
-static int test_teardown(void **state)
+static inline int test_teardown(void **state)
 {
     (void)state;
     event_base_free(base);
@@ -167,7 +167,7 @@ static void loop_once(void)
     event_base_loop(base, EVLOOP_ONCE);
 }
 
-static void loop_for(double seconds)
+static inline void loop_for(double seconds)
 {
     for (double end = seconds_now() + seconds; seconds_now() < end;)
         loop_once();
@@ -182,7 +182,7 @@ static void loop_for(double seconds)
             fail_msg("waited in vain for " #condition);                                            \
     } while (0)
 
-static void settled(int code, void *arg)
+static inline void settled(int code, void *arg)
 {
     struct worker *w = arg;
     w->last_code = code;
@@ -229,7 +229,7 @@ static void noted(const char *text, bool warning, void *arg)
     snprintf(w->last_note, sizeof w->last_note, "%s", text);
 }
 
-static struct worker *worker_open(const char *url_text, struct channel_options o)
+static inline struct worker *worker_open(const char *url_text, struct channel_options o)
 {
     static const char *const usual[] = {"q", NULL};
     struct worker *w = mem_zalloc(sizeof *w);
@@ -247,7 +247,7 @@ static struct worker *worker_open(const char *url_text, struct channel_options o
     return w;
 }
 
-static void worker_close(struct worker *w)
+static inline void worker_close(struct worker *w)
 {
     channel_close(w->c);
     for (size_t i = 0; i < w->n; i++)
@@ -255,12 +255,12 @@ static void worker_close(struct worker *w)
     free(w);
 }
 
-static void push(const char *key, const char *text)
+static inline void push(const char *key, const char *text)
 {
     TELL("LPUSH %b %s", key, strlen(key), text);
 }
 
-static long long inflight_count(struct worker *w)
+static inline long long inflight_count(struct worker *w)
 {
     long long n = 0;
     for (struct lane *lane = lane_first(w->c); lane; lane = lane_after(lane))
@@ -268,7 +268,7 @@ static long long inflight_count(struct worker *w)
     return n;
 }
 
-static void expect_element(const char *key, int index, const char *text)
+static inline void expect_element(const char *key, int index, const char *text)
 {
     redisReply *reply = ask("LINDEX %s %d", key, index);
     assert_int_equal(reply->type, REDIS_REPLY_STRING);
@@ -276,7 +276,7 @@ static void expect_element(const char *key, int index, const char *text)
     freeReplyObject(reply);
 }
 
-static void settle_all(struct worker *w)
+static inline void settle_all(struct worker *w)
 {
     for (size_t i = 0; i < w->n; i++)
         if (w->items[i].d.held)
