@@ -191,6 +191,19 @@ static void on_note(const char *text, bool warning, void *arg)
 
 /* --- open, run, close --------------------------------------------------------------------------------------- */
 
+static void open_fanout(struct worker *w, const struct redis_url *url)
+{
+    const struct settings *s = &w->options->settings;
+    struct fanout_options options = {
+        .key_prefix = s->global_keyprefix,
+        .fanout_prefix = s->fanout_prefix,
+        .plain = !s->fanout_patterns,
+        .client_name = w->options->hostname,
+        .commands = channel_redis(w->channel),
+    };
+    w->fanout = fanout_open(w->base, url, &options);
+}
+
 static int open_channel(struct worker *w, struct error *err)
 {
     const struct settings *s = &w->options->settings;
@@ -209,6 +222,8 @@ static int open_channel(struct worker *w, struct error *err)
         options.steps[options.n_steps++] = (int)strtol(*step, NULL, 10);
     struct channel_handlers handlers = {flow_message, flow_delivery_lost, on_up, on_down, on_note, w};
     w->channel = channel_open(w->base, &url, &options, &handlers, err);
+    if (w->channel)
+        open_fanout(w, &url);
     redis_url_done(&url);
     return w->channel ? 0 : err->code;
 }
@@ -284,6 +299,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
         w->exit_status = 1;
     }
     int status = w->exit_status;
+    fanout_close(w->fanout);
     if (w->channel)
         channel_close(w->channel);
     if (w->store)

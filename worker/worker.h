@@ -5,6 +5,8 @@
 /* The main process: one loop that owns the channel, the pool, the result store and all requests. worker.c
  * opens and closes it and knows how it stops; flow.c is the way of a task through it. */
 
+#include "broker/fanout.h"
+#include "worker/clock.h"
 #include "worker/config/options.h"
 #include "worker/pool/pool.h"
 #include "worker/request.h"
@@ -22,6 +24,7 @@ struct worker {
     struct options *options;
     struct event_base *base;
     struct channel *channel;
+    struct fanout *fanout;      /* remote control and events */
     struct pool *pool;
     struct store *store;
     struct event *pump;         /* activated during a turn, runs when its other events are handled */
@@ -36,6 +39,8 @@ struct worker {
     size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
     size_t n_requests;          /* all that are alive */
     uint64_t n_done;
+
+    struct lamport clock;       /* Celery's logical clock */
 };
 
 /* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children

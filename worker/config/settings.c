@@ -65,14 +65,15 @@ static const struct choice {
 /* Members of broker_transport_options that have a row of their own. */
 static const char *const transport_rows[] = {
     "visibility_timeout", "priority_steps", "global_keyprefix",  "queue_order_strategy",
-    "unacked_key",        "unacked_index_key", "unacked_mutex_key",
+    "unacked_key",        "unacked_index_key", "unacked_mutex_key", "fanout_prefix",
+    "fanout_patterns",
 };
 
 /* Members that Kombu's Redis transport knows and that have no effect here. */
 static const char *const transport_ignored[] = {
     "socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options",
     "health_check_interval", "retry_on_timeout", "max_connections", "max_retries", "interval_start",
-    "interval_step", "interval_max", "fanout_prefix", "fanout_patterns", "unacked_mutex_expire",
+    "interval_step", "interval_max", "unacked_mutex_expire",
     "unacked_restore_limit", "polling_interval", "client_name",
 };
 

@@ -28,6 +28,9 @@
     X(unacked_key, TEXT, "unacked", "", "Kombu's hash of unacked messages")                        \
     X(unacked_index_key, TEXT, "unacked_index", "", "Kombu's index of it")                         \
     X(unacked_mutex_key, TEXT, "unacked_mutex", "", "Kombu's lock on its restore")                 \
+    X(fanout_prefix, TEXT, "/{db}.", "", "before the names of PUB/SUB topics; false: nothing")     \
+    X(fanout_patterns, FLAG, "true", "", "routing keys are part of those names")                   \
+    X(control_exchange, TEXT, "celery", "", "remote control listens to {this}.pidbox")             \
     X(worker_lease, REAL, "30", "s", "a worker silent this long is dead: its tasks go back")       \
     X(task_queues, LIST, NULL, "", "queues to consume; -Q")                                        \
     X(task_default_queue, TEXT, "celery", "", "queue when none is named")                          \

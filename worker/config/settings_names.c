@@ -52,7 +52,6 @@ static const struct ignored ignored[] = {
     {"broker_user", "", URL_PARTS},
     {"broker_vhost", "", URL_PARTS},
     {"broker_write_url", "", "one broker_url serves reading and writing"},
-    {"control_exchange", "celery", "remote control listens on celery.pidbox only"},
     {"control_queue_durable", NULL, NULL},
     {"control_queue_exclusive", NULL, NULL},
     {"control_queue_expires", NULL, NULL},
