@@ -15,6 +15,7 @@
  *     cworker.paused                  hash   queue → since when nobody fetches from it
  *     {Q}.cworker.delayed             zset   due time in µs (Redis' clock) → member id
  *     {Q}.cworker.delayed.msg         hash   member id → key step and element
+ *     {Q}.cworker.outbox              hash   task id/delivery tag → "1 " and what that delivery will cause
  *     {Q}.cworker.dead                list   JSON {"v":1,"reason","at","queue","worker","message"}
  *
  * What a kill -9 leaves: before LMOVE the message is in its queue; after it, in the in-flight list, and
@@ -79,6 +80,8 @@ enum effect_kind {
     EFFECT_RETURN, /* RPUSH to `queue` at `priority`: the next one to be taken                       */
     EFFECT_DELAY,  /* into the delayed set of `queue`, due at `due`; back at the front when due      */
     EFFECT_DEAD,   /* into the dead-letter list of `queue`, with `reason`                            */
+    EFFECT_RECORD, /* into the outbox of `queue`, under `id` and `tag`: see channel_outbox_write      */
+    EFFECT_FORGET, /* out of it                                                                      */
 };
 
 struct effect {
@@ -87,7 +90,8 @@ struct effect {
     int priority;       /* as in the message, clamped to a step here */
     struct slice text;  /* the element */
     int64_t due;        /* EFFECT_DELAY: µs since the epoch */
-    const char *id;     /* EFFECT_DELAY: task id, part of the member's name */
+    const char *id;     /* EFFECT_DELAY: task id, part of the member's name; of a record */
+    const char *tag;    /* of a record: the delivery tag */
     const char *reason; /* EFFECT_DEAD */
 };
 
@@ -119,6 +123,16 @@ int channel_resume(struct channel *c, const char *queue, channel_settled_fn *fn,
 bool channel_paused(const struct channel *c, const char *queue);
 /* Fetching from it for this worker alone. */
 void channel_set_paused(struct channel *c, const char *queue, bool paused);
+
+/* What a delivery will cause, durable beside its queue once `fn` has heard 0; LOST: the delivery is not
+ * ours any more and nothing was written. EFFECT_FORGET removes it. */
+void channel_outbox_write(struct channel *c, struct delivery *d, const char *id, const char *tag,
+                          struct slice text, channel_settled_fn *fn, void *arg);
+/* text.at NULL: there is none. UNAVAILABLE: ask again; UNSUPPORTED: of a later version of cworker. When
+ * it returns non-zero fn is not called. */
+typedef void channel_outbox_fn(int code, struct slice text, void *arg);
+int channel_outbox_read(struct channel *c, const char *queue, const char *id, const char *tag,
+                        channel_outbox_fn *fn, void *arg);
 
 struct redis *channel_redis(struct channel *c); /* borrowed, for odd commands on the same connection */
 

@@ -45,6 +45,7 @@ struct settlement {
     bool asked;          /* an answer is under way */
     bool unheard;        /* sent on a connection that went: may have happened */
     bool lost;           /* was not ours any more when it was settled */
+    bool beside;         /* leaves its delivery held: does nothing where that is gone */
     channel_settled_fn *fn;
     void *arg;
 };
@@ -155,11 +156,17 @@ void watch_jitter_over(evutil_socket_t fd, short what, void *arg);
 void settle_resend(struct channel *c);
 void settle_retry(evutil_socket_t fd, short what, void *arg);
 void settle_abandon(struct channel *c);
+void settle_beside(struct channel *c, struct delivery *d, const struct effect *effect,
+                   channel_settled_fn *fn, void *arg);
 void settle_dead(struct lane *lane, struct slice text, const char *reason);
 void arguments_add(struct argument_list *list, const void *data, size_t size);
 void arguments_text(struct argument_list *list, const char *text);
 const struct slice *arguments_seal(struct argument_list *list);
 void arguments_done(struct argument_list *list);
+
+/* outbox.c */
+char *outbox_key(const struct channel *c, const char *queue);    /* caller frees */
+char *outbox_field(const char *id, const char *tag);             /* caller frees */
 
 /* delayed.c */
 void delayed_look(evutil_socket_t fd, short what, void *arg);

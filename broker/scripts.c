@@ -13,13 +13,15 @@ struct redis_script script_fetch = {.body = ALLOW_OOM
     "if text then redis.call('LPUSH', KEYS[2], text) end\n"
     "return text"};
 
-/* KEYS in-flight list, then one (lists) or two (delayed set and hash) for each effect.
- * ARGV 'text', element | 'digest', SHA-1, size | 'none', and then for each effect
- *      'L'|'R', text | 'Z', score, member, value.
+/* KEYS in-flight list, then one (lists, outbox) or two (delayed set and hash) for each effect.
+ * ARGV 'text', element | 'digest', SHA-1, size | 'held', element (which stays) | 'none', and then for
+ *      each effect 'L'|'R', text | 'Z', score, member, value | 'H', field, value | 'D', field.
  * 1: done; 0: the entry is not there, nothing was done. Types are looked at first, because a script that
  * fails half-way is not undone. */
 struct redis_script script_settle = {.body = ALLOW_OOM
-    "local a, k, first, wanted = 3, 2, 3, {L = 'list', R = 'list', Z = 'zset'}\n"
+    "local a, k, first = 3, 2, 3\n"
+    "local wanted = {L = 'list', R = 'list', Z = 'zset', H = 'hash', D = 'hash'}\n"
+    "local size = {L = 2, R = 2, Z = 4, H = 3, D = 2}\n"
     "if ARGV[1] == 'digest' then first = 4 elseif ARGV[1] == 'none' then first = 2 end\n"
     "local function check(key, kind)\n"
     "  local found = redis.call('TYPE', key).ok\n"
@@ -33,16 +35,19 @@ struct redis_script script_settle = {.body = ALLOW_OOM
     "  if op == 'Z' then\n"
     "    if not check(KEYS[k + 1], 'hash') then\n"
     "      return redis.error_reply('WRONGTYPE of key ' .. KEYS[k + 1]) end\n"
-    "    k, a = k + 2, a + 4\n"
-    "  else k, a = k + 1, a + 2 end\n"
+    "    k = k + 1\n"
+    "  end\n"
+    "  k, a = k + 1, a + size[op]\n"
     "end\n"
-    "if ARGV[1] == 'text' then\n"
+    "if ARGV[1] == 'held' then\n"
+    "  if not redis.call('LPOS', KEYS[1], ARGV[2]) then return 0 end\n"
+    "elseif ARGV[1] == 'text' then\n"
     "  if redis.call('LREM', KEYS[1], -1, ARGV[2]) == 0 then return 0 end\n"
     "elseif ARGV[1] == 'digest' then\n"
-    "  local size, found = tonumber(ARGV[3]), false\n"
+    "  local bytes, found = tonumber(ARGV[3]), false\n"
     "  for i = -1, -redis.call('LLEN', KEYS[1]), -1 do\n"
     "    local text = redis.call('LINDEX', KEYS[1], i)\n"
-    "    if #text == size and redis.sha1hex(text) == ARGV[2] then\n"
+    "    if #text == bytes and redis.sha1hex(text) == ARGV[2] then\n"
     "      redis.call('LSET', KEYS[1], i, '\\0settled')\n"
     "      redis.call('LREM', KEYS[1], -1, '\\0settled')\n"
     "      found = true\n"
@@ -57,11 +62,15 @@ struct redis_script script_settle = {.body = ALLOW_OOM
     "  if op == 'Z' then\n"
     "    redis.call('ZADD', KEYS[k], ARGV[a + 1], ARGV[a + 2])\n"
     "    redis.call('HSET', KEYS[k + 1], ARGV[a + 2], ARGV[a + 3])\n"
-    "    k, a = k + 2, a + 4\n"
+    "    k = k + 1\n"
+    "  elseif op == 'H' then\n"
+    "    redis.call('HSET', KEYS[k], ARGV[a + 1], ARGV[a + 2])\n"
+    "  elseif op == 'D' then\n"
+    "    redis.call('HDEL', KEYS[k], ARGV[a + 1])\n"
     "  else\n"
     "    redis.call(op == 'L' and 'LPUSH' or 'RPUSH', KEYS[k], ARGV[a + 1])\n"
-    "    k, a = k + 1, a + 2\n"
     "  end\n"
+    "  k, a = k + 1, a + size[op]\n"
     "end\n"
     "return 1"};
 

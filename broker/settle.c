@@ -118,6 +118,10 @@ static void effect_keys(struct argument_list *list, struct channel *c, const str
     if (e->kind == EFFECT_DELAY) {
         key_add(list, c, e, "delayed");
         key_add(list, c, e, "delayed.msg");
+    } else if (e->kind == EFFECT_RECORD || e->kind == EFFECT_FORGET) {
+        char *key = outbox_key(c, e->queue);
+        arguments_text(list, key);
+        free(key);
     } else {
         key_add(list, c, e, e->kind == EFFECT_DEAD ? "dead" : NULL);
     }
@@ -149,6 +153,13 @@ static void effect_arguments(struct argument_list *list, struct channel *c, cons
         arguments_text(list, "L");
         arguments_add(list, letter.at, letter.size);
         free((char *)letter.at);
+    } else if (e->kind == EFFECT_RECORD || e->kind == EFFECT_FORGET) {
+        char *field = outbox_field(e->id, e->tag);
+        arguments_text(list, e->kind == EFFECT_RECORD ? "H" : "D");
+        arguments_text(list, field);
+        if (e->kind == EFFECT_RECORD)
+            arguments_add(list, e->text.at, e->text.size);
+        free(field);
     } else {
         arguments_text(list, e->kind == EFFECT_SEND ? "L" : "R");
         arguments_add(list, e->text.at, e->text.size);
@@ -251,7 +262,8 @@ static void settlement_answered(const redisReply *reply, void *arg)
         timer_arm(s->c->retry_timer, 1);
         return;
     }
-    bool done = reply->integer > 0 || !s->lane || s->unheard;
+    bool certain = !s->lane && !s->beside;
+    bool done = reply->integer > 0 || certain || (s->unheard && !s->beside);
     settlement_finish(s, done ? 0 : ERROR_LOST);
 }
 
@@ -342,6 +354,31 @@ void channel_publish(struct channel *c, const struct effect *effects, size_t n_e
         at += n;
     } while (at < n_effects);
     delays_expect(c, effects, n_effects);
+}
+
+/* Only while the delivery is ours: a worker that was paused must not write over its successor's. The
+ * element goes whole, since it stays in the list. */
+void settle_beside(struct channel *c, struct delivery *d, const struct effect *effect,
+                   channel_settled_fn *fn, void *arg)
+{
+    struct settlement *s = settlement_new(c, NULL, (struct slice){0}, fn, arg);
+    s->beside = true;
+    if (!d->held) {
+        s->lost = true;
+        timer_arm(c->retry_timer, 0);
+        return;
+    }
+    struct lane *lane = lane_find(c, d->queue, d->step);
+    struct argument_list *list = mem_zalloc(sizeof *list);
+    list->bytes = BUF_INIT(SIZE_MAX / 4);
+    arguments_add(list, lane->inflight.at, lane->inflight.size);
+    effect_keys(list, c, effect);
+    list->n_keys = list->n;
+    arguments_text(list, "held");
+    arguments_add(list, d->text.at, d->text.size);
+    effect_arguments(list, c, effect);
+    s->script = list;
+    settlement_send(s);
 }
 
 void settle_dead(struct lane *lane, struct slice text, const char *reason)

@@ -131,6 +131,8 @@ static void test_all_of_celery(void **state)
     assert_string_equal(o.queues[0], "a");
     assert_null(o.queues[1]);
     options_done(&o);
+    accepted(&o, "-P solo -c 4"); /* one task at a time, as in Celery */
+    options_done(&o);
     accepted(
         &o,
         "-A ./a.so,b/c.so -A d.so -q -C worker --heartbeat-interval 5 --events --disable-prefetch "
@@ -151,9 +153,15 @@ static void test_node_names(void **state)
     char host[256], *want;
     gethostname(host, sizeof host);
     accepted(&o, "-n w1");
+    assert_string_equal(o.hostname, "celery@w1");
+    options_done(&o);
+    accepted(&o, "-n w1@");
     want = mem_printf("w1@%s", host);
     assert_string_equal(o.hostname, want);
     free(want);
+    options_done(&o);
+    accepted(&o, "-n @w1");
+    assert_string_equal(o.hostname, "celery@w1");
     options_done(&o);
     accepted(&o, "-n w%%@%n.%d!");
     size_t first = strcspn(host, ".");
@@ -161,8 +169,7 @@ static void test_node_names(void **state)
     assert_string_equal(o.hostname, want);
     free(want);
     options_done(&o);
-    refused("-n @host", "--hostname");
-    refused("-n w@", "--hostname");
+    refused("-n w\x01", "--hostname");
 }
 
 static void test_refusals(void **state)
@@ -193,7 +200,6 @@ static void test_refusals(void **state)
     refused("-O slow", "fair");
     refused("-A proj.celery", "shared objects");
     refused("-Q a -X a", "no queue");
-    refused("-P solo -c 4", "one task at a time");
     refused("--disable-prefetch --prefetch-multiplier 4", "contradict");
     refused("--soft-time-limit 5 --time-limit 2", "task_soft_time_limit");
     refused("--uid nosuchuser", "start it as");

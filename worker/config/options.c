@@ -348,19 +348,30 @@ static char *expand(const char *text, const char *host, const char *name, const 
     return buf_take(&out);
 }
 
+/* As Celery reads it: without an @ it is the host, and either half may be left out. */
+static char *node_name(const char *given, const char *host)
+{
+    const char *at = strchr(given, '@');
+    size_t size = at ? (size_t)(at - given) : 0;
+    const char *name = size ? given : "celery", *node = at ? at + 1 : given;
+    char *whole = mem_printf("%.*s@%s", size ? (int)size : (int)strlen(name), name,
+                             *node ? node : host);
+    char *expanded = expand(whole, host, NULL, NULL);
+    free(whole);
+    return expanded;
+}
+
 static int make_hostname(struct options *o, const char *given)
 {
     char host[256] = "localhost";
     gethostname(host, sizeof host - 1);
-    char *name = expand(given && *given ? given : "celery", host, NULL, NULL);
-    o->hostname = strchr(name, '@') ? mem_dup(name) : mem_printf("%s@%s", name, host);
-    free(name);
+    o->hostname = node_name(given ? given : "", host);
     size_t size = strlen(o->hostname);
     for (const char *c = o->hostname; *c; c++)
         if ((unsigned char)*c <= ' ' || *c == 127)
             return options_usage("--hostname: a node name has no spaces in it");
     if (o->hostname[0] == '@' || o->hostname[size - 1] == '@' || size > 255)
-        return options_usage("--hostname: a node name is NAME or NAME@HOST, at most 255 bytes");
+        return options_usage("--hostname: a node name is HOST or NAME@HOST, at most 255 bytes");
     return 0;
 }
 
@@ -412,21 +423,13 @@ static void make_rest(struct options *o, const struct options_line *p)
 
 /* A setting in a file may say what an option overrules; two options that contradict are a mistake.
  */
-static int check_contradictions(const struct options *o, const struct options_line *p)
+static int check_contradictions(const struct options_line *p)
 {
     const struct option_given *prefetch = options_given(p, OPTION_PREFETCH);
     if (prefetch && options_given(p, OPTION_NO_PREFETCH) && strtol(prefetch->value, NULL, 10) > 1)
         return options_usage(
             "--disable-prefetch and --prefetch-multiplier %s contradict each other",
             prefetch->value);
-    bool lanes = false;
-    for (int i = 0; i < p->n_given; i++)
-        lanes = lanes || p->given[i].row->letter == 'c';
-    if (p->command == COMMAND_worker && lanes && o->settings.worker_concurrency > 1 &&
-        strcmp(o->settings.worker_pool, "solo") == 0)
-        return options_usage(
-            "--concurrency %d: the pool solo runs one task at a time; did you mean -P threads?",
-            (int)o->settings.worker_concurrency);
     if (p->command == COMMAND_worker && p->n_words)
         return options_usage("unexpected argument \"%.60s\"; queues are given as -Q NAME",
                              p->words[0]);
@@ -457,7 +460,7 @@ static int finish(struct options *o, const struct gathered *g, const struct opti
     if (code == 0 && settings_check(&o->settings, &err) < 0)
         code = options_usage("%s", err.text);
     if (code == 0)
-        code = check_contradictions(o, p);
+        code = check_contradictions(p);
     if (code != 0)
         return code;
     expand_file(&o->logfile, o->hostname);

@@ -39,8 +39,7 @@ const struct option_row option_rows[] = {
     {"exclude-queues", 'X', "LIST", Q, OPTION_EXCLUDE, NULL, "queues to leave out"},
     {"hostname", 'n', "NAME", W, OPTION_HOSTNAME, NULL,
      "node name; default celery@%h. %h is the host's full name, %n the part before its first dot, "
-     "%d "
-     "the part after it. A name without @ gets @HOST"},
+     "%d the part after it. A name without @ is the host's: celery@NAME, as in Celery"},
     {"task-events", 'E', NULL, W, S, "worker_send_task_events", "send task events (also --events)"},
     {"events", 0, NULL, W, S, "worker_send_task_events", NULL},
     {"time-limit", 0, "SECONDS", W, S, "task_time_limit", "a task that runs longer is killed"},
