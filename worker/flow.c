@@ -14,6 +14,7 @@
 #include "worker/continuation.h"
 #include "worker/log.h"
 #include "worker/registry.h"
+#include "worker/revoked.h"
 #include "worker/worker.h"
 
 #include <signal.h>
@@ -27,13 +28,19 @@ enum { ETA_SLACK_US = 10000 };
 
 /* --- the ready list and the table of jobs -------------------------------------------------------- */
 
+/* Before `next`; NULL: at the end. */
+static void ready_insert(struct worker *w, struct request *r, struct request *next)
+{
+    r->prev = next ? next->prev : w->ready_last;
+    r->next = next;
+    *(r->prev ? &r->prev->next : &w->ready_first) = r;
+    *(r->next ? &r->next->prev : &w->ready_last) = r;
+}
+
 static void ready_add(struct worker *w, struct request *r, bool front)
 {
     request_move(r, REQUEST_READY);
-    r->prev = front ? NULL : w->ready_last;
-    r->next = front ? w->ready_first : NULL;
-    *(r->prev ? &r->prev->next : &w->ready_first) = r;
-    *(r->next ? &r->next->prev : &w->ready_last) = r;
+    ready_insert(w, r, front ? w->ready_first : NULL);
 }
 
 static void ready_remove(struct worker *w, struct request *r)
@@ -97,6 +104,30 @@ static bool expired(struct request *r)
     return true;
 }
 
+/* By its id or by one of its stamps. Nearly always there is nothing to look up. */
+static bool revoked(struct request *r)
+{
+    const struct revoked *set = r->worker->revoked;
+    if (revoked_is_empty(set))
+        return false;
+    cJSON *stamp = NULL;
+    if (!revoked_has(set, r->message.id) && !(stamp = stamps_match(set->stamps, &r->message)))
+        return false;
+    struct buf by = BUF_INIT(4096);
+    if (stamp) {
+        buf_str(&by, " (revoked by header: ");
+        repr_print(stamp, false, 1024, &by);
+        buf_char(&by, ')');
+    }
+    log_info("Discarding revoked task: %s[%s]%s", request_name(r), request_id(r),
+             by.data ? by.data : "");
+    buf_done(&by);
+    cJSON_Delete(stamp);
+    request_raise(r, exception_text("celery.exceptions", "TaskRevokedError", "revoked"));
+    flow_finish(r, OUTCOME_REVOKED);
+    return true;
+}
+
 static void apply_policy(struct request *r)
 {
     const struct settings *s = &r->worker->options->settings;
@@ -121,6 +152,8 @@ static void admit(struct request *r)
         return;
     }
     apply_policy(r);
+    if (revoked(r))
+        return;
     if (log_threshold <= LOG_INFO)
         log_line(LOG_INFO, "Task %s[%s] received", request_name(r), request_id(r));
     if (expired(r))
@@ -214,7 +247,7 @@ void flow_dispatch(struct worker *w)
     while (w->ready_first && pool_room(w->pool) > 0 && channel_owns(w->channel)) {
         struct request *r = w->ready_first;
         ready_remove(w, r);
-        if (!r->acked && expired(r))
+        if (revoked(r) || (!r->acked && expired(r)))
             continue;
         if (!r->acks_late && !r->acked) {
             request_move(r, REQUEST_CLAIMING);
@@ -234,6 +267,16 @@ void flow_give_back_ready(struct worker *w)
             break;
         ready_remove(w, r);
         flow_finish(r, OUTCOME_GIVEN_BACK);
+    }
+}
+
+void flow_discard_revoked(struct worker *w)
+{
+    for (struct request *r = w->ready_first, *next; r; r = next) {
+        next = r->next;
+        ready_remove(w, r);
+        if (!revoked(r))
+            ready_insert(w, r, next);
     }
 }
 
@@ -386,6 +429,14 @@ static void timed_out(struct request *r)
                                                                   : OUTCOME_TIMED_OUT);
 }
 
+static void terminated(struct request *r, pid_t pid)
+{
+    log_warning("Task %s[%s] revoked: pool process %d was terminated by signal %d", request_name(r),
+                request_id(r), (int)pid, r->terminated);
+    request_raise(r, exception_text("celery.exceptions", "TaskRevokedError", "terminated"));
+    flow_finish(r, OUTCOME_REVOKED);
+}
+
 static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, void *arg)
 {
     struct worker *w = arg;
@@ -400,6 +451,11 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
         timed_out(r);
         break;
     case POOL_TERMINATED:
+        if (r->terminated) {
+            terminated(r, pid);
+            break;
+        }
+        /* fall through */
     case POOL_ORPHANED:
         flow_finish(r, OUTCOME_GIVEN_BACK);
         break;

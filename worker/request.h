@@ -41,6 +41,7 @@ struct request {
     pid_t pid;                   /* child that runs it, 0: none */
     bool acks_late, ignore_result, track_started, reject_on_lost;
     bool acked;                  /* early: its delivery is settled already */
+    int terminated;              /* signal by which a revoke ends its run, 0: none */
     bool lost;                   /* rescued by another worker: whatever we do must have no effect */
     int64_t received_at, started_at; /* CLOCK_MONOTONIC µs */
 

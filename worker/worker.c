@@ -8,6 +8,7 @@
 #include "proto/base/mem.h"
 #include "worker/log.h"
 #include "worker/registry.h"
+#include "worker/revoke.h"
 
 #include <event2/thread.h>
 #include <signal.h>
@@ -232,6 +233,10 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
 {
     struct error err = {0};
     const struct settings *s = &w->options->settings;
+    if (revoke_open(w, &err) < 0) {
+        log_line(LOG_CRITICAL, "%s", err.text);
+        return err.code;
+    }
     struct pool_handlers pool_handlers = flow_pool_handlers;
     struct store_handlers store_handlers = {on_note, w};
     pool_handlers.arg = w;
@@ -309,6 +314,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     for (int i = 0; i < N_SIGNALS; i++)
         if (signals[i])
             event_free(signals[i]);
+    revoke_close(w);
     event_free(w->pump);
     event_base_free(w->base);
     free(w);

@@ -20,6 +20,8 @@ enum worker_phase {
     WORKER_COLD, /* what runs is ended and goes back too */
 };
 
+struct revoked;
+
 struct worker {
     struct options *options;
     struct event_base *base;
@@ -27,6 +29,7 @@ struct worker {
     struct fanout *fanout;      /* remote control and events */
     struct pool *pool;
     struct store *store;
+    struct revoked *revoked;
     struct event *pump;         /* activated during a turn, runs when its other events are handled */
     enum worker_phase phase;
     int exit_status;
@@ -60,7 +63,19 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
 void flow_delivery_lost(struct delivery *d, void *worker);
 void flow_dispatch(struct worker *w);         /* ready requests to the pool, while it has room */
 void flow_give_back_ready(struct worker *w);  /* for shutdown */
+void flow_discard_revoked(struct worker *w);  /* among the ready ones */
 extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
+
+/* --- revoke.c: what the remote control commands do --- */
+/* Marks ids as revoked, here and for workers that start later, and stores REVOKED for each. What waits is
+ * ended at once; what runs ends only with `terminate`. Then: the ids that this worker has in its hands,
+ * a list to be freed; else NULL. */
+cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool terminate, int signal)
+    __attribute__((warn_unused_result));
+/* The same by stamps, {header: value or [values]}, borrowed; stores nothing by itself. With `terminate`
+ * the stamps by which running tasks were found, {header: [values]}, to be freed. */
+cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminate, int signal)
+    __attribute__((warn_unused_result));
 
 /* --- finish.c --- */
 void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */

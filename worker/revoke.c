@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Revocation as an operator's command: what a worker does at once with what it has in its hands, and for
+ * whom else it leaves word. The one idea: every task meets the revoked set when it arrives and again when
+ * it starts (flow.c), so all that waits somewhere is only brought there.
+ *
+ * A kill -9 within flow_revoke leaves the tasks as they were; the set in Redis, once written, ends them
+ * when another worker takes them. */
+
+#include "worker/revoke.h"
+
+#include "proto/base/buf.h"
+#include "proto/base/mem.h"
+#include "worker/log.h"
+#include "worker/revoked.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* As the command writes it in Celery: without what only a request knows. */
+static void store_revoked(struct worker *w, const char *id)
+{
+    char *result = exception_text("celery.exceptions", "TaskRevokedError", "revoked");
+    struct store_record record = {
+        .id = id,
+        .state = "REVOKED",
+        .result = slice_of(result),
+        .children = "null",
+        .date_done = worker_now(w),
+    };
+    store_put(w->store, &record, NULL, NULL);
+    free(result);
+}
+
+/* The pool says POOL_TERMINATED when it is done, or POOL_UNSTARTED: then the task meets the set again. */
+static void terminate_run(struct request *r, int signal)
+{
+    log_info("Terminating %s (%d)", request_id(r), signal);
+    r->terminated = signal;
+    if (!pool_terminate(r->worker->pool, r->job, signal))
+        r->terminated = 0;
+}
+
+static const char *find_id(const char *const *ids, size_t n, const char *id)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(ids[i], id) == 0)
+            return ids[i];
+    return NULL;
+}
+
+/* Called for each request that runs. */
+typedef void run_fn(struct request *r, void *arg);
+
+static void each_run(struct worker *w, run_fn *fn, void *arg)
+{
+    for (size_t i = 0; i < WORKER_JOB_BUCKETS; i++)
+        for (struct request *r = w->jobs[i], *next; r; r = next) {
+            next = r->job_next;
+            fn(r, arg);
+        }
+}
+
+struct by_id {
+    const char *const *ids;
+    size_t n;
+    int signal;
+    cJSON *found;
+};
+
+static void found(struct by_id *by, const struct request *r)
+{
+    cJSON_AddItemToArray(by->found, cJSON_CreateString(r->message.id));
+}
+
+static void terminate_by_id(struct request *r, void *arg)
+{
+    struct by_id *by = arg;
+    if (!find_id(by->ids, by->n, r->message.id))
+        return;
+    found(by, r);
+    terminate_run(r, by->signal);
+}
+
+static void log_flagged(const char *const *ids, size_t n)
+{
+    struct buf text = BUF_INIT(1 << 16);
+    for (size_t i = 0; i < n; i++)
+        buf_printf(&text, "%s%s", i ? ", " : "", ids[i]);
+    log_info("Tasks flagged as revoked: %s", text.data ? text.data : "");
+    buf_done(&text);
+}
+
+cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool terminate, int signal)
+{
+    struct by_id by = {ids, n, signal, NULL};
+    for (size_t i = 0; i < n; i++) {
+        revoked_add(w->revoked, ids[i], worker_now(w));
+        store_revoked(w, ids[i]);
+    }
+    if (terminate) {
+        by.found = cJSON_CreateArray();
+        for (const struct request *r = w->ready_first; r; r = r->next)
+            if (find_id(ids, n, r->message.id))
+                found(&by, r);
+        each_run(w, terminate_by_id, &by);
+    } else {
+        log_flagged(ids, n);
+    }
+    flow_discard_revoked(w);
+    worker_pump(w);
+    return by.found;
+}
+
+/* --- by stamps --------------------------------------------------------------------------------------- */
+
+struct by_stamps {
+    struct revoked *wanted; /* of this command alone */
+    int signal;
+    struct revoked *found;
+};
+
+static void terminate_by_stamps(struct request *r, void *arg)
+{
+    struct by_stamps *by = arg;
+    cJSON *stamp = stamps_match(by->wanted->stamps, &r->message);
+    if (!stamp)
+        return;
+    revoked_add_stamps(by->found, stamp->child->string, stamp->child);
+    cJSON_Delete(stamp);
+    terminate_run(r, by->signal);
+}
+
+static void add_all_stamps(struct revoked *set, const cJSON *headers)
+{
+    for (const cJSON *h = cJSON_IsObject(headers) ? headers->child : NULL; h; h = h->next)
+        revoked_add_stamps(set, h->string, h);
+}
+
+cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminate, int signal)
+{
+    cJSON *found = NULL;
+    add_all_stamps(w->revoked, headers);
+    if (terminate) {
+        struct by_stamps by = {revoked_new(), signal, revoked_new()};
+        add_all_stamps(by.wanted, headers);
+        each_run(w, terminate_by_stamps, &by);
+        found = by.found->stamps ? by.found->stamps : cJSON_CreateObject();
+        by.found->stamps = NULL;
+        revoked_free(by.wanted);
+        revoked_free(by.found);
+    }
+    flow_discard_revoked(w);
+    worker_pump(w);
+    return found;
+}
+
+/* --- open, close --------------------------------------------------------------------------------------- */
+
+int revoke_open(struct worker *w, struct error *err)
+{
+    (void)err;
+    w->revoked = revoked_new();
+    return 0;
+}
+
+void revoke_close(struct worker *w)
+{
+    revoked_free(w->revoked);
+}
