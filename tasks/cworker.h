@@ -182,7 +182,7 @@ void cw_defer(cw_task *t, void (*fn)(void *), void *arg);
 /* Helpers return 0 or < 0 and remember the reason for cw_fail. They end early on a stop. */
 
 /* That reason as text ("ConnectionError: …"), for a document that shall show it; NULL: none. */
-const char *cw_problem(cw_task *t, bool *ret_transient);
+const char *cw_problem_text(cw_task *t, bool *ret_transient);
 
 struct cw_http {
     const char *method;         /* NULL: GET, or POST with a body */

@@ -99,7 +99,7 @@ static cw_outcome stream(cw_task *t)
                               .arg = &seen};
     bool transient = false;
     if (cw_http(t, &request, &reply) < 0)
-        return cw_problem(t, &transient) && !transient ? cw_fail(t) : cw_return(t, NULL);
+        return cw_problem_text(t, &transient) && !transient ? cw_fail(t) : cw_return(t, NULL);
     const char *tag = cw_header(&reply, "etag");
     return cw_return_str(t, cw_printf(t, "%ld %zu %s %s", reply.status, seen, reply.body,
                                       tag ? tag : "none"));

@@ -389,7 +389,7 @@ int helper_stopped(struct cw_task *t)
     return -1;
 }
 
-const char *cw_problem(cw_task *t, bool *ret_transient)
+const char *cw_problem_text(cw_task *t, bool *ret_transient)
 {
     const struct problem *p = &t->problem;
     if (ret_transient)
