@@ -37,8 +37,12 @@ static void print_config(const struct options *o, int concurrency)
         fputs("built-in tasks", stdout);
     for (char **app = o->apps; app && *app; app++)
         printf("%s%s", app == o->apps ? "" : ", ", *app);
-    printf("\n .> transport:   %s\n .> results:     %s\n .> concurrency: %d (%s)\n", transport,
-           results, concurrency, s->worker_pool);
+    printf("\n .> transport:   %s\n .> results:     %s\n", transport, results);
+    if (o->autoscale.max)
+        printf(" .> concurrency: {min=%d, max=%d} (%s)\n", o->autoscale.min, o->autoscale.max,
+               s->worker_pool);
+    else
+        printf(" .> concurrency: %d (%s)\n", concurrency, s->worker_pool);
     printf(" .> task events: %s\n",
            s->worker_send_task_events ? "ON" : "OFF (enable -E to monitor tasks in this worker)");
     free(transport);

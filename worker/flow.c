@@ -13,6 +13,7 @@
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
 #include "worker/log.h"
+#include "worker/rate.h"
 #include "worker/registry.h"
 #include "worker/revoked.h"
 #include "worker/worker.h"
@@ -28,26 +29,22 @@ enum { ETA_SLACK_US = 10000 };
 
 /* --- the ready list and the table of jobs -------------------------------------------------------- */
 
-/* Before `next`; NULL: at the end. */
-static void ready_insert(struct worker *w, struct request *r, struct request *next)
-{
-    r->prev = next ? next->prev : w->ready_last;
-    r->next = next;
-    *(r->prev ? &r->prev->next : &w->ready_first) = r;
-    *(r->next ? &r->next->prev : &w->ready_last) = r;
-}
-
 static void ready_add(struct worker *w, struct request *r, bool front)
 {
     request_move(r, REQUEST_READY);
-    ready_insert(w, r, front ? w->ready_first : NULL);
+    request_list_insert(&w->ready, r, front ? w->ready.first : NULL);
 }
 
-static void ready_remove(struct worker *w, struct request *r)
+void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg)
 {
-    *(r->prev ? &r->prev->next : &w->ready_first) = r->next;
-    *(r->next ? &r->next->prev : &w->ready_last) = r->prev;
-    r->next = r->prev = NULL;
+    rate_each(w, fn, arg);
+    fn(&w->ready, arg);
+}
+
+void flow_ready(struct request *r)
+{
+    ready_add(r->worker, r, false);
+    worker_pump(r->worker);
 }
 
 static struct request **job_place(struct worker *w, uint64_t job)
@@ -162,7 +159,7 @@ static void admit(struct request *r)
         flow_finish(r, OUTCOME_POSTPONED);
     else if (w->phase != WORKER_RUNNING)
         flow_finish(r, OUTCOME_GIVEN_BACK);
-    else
+    else if (!rate_holds(w, r))
         ready_add(w, r, false);
 }
 
@@ -197,7 +194,7 @@ static void run(struct request *r)
 {
     struct worker *w = r->worker;
     const struct message *m = &r->message;
-    const struct cw_def *def = registry[r->def].def;
+    const struct registry_entry *entry = &registry[r->def];
     const struct settings *s = &w->options->settings;
     struct task_frame frame = {
         .job = ++w->last_job,
@@ -205,8 +202,8 @@ static void run(struct request *r)
         .flags = (r->track_started ? TASK_ANNOUNCE : 0u) |
                  (log_threshold <= LOG_INFO ? TASK_WANT_REPR : 0u) |
                  (m->redelivered ? TASK_REDELIVERED : 0u),
-        .soft_limit = first_limit(m->soft_limit, def->soft_limit, s->task_soft_time_limit),
-        .hard_limit = first_limit(m->hard_limit, def->hard_limit, s->task_time_limit),
+        .soft_limit = first_limit(m->soft_limit, entry->soft_limit, s->task_soft_time_limit),
+        .hard_limit = first_limit(m->hard_limit, entry->hard_limit, s->task_time_limit),
         .retries = m->retries,
         .id = slice_of(m->id),
         .name = slice_of(m->task),
@@ -244,9 +241,9 @@ static void on_claimed(int code, void *arg)
 
 void flow_dispatch(struct worker *w)
 {
-    while (w->ready_first && pool_room(w->pool) > 0 && channel_owns(w->channel)) {
-        struct request *r = w->ready_first;
-        ready_remove(w, r);
+    while (w->ready.first && pool_room(w->pool) > 0 && channel_owns(w->channel)) {
+        struct request *r = w->ready.first;
+        request_list_remove(r);
         if (revoked(r) || (!r->acked && expired(r)))
             continue;
         if (!r->acks_late && !r->acked) {
@@ -259,25 +256,37 @@ void flow_dispatch(struct worker *w)
 }
 
 /* The oldest must be taken first again, so it is given back last: each goes to the front. */
-void flow_give_back_ready(struct worker *w)
+static void give_back(struct request_list *waiting, void *arg)
 {
-    while (w->ready_last) {
-        struct request *r = w->ready_last;
+    (void)arg;
+    while (waiting->last) {
+        struct request *r = waiting->last;
         if (r->acked) /* claimed: it is ours to run to the end */
             break;
-        ready_remove(w, r);
+        request_list_remove(r);
         flow_finish(r, OUTCOME_GIVEN_BACK);
+    }
+}
+
+void flow_give_back_ready(struct worker *w)
+{
+    flow_each_waiting(w, give_back, NULL);
+}
+
+static void discard_revoked(struct request_list *waiting, void *arg)
+{
+    (void)arg;
+    for (struct request *r = waiting->first, *next; r; r = next) {
+        next = r->next;
+        request_list_remove(r);
+        if (!revoked(r))
+            request_list_insert(waiting, r, next);
     }
 }
 
 void flow_discard_revoked(struct worker *w)
 {
-    for (struct request *r = w->ready_first, *next; r; r = next) {
-        next = r->next;
-        ready_remove(w, r);
-        if (!revoked(r))
-            ready_insert(w, r, next);
-    }
+    flow_each_waiting(w, discard_revoked, NULL);
 }
 
 /* --- what the pool says --------------------------------------------------------------------------- */
@@ -421,8 +430,7 @@ static void crashed(struct request *r, pid_t pid, int status)
 static void timed_out(struct request *r)
 {
     const struct settings *s = &r->worker->options->settings;
-    double limit = first_limit(r->message.hard_limit, registry[r->def].def->hard_limit,
-                               s->task_time_limit);
+    double limit = first_limit(r->message.hard_limit, registry[r->def].hard_limit, s->task_time_limit);
     log_error("Hard time limit (%gs) exceeded for %s[%s]", limit, request_name(r), request_id(r));
     request_raise(r, exception_number("billiard.exceptions", "TimeLimitExceeded", limit));
     flow_finish(r, r->acks_late && !s->task_acks_on_failure_or_timeout ? OUTCOME_TIMED_OUT_REQUEUED
@@ -509,8 +517,8 @@ void flow_delivery_lost(struct delivery *d, void *worker)
     struct request *r =
         (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
     r->lost = true;
-    if (r->state == REQUEST_READY) {
-        ready_remove(w, r);
+    if (r->list) {
+        request_list_remove(r);
         w->n_waiting--;
         flow_done(r);
     } else if (r->state == REQUEST_RUNNING) {

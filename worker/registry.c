@@ -106,6 +106,8 @@ static void add(struct registry_entry entry)
     }
     int index = registry_size++;
     registry[index] = entry;
+    registry[index].soft_limit = entry.def->soft_limit;
+    registry[index].hard_limit = entry.def->hard_limit;
     name_add(&exact, entry.def->name, index);
     const char *dot = strrchr(entry.def->name, '.');
     if (entry.builtin)

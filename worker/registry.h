@@ -15,6 +15,7 @@ struct registry_entry {
     const struct cw_def *def;
     bool builtin;
     const cJSON *command; /* a program's row of the `tasks` setting, NULL for a C task */
+    double soft_limit, hard_limit; /* seconds; the definition's until remote control sets others, in main */
 };
 
 extern struct registry_entry *registry;

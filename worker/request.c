@@ -21,7 +21,8 @@ static const char deliveries_header[] = "cworker_deliveries";
 #define TO(name) (1u << REQUEST_##name)
 
 static const unsigned moves[] = {
-    [REQUEST_RECEIVED] = TO(READY) | TO(STORING) | TO(SETTLING),
+    [REQUEST_RECEIVED] = TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING),
+    [REQUEST_LIMITED] = TO(READY) | TO(SETTLING) | TO(STORING) | TO(DONE),
     [REQUEST_READY] = TO(CLAIMING) | TO(RUNNING) | TO(SETTLING) | TO(STORING) | TO(DONE),
     [REQUEST_CLAIMING] = TO(READY) | TO(DONE),
     [REQUEST_RUNNING] = TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
@@ -54,6 +55,28 @@ void request_move(struct request *r, enum request_state to)
     if (log_threshold <= LOG_DEBUG)
         log_task(LOG_DEBUG, request_name(r), request_id(r), "%s -> %s", names[r->state], names[to]);
     r->state = to;
+}
+
+void request_list_insert(struct request_list *list, struct request *r, struct request *next)
+{
+    r->list = list;
+    r->prev = next ? next->prev : list->last;
+    r->next = next;
+    *(r->prev ? &r->prev->next : &list->first) = r;
+    *(r->next ? &r->next->prev : &list->last) = r;
+    list->n++;
+}
+
+void request_list_remove(struct request *r)
+{
+    struct request_list *list = r->list;
+    if (!list)
+        return;
+    *(r->prev ? &r->prev->next : &list->first) = r->next;
+    *(r->next ? &r->next->prev : &list->last) = r->prev;
+    r->next = r->prev = NULL;
+    r->list = NULL;
+    list->n--;
 }
 
 void request_raise(struct request *r, char *exception)

@@ -4,8 +4,8 @@
 
 /* One task in the hands of main, from its arrival to its ack: one struct, one state machine.
  *
- *   RECEIVED ─▶ READY ─▶ RUNNING ─▶ STORING ─▶ SETTLING ─▶ DONE
- *      │          │ ▲       │          ▲           ▲
+ *   RECEIVED ─▶ READY ─▶ RUNNING ─▶ STORING ─▶ SETTLING ─▶ DONE      (RECEIVED ─▶ LIMITED ─▶ READY
+ *      │          │ ▲       │          ▲           ▲                  where a rate limit makes it wait)
  *      │          ▼ │       │          │           │
  *      │        CLAIMING    ├──────────┼───────────┤   nothing to store (ignored, given back)
  *      │   (early ack)      └──▶ READY (its child died before it began)
@@ -20,7 +20,7 @@
 
 struct worker;
 
-#define REQUEST_STATES(X) X(RECEIVED) X(READY) X(CLAIMING) X(RUNNING) X(STORING) X(SETTLING) X(DONE)
+#define REQUEST_STATES(X) X(RECEIVED) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(STORING) X(SETTLING) X(DONE)
 
 enum request_state {
 #define REQUEST_STATE(name) REQUEST_##name,
@@ -28,8 +28,16 @@ enum request_state {
 #undef REQUEST_STATE
 };
 
+struct request;
+struct request_list {
+    struct request *first, *last;
+    size_t n;
+};
+typedef void request_list_fn(struct request_list *list, void *arg);
+
 struct request {
-    struct request *next, *prev; /* in the worker's ready list */
+    struct request *next, *prev;
+    struct request_list *list;   /* which of these it is in: ready, or waiting for a rate; NULL: none */
     struct request *job_next;    /* in the worker's table of jobs */
     struct worker *worker;
     enum request_state state;
@@ -54,6 +62,9 @@ struct request {
 
 struct request *request_new(struct worker *w);
 void request_free(struct request *r);
+/* Before `next`; NULL: at the end. */
+void request_list_insert(struct request_list *list, struct request *r, struct request *next);
+void request_list_remove(struct request *r); /* from the one it is in, if any */
 void request_move(struct request *r, enum request_state to);
 const char *request_state_name(enum request_state state);
 

@@ -90,6 +90,14 @@ static void log_flagged(const char *const *ids, size_t n)
     buf_done(&text);
 }
 
+static void find_waiting(struct request_list *waiting, void *arg)
+{
+    const struct by_id *by = arg;
+    for (const struct request *r = waiting->first; r; r = r->next)
+        if (find_id(by->ids, by->n, r->message.id))
+            found(arg, r);
+}
+
 cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool terminate, int signal)
 {
     struct by_id by = {ids, n, signal, NULL};
@@ -99,9 +107,7 @@ cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool term
     }
     if (terminate) {
         by.found = cJSON_CreateArray();
-        for (const struct request *r = w->ready_first; r; r = r->next)
-            if (find_id(ids, n, r->message.id))
-                found(&by, r);
+        flow_each_waiting(w, find_waiting, &by);
         each_run(w, terminate_by_id, &by);
     } else {
         log_flagged(ids, n);

@@ -7,6 +7,7 @@
 #include "broker/url.h"
 #include "proto/base/mem.h"
 #include "worker/log.h"
+#include "worker/rate.h"
 #include "worker/registry.h"
 #include "worker/revoke.h"
 
@@ -52,7 +53,8 @@ void worker_pump(struct worker *w)
  * the pool takes them in batches, enough to keep those full. */
 static size_t window(const struct worker *w)
 {
-    size_t lanes = (size_t)pool_lanes(w->pool);
+    int most = autoscale_get(w).max;
+    size_t lanes = (size_t)(most > pool_lanes(w->pool) ? most : pool_lanes(w->pool));
     int64_t multiplier = w->options->settings.worker_prefetch_multiplier;
     size_t limit = multiplier > 0 ? lanes * (size_t)multiplier : MAX_UNSETTLED;
     if ((size_t)pool_room(w->pool) > lanes && limit < lanes * BATCH_PER_LANE)
@@ -78,6 +80,8 @@ static void pump(evutil_socket_t fd, short what, void *arg)
         pool_shut(w->pool, true);
     if (w->phase != WORKER_COLD)
         flow_dispatch(w);
+    if (w->phase == WORKER_RUNNING && w->autoscale)
+        autoscale_look(w);
     if (w->phase == WORKER_RUNNING)
         channel_set_window(w->channel, window(w));
     else
@@ -248,6 +252,9 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
         open_channel(w, &err);
     if (err.code)
         log_line(LOG_CRITICAL, "%s", err.text);
+    rate_open(w);
+    if (w->options->autoscale.max)
+        autoscale_open(w, w->options->autoscale);
     return err.code;
 }
 
@@ -309,6 +316,8 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
         channel_close(w->channel);
     if (w->store)
         store_close(w->store);
+    autoscale_close(w);
+    rate_close(w);
     pool_shut(w->pool, false);
     pool_close(w->pool);
     for (int i = 0; i < N_SIGNALS; i++)

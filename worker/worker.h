@@ -36,7 +36,9 @@ struct worker {
     bool greeted;               /* "ready." has been logged */
     int64_t clock_offset;       /* µs to add to our clock to get Redis' */
 
-    struct request *ready_first, *ready_last;
+    struct request_list ready;
+    struct rate *rates;         /* by registry index; NULL: no task has ever had one */
+    struct autoscale *autoscale; /* NULL: off */
     struct request *jobs[WORKER_JOB_BUCKETS];
     uint64_t last_job;
     size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
@@ -61,6 +63,9 @@ int64_t monotonic_now(void);                /* µs */
 /* --- flow.c --- */
 void flow_message(char *text, size_t size, const char *queue, int step, void *worker);
 void flow_delivery_lost(struct delivery *d, void *worker);
+/* All that waits in this worker, list by list: for a rate, for a lane. */
+void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg);
+void flow_ready(struct request *r);           /* it waits for a lane from now on */
 void flow_dispatch(struct worker *w);         /* ready requests to the pool, while it has room */
 void flow_give_back_ready(struct worker *w);  /* for shutdown */
 void flow_discard_revoked(struct worker *w);  /* among the ready ones */

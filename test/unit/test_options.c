@@ -195,7 +195,9 @@ static void test_refusals(void **state)
     refused("--set nothing", "NAME=VALUE");
     refused("--config /nonexistent.json", "No such file");
     refused("--workdir /nonexistent", "No such file");
-    refused("--autoscale 8,2", "--concurrency");
+    refused("--autoscale 8,x", "MAX,MIN");
+    refused("--autoscale 0", "MAX,MIN");
+    refused("--autoscale 8,2 -P solo", "solo");
     refused("-B", "celery beat");
     refused("-O slow", "fair");
     refused("-A proj.celery", "shared objects");

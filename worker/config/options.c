@@ -207,6 +207,11 @@ static int apply(struct options *o, struct gathered *g, const struct option_row 
         return strcmp(value, "0") == 0
                    ? 0
                    : apply_setting(o, "worker_prefetch_multiplier", value, origin);
+    case OPTION_AUTOSCALE:
+        return autoscale_parse(value, &o->autoscale)
+                   ? 0
+                   : options_usage("%s: \"%.40s\" is no range: write --autoscale MAX,MIN", origin,
+                                   value);
     case OPTION_NO_PREFETCH:
         return apply_setting(o, "worker_prefetch_multiplier", "1", origin);
     case OPTION_NO_COLOR:
@@ -423,13 +428,16 @@ static void make_rest(struct options *o, const struct options_line *p)
 
 /* A setting in a file may say what an option overrules; two options that contradict are a mistake.
  */
-static int check_contradictions(const struct options_line *p)
+static int check_contradictions(const struct options *o, const struct options_line *p)
 {
     const struct option_given *prefetch = options_given(p, OPTION_PREFETCH);
     if (prefetch && options_given(p, OPTION_NO_PREFETCH) && strtol(prefetch->value, NULL, 10) > 1)
         return options_usage(
             "--disable-prefetch and --prefetch-multiplier %s contradict each other",
             prefetch->value);
+    if (p->command == COMMAND_worker && o->autoscale.max &&
+        strcmp(o->settings.worker_pool, "solo") == 0)
+        return options_usage("--autoscale: the pool solo runs one task at a time");
     if (p->command == COMMAND_worker && p->n_words)
         return options_usage("unexpected argument \"%.60s\"; queues are given as -Q NAME",
                              p->words[0]);
@@ -438,7 +446,8 @@ static int check_contradictions(const struct options_line *p)
 
 static int finish_worker(struct options *o)
 {
-    o->settings.worker_concurrency = settings_concurrency(&o->settings);
+    o->settings.worker_concurrency =
+        o->autoscale.max ? o->autoscale.min : settings_concurrency(&o->settings);
     pid_t owner = o->pidfile ? pidfile_owner(o->pidfile) : 0;
     if (owner) {
         fprintf(stderr, "cworker: pid file %s exists already and process %d is running\n",
@@ -460,7 +469,7 @@ static int finish(struct options *o, const struct gathered *g, const struct opti
     if (code == 0 && settings_check(&o->settings, &err) < 0)
         code = options_usage("%s", err.text);
     if (code == 0)
-        code = check_contradictions(p);
+        code = check_contradictions(o, p);
     if (code != 0)
         return code;
     expand_file(&o->logfile, o->hostname);

@@ -5,6 +5,7 @@
 /* The command line, in Celery's words: `cworker [global options] [command] [options]`. The command
  * is worker when none is named. */
 
+#include "worker/autoscale.h"
 #include "worker/log.h"
 #include "worker/config/settings.h"
 
@@ -14,6 +15,7 @@ struct options {
     char *hostname;        /* node name, expanded: celery@host */
     char **apps;           /* -A, NULL-ended, may be NULL */
     char **queues;         /* -Q minus -X, NULL-ended, never empty for the worker */
+    struct autoscale_range autoscale; /* max 0: off */
     enum log_level loglevel;
     char *logfile, *pidfile;
     bool quiet, no_alias, purge, detach;

@@ -32,6 +32,8 @@ const struct option_row option_rows[] = {
     /* worker */
     {"concurrency", 'c', "N", W, S, "worker_concurrency",
      "tasks at a time; 0 (default): as many as there are CPUs for this process"},
+    {"autoscale", 0, "MAX,MIN", W, OPTION_AUTOSCALE, NULL,
+     "between MIN and MAX tasks at a time: more while tasks wait, fewer after 30 s without need"},
     {"pool", 'P', "POOL", W, S, "worker_pool",
      "prefork (default; processes is another name), threads or solo"},
     {"queues", 'Q', "LIST", Q, OPTION_QUEUES, NULL,
@@ -78,8 +80,6 @@ const struct option_row option_rows[] = {
     {"uid", 0, "USER", W, OPTION_USER, NULL, "only the user that runs it already"},
     {"gid", 0, "GROUP", W, OPTION_GROUP, NULL, "only the group that runs it already"},
 
-    {"autoscale", 0, "MAX,MIN", W, OPTION_REFUSED, NULL,
-     "the number of children is fixed: say --concurrency MAX (idle children cost little)"},
     {"beat", 'B', NULL, W, OPTION_REFUSED, NULL,
      "the worker has no scheduler in it: run `celery beat` beside it"},
     {"schedule", 's', "FILE", W, OPTION_REFUSED, NULL, "it belongs to --beat, which is not here"},

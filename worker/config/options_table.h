@@ -28,6 +28,7 @@ enum option_kind {
     OPTION_NOTHING, /* Celery's, without meaning in C */
     OPTION_REFUSED, /* Celery's; `help` says why it cannot be had */
     OPTION_APP,
+    OPTION_AUTOSCALE,
     OPTION_CONFIG,
     OPTION_DETACH,
     OPTION_EXCLUDE,

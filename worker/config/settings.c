@@ -152,13 +152,27 @@ static int pool_check(const char *value, struct error *err)
     return choice_check("worker_pool", "prefork processes threads solo", value, err);
 }
 
-/* N, N/s, N/m, N/h */
+bool settings_rate(const char *text, double *ret_per_second)
+{
+    double number = 0, seconds = 1;
+    if (text && *text) {
+        char *end = NULL;
+        number = isdigit((unsigned char)*text) || *text == '.' ? strtod(text, &end) : -1;
+        if (number < 0 || !isfinite(number))
+            return false;
+        if (*end == '/' && end[1] && strchr("smh", end[1]) && !end[2])
+            seconds = end[1] == 's' ? 1 : end[1] == 'm' ? 60 : 3600;
+        else if (*end)
+            return false;
+    }
+    *ret_per_second = number / seconds;
+    return true;
+}
+
 static int rate_check(const char *value, struct error *err)
 {
-    char *end;
-    double number = isdigit((unsigned char)*value) ? strtod(value, &end) : -1;
-    if (number >= 0 && isfinite(number) &&
-        (*end == '\0' || (end[0] == '/' && end[1] && strchr("smh", end[1]) && end[2] == '\0')))
+    double ignored;
+    if (settings_rate(value, &ignored))
         return 0;
     return error_set(err, ERROR_INVALID,
                      "task_default_rate_limit: \"%.40s\" is no rate: write 10/s, 10/m or 10/h",

@@ -44,6 +44,7 @@
     X(task_time_limit, REAL, "0", "s", "hard limit; 0: none")                                      \
     X(task_soft_time_limit, REAL, "0", "s", "soft limit; 0: none")                                 \
     X(task_default_rate_limit, TEXT, NULL, "", "10/s, 10/m, 10/h")                                 \
+    X(worker_disable_rate_limits, FLAG, "false", "", "no rate limit counts")                       \
     X(worker_concurrency, INT, "0", "", "tasks at a time; 0: number of CPUs")                      \
     X(worker_pool, TEXT, "prefork", "", "prefork, threads or solo")                                \
     X(worker_prefetch_multiplier, INT, "4", "", "messages held per task at a time")                \
@@ -87,6 +88,8 @@ int settings_load_file(struct settings *s, const char *path, struct error *err);
 int settings_load_environment(struct settings *s, struct error *err);
 int settings_check(const struct settings *s, struct error *err); /* contradictions */
 bool settings_ignored(const char *name);
+/* "10/m", "0.5/s", "3", … as starts per second; NULL, "" and "0" are 0: no limit. False: it is no rate. */
+bool settings_rate(const char *text, double *ret_per_second);
 
 /* worker_concurrency; when that is 0 the CPUs this process may use: its affinity and the CPU quota of its
  * cgroup (v2), rounded up. At least 1. */

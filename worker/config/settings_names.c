@@ -126,7 +126,6 @@ static const struct ignored ignored[] = {
     {"worker_detect_quorum_queues", NULL, NULL},
     {"worker_direct", NULL, NULL},
     {"worker_disable_prefetch", "false", "say worker_prefetch_multiplier 1"},
-    {"worker_disable_rate_limits", NULL, NULL},
     {"worker_enable_prefetch_count_reduction", NULL, NULL},
     {"worker_enable_remote_control", NULL, NULL},
     {"worker_enable_soft_shutdown_on_idle", NULL, NULL},

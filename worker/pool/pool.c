@@ -316,7 +316,7 @@ struct pool *pool_open(struct event_base *base, struct zygote *zygote,
     p->zygote = zygote;
     p->options = *options;
     p->handlers = *handlers;
-    if (p->options.concurrency < 1 || p->options.kind == POOL_SOLO)
+    if (p->options.kind == POOL_SOLO)
         p->options.concurrency = 1;
     if (p->options.concurrency > LANES_MAX)
         p->options.concurrency = LANES_MAX;

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate limits of one worker, and autoscaling."""
+from __future__ import annotations
+
+import os
+
+from harness import descendants, get, read_ledger
+from services.process import wait_until
+
+
+def test_rate_limit_spaces_starts(app, cworker, tmp_path):
+    trace = tmp_path / "trace"
+    cworker("--set", "task_default_rate_limit=5/s", env={"BENCH_TRACE": str(trace)})
+    results = [app.send_task("bench.noop", (i,)) for i in range(5)]
+    for result in results:
+        get(result)
+    starts = sorted(at for _, at in read_ledger(trace))
+    gaps = [b - a for a, b in zip(starts, starts[1:])]
+    assert all(gap > 0.15e9 for gap in gaps), gaps
+
+
+def test_rate_limits_can_be_turned_off(app, cworker, tmp_path):
+    cworker("--set", "task_default_rate_limit=1/h", "--set", "worker_disable_rate_limits=true")
+    for result in [app.send_task("demo.noop") for _ in range(20)]:
+        get(result)
+
+
+def test_waiting_tasks_go_back_at_shutdown(app, cworker, keys):
+    worker = cworker("--set", "task_default_rate_limit=1/h")
+    results = [app.send_task("demo.add", (i, 0)) for i in range(5)]
+    get(results[0])
+    wait_until(lambda: keys.llen("celery") == 0, what="all are fetched")
+    worker.stop()
+    assert keys.llen("celery") == 4
+    cworker()
+    assert [get(result) for result in results] == list(range(5))
+
+
+def pool_size(worker) -> int:
+    return sum(open(f"/proc/{pid}/comm").read().strip() == "cworker: pool"
+               for pid in descendants(worker.pid) if os.path.exists(f"/proc/{pid}/comm"))
+
+
+def test_autoscale(app, cworker):
+    worker = cworker("--autoscale", "4,1", env={"AUTOSCALE_KEEPALIVE": "0.3"})
+    wait_until(lambda: pool_size(worker) == 1, what="the minimum")
+    results = [app.send_task("demo.sleep", (0.5,)) for _ in range(6)]
+    wait_until(lambda: pool_size(worker) == 4, what="the maximum")
+    for result in results:
+        get(result)
+    wait_until(lambda: pool_size(worker) == 1, what="the minimum again")
+    assert "Scaling up 3 processes." in worker.log
+
+
+def test_autoscale_from_nothing(app, cworker):
+    worker = cworker("--autoscale", "2")
+    assert pool_size(worker) == 0
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+def test_autoscale_leaves_tiny_tasks_to_few(app, cworker):
+    """A thousand tasks that are done at once need no more children than there are."""
+    worker = cworker("--autoscale", "20,2")
+    for result in [app.send_task("demo.noop") for _ in range(1000)]:
+        get(result)
+    assert pool_size(worker) < 20
