@@ -86,6 +86,14 @@ struct cw_def {
 };
 #define CW_FOREVER 0x7fffffff
 
+/* An index that the tasks of a table count on; `cworker tasks init` makes those that are missing. */
+struct cw_index {
+    const char *collection;
+    const char *keys;    /* "team_id, -last_seen": fields in order, `-` before a descending one */
+    bool unique;
+    double expire_after; /* seconds after the date in its one field; 0: documents stay */
+};
+
 struct cw_table {
     int api;                     /* CW_API */
     const char *queue;           /* where `cworker call` sends them; NULL: the default queue */
@@ -93,6 +101,7 @@ struct cw_table {
     int prefetch_multiplier;     /* 0: the setting's */
     int (*open)(void **ret_data); /* once in each process, before its first task of this table; or NULL */
     void (*close)(void *data);
+    const struct cw_index *indexes; /* ends with {0}; or NULL */
 };
 
 /* What a plugin exports: `const struct cw_table *const cworker_tables[] = {&table, NULL};` */
@@ -183,6 +192,9 @@ void cw_defer(cw_task *t, void (*fn)(void *), void *arg);
 
 /* That reason as text ("ConnectionError: …"), for a document that shall show it; NULL: none. */
 const char *cw_problem_text(cw_task *t, bool *ret_transient);
+/* For helpers of your own: remembers a reason for cw_fail, and returns -1. A transient one is retried. */
+int cw_problem(cw_task *t, bool transient, const char *type, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 struct cw_http {
     const char *method;         /* NULL: GET, or POST with a body */
@@ -195,7 +207,7 @@ struct cw_http {
     bool allow_any_status;      /* else 4xx and 5xx fail */
     bool allow_private;         /* loopback, private, link-local addresses too */
     /* Called with each decoded piece of a 2xx body instead of keeping it, so that a large one needs no
-     * memory; < 0 ends the transfer (the call fails with ValueError unless cw_stopping). May be NULL. */
+     * memory; < 0 ends the transfer (the call fails by its cw_problem, else with ValueError). May be NULL. */
     int (*on_body)(cw_task *t, const char *data, size_t size, void *arg);
     void *arg;
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/scans/nmap_xml.h"
 #include "tasks/scans/scans.h"
-#include "tasks/scans/targets.h"
+#include "tasks/lib/targets.h"
 
 #include <mongoc/mongoc.h>
 #include <stdio.h>

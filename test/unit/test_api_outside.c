@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "tasks/scans/targets.h"
+#include "tasks/lib/targets.h"
 #include "test/unit/api_harness.h"
 #include "worker/task/net_guard.h"
 

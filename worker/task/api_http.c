@@ -222,9 +222,9 @@ static int failed(struct call *c, CURLcode code)
         return helper_failed(c->t, false, "PermissionError",
                              "%s is a private, loopback or link-local address", host);
     if (c->unwanted)
-        return cw_stopping(c->t) != CW_GO
-                   ? helper_stopped(c->t)
-                   : helper_failed(c->t, false, "ValueError", "the reply of %s was refused", host);
+        return cw_stopping(c->t) != CW_GO ? helper_stopped(c->t)
+               : c->t->problem.type       ? -1
+                                          : helper_failed(c->t, false, "ValueError", "the reply of %s was refused", host);
     if (c->too_large)
         return helper_failed(c->t, false, "ValueError", "the reply of %s is larger than %zu bytes",
                              host, c->max_size);
@@ -358,6 +358,7 @@ static int check_status(struct call *c, const struct cw_reply *reply)
 int cw_http(cw_task *t, const struct cw_http *request, struct cw_reply *ret_reply)
 {
     *ret_reply = (struct cw_reply){.body = ""};
+    t->problem = (struct problem){0};
     if (cw_stopping(t) != CW_GO)
         return helper_stopped(t);
     struct call c = {

@@ -383,6 +383,16 @@ int helper_failed(struct cw_task *t, bool transient, const char *type, const cha
     return -1;
 }
 
+int cw_problem(cw_task *t, bool transient, const char *type, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return helper_failed(t, transient, type, "%s", text);
+}
+
 int helper_stopped(struct cw_task *t)
 {
     t->problem = (struct problem){.stopped = true};

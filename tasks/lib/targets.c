@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tasks/scans/targets.h"
+#include "tasks/lib/targets.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef TASKS_SCANS_TARGETS_H
-#define TASKS_SCANS_TARGETS_H
+#ifndef TASKS_LIB_TARGETS_H
+#define TASKS_LIB_TARGETS_H
 
 #include <stdbool.h>
 

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/doc.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Everything a task writes into a document goes through doc_put: MongoDB stores bytes that are not
+ * UTF-8 as they come, and Python's driver then cannot read the whole document. */
+
+enum { TEXT_MAX = 64 << 10, DEPTH_MAX = 32 };
+
+int64_t doc_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* --- reading --- */
+
+bool doc_find(const bson_t *document, const char *path, bson_iter_t *ret)
+{
+    bson_iter_t at;
+    return bson_iter_init(&at, document) && bson_iter_find_descendant(&at, path, ret);
+}
+
+const char *doc_text(const bson_t *document, const char *path)
+{
+    bson_iter_t at;
+    return doc_find(document, path, &at) && BSON_ITER_HOLDS_UTF8(&at) ? bson_iter_utf8(&at, NULL)
+                                                                      : NULL;
+}
+
+int64_t doc_int(const bson_t *document, const char *path, int64_t fallback)
+{
+    bson_iter_t at;
+    if (!doc_find(document, path, &at))
+        return fallback;
+    if (BSON_ITER_HOLDS_DOUBLE(&at)) {
+        double value = bson_iter_double(&at);
+        return value > -9e15 && value < 9e15 ? (int64_t)value : fallback;
+    }
+    return BSON_ITER_HOLDS_INT(&at) ? bson_iter_as_int64(&at) : fallback;
+}
+
+bool doc_bool(const bson_t *document, const char *path, bool fallback)
+{
+    bson_iter_t at;
+    return doc_find(document, path, &at) && BSON_ITER_HOLDS_BOOL(&at) ? bson_iter_bool(&at)
+                                                                      : fallback;
+}
+
+int64_t doc_date(const bson_t *document, const char *path, int64_t fallback)
+{
+    bson_iter_t at;
+    return doc_find(document, path, &at) && BSON_ITER_HOLDS_DATE_TIME(&at)
+               ? bson_iter_date_time(&at)
+               : fallback;
+}
+
+const char *doc_id(const bson_t *document, const char *path, char room[25])
+{
+    bson_iter_t at;
+    if (!doc_find(document, path, &at))
+        return NULL;
+    if (BSON_ITER_HOLDS_OID(&at)) {
+        bson_oid_to_string(bson_iter_oid(&at), room);
+        return room;
+    }
+    return BSON_ITER_HOLDS_UTF8(&at) ? bson_iter_utf8(&at, NULL) : NULL;
+}
+
+const char *doc_next_text(bson_iter_t *list)
+{
+    while (bson_iter_next(list))
+        if (BSON_ITER_HOLDS_UTF8(list))
+            return bson_iter_utf8(list, NULL);
+    return NULL;
+}
+
+const cJSON *tree_at(const cJSON *value, const char *path)
+{
+    char name[128];
+    while (value && *path) {
+        size_t size = strcspn(path, ".");
+        if (size >= sizeof name)
+            return NULL;
+        memcpy(name, path, size);
+        name[size] = '\0';
+        value = cJSON_IsArray(value) ? cJSON_GetArrayItem(value, (int)strtol(name, NULL, 10))
+                                     : cJSON_GetObjectItemCaseSensitive(value, name);
+        path += size + (path[size] == '.');
+    }
+    return value;
+}
+
+const char *tree_text(const cJSON *value, const char *path)
+{
+    return cJSON_GetStringValue(tree_at(value, path));
+}
+
+/* --- writing --- */
+
+/* Bytes of the valid UTF-8 character at `at`, 0 for none (overlong forms and surrogates are none).
+ */
+static size_t character_size(const unsigned char *at, size_t left)
+{
+    size_t size = at[0] < 0x80 ? 1 : at[0] < 0xC2 ? 0 : at[0] < 0xE0 ? 2 : at[0] < 0xF0 ? 3 : 4;
+    if (!size || size > left || at[0] > 0xF4)
+        return 0;
+    for (size_t i = 1; i < size; i++)
+        if ((at[i] & 0xC0) != 0x80)
+            return 0;
+    bool overlong = (at[0] == 0xE0 && at[1] < 0xA0) || (at[0] == 0xF0 && at[1] < 0x90);
+    bool outside = (at[0] == 0xED && at[1] > 0x9F) || (at[0] == 0xF4 && at[1] > 0x8F);
+    return overlong || outside ? 0 : size;
+}
+
+static void append_text(bson_t *document, const char *field, const char *text, size_t max)
+{
+    size_t size = strnlen(text, max + 4), n = 0;
+    char *clean = malloc(3 * size + 1);
+    for (size_t at = 0; clean && at < size && n < max;) {
+        size_t step = character_size((const unsigned char *)text + at, size - at);
+        size_t width = step ? step : 3;
+        if (n + width > max)
+            break;
+        memcpy(clean + n, step ? text + at : "\xEF\xBF\xBD", width);
+        n += width;
+        at += step ? step : 1;
+    }
+    bson_append_utf8(document, field, -1, clean ? clean : "", (int)n);
+    free(clean);
+}
+
+void doc_put(bson_t *document, const char *field, const char *text, size_t max)
+{
+    if (text && *text)
+        append_text(document, field, text, max);
+}
+
+void doc_copy(bson_t *document, const char *field, const bson_t *from, const char *path)
+{
+    bson_iter_t at;
+    if (doc_find(from, path, &at))
+        bson_append_iter(document, field, -1, &at);
+}
+
+static void put_number(bson_t *document, const char *field, double value)
+{
+    if (value == floor(value) && fabs(value) < 9e15)
+        bson_append_int64(document, field, -1, (int64_t)value);
+    else
+        bson_append_double(document, field, -1, value);
+}
+
+static void put_value(bson_t *document, const char *field, const cJSON *value, int depth);
+
+static void put_container(bson_t *document, const char *field, const cJSON *value, int depth)
+{
+    bson_t inner;
+    bool list = cJSON_IsArray(value);
+    uint32_t i = 0;
+    if (list)
+        bson_append_array_begin(document, field, -1, &inner);
+    else
+        bson_append_document_begin(document, field, -1, &inner);
+    for (const cJSON *at = value->child; at; at = at->next) {
+        char room[16];
+        const char *name = at->string;
+        if (list)
+            bson_uint32_to_string(i++, &name, room, sizeof room);
+        put_value(&inner, name, at, depth + 1);
+    }
+    if (list)
+        bson_append_array_end(document, &inner);
+    else
+        bson_append_document_end(document, &inner);
+}
+
+static void put_value(bson_t *document, const char *field, const cJSON *value, int depth)
+{
+    if (cJSON_IsString(value))
+        append_text(document, field, value->valuestring, TEXT_MAX);
+    else if (cJSON_IsNumber(value))
+        put_number(document, field, value->valuedouble);
+    else if (cJSON_IsBool(value))
+        bson_append_bool(document, field, -1, cJSON_IsTrue(value));
+    else if ((cJSON_IsArray(value) || cJSON_IsObject(value)) && depth < DEPTH_MAX)
+        put_container(document, field, value, depth);
+    else
+        bson_append_null(document, field, -1);
+}
+
+void doc_put_tree(bson_t *document, const char *field, const cJSON *value)
+{
+    if (value)
+        put_value(document, field, value, 0);
+}
+
+void doc_match_id(bson_t *filter, const char *field, const char *id)
+{
+    bson_t either, list;
+    bson_oid_t oid;
+    if (!bson_oid_is_valid(id, strlen(id))) {
+        bson_append_utf8(filter, field, -1, id, -1);
+        return;
+    }
+    bson_oid_init_from_string(&oid, id);
+    bson_append_document_begin(filter, field, -1, &either);
+    bson_append_array_begin(&either, "$in", -1, &list);
+    bson_append_utf8(&list, "0", -1, id, -1);
+    bson_append_oid(&list, "1", -1, &oid);
+    bson_append_array_end(&either, &list);
+    bson_append_document_end(filter, &either);
+}

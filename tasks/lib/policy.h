@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TASKS_LIB_POLICY_H
+#define TASKS_LIB_POLICY_H
+
+/* What every built-in task does unless its row says otherwise: one delivery is tried four times
+ * with growing pauses, and is acked only when it ended. */
+#define BUILTIN_POLICY                                                                             \
+    .flags = CW_ACKS_LATE, .max_retries = 3, .backoff = {.base = 60, .max = 600},                  \
+    .soft_limit = 3300, .hard_limit = 3600
+
+#endif
