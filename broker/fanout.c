@@ -74,7 +74,7 @@ static char *prefix_of(const struct fanout_options *o, int db)
     return mem_printf("%.*s%d%s", (int)(mark - text), text, db, mark + 4);
 }
 
-static char *topic_of(const struct fanout *f, const char *exchange, const char *routing_key)
+char *fanout_topic(const struct fanout *f, const char *exchange, const char *routing_key)
 {
     bool keyed = routing_key && *routing_key && !f->plain;
     return mem_printf("%s%s%s%s%s", f->prefix, f->fanout_prefix, exchange, keyed ? "/" : "",
@@ -190,7 +190,7 @@ void fanout_listen(struct fanout *f, const char *exchange, const char *routing_k
     s->exchange = mem_dup(exchange);
     s->routing_key = mem_dup(routing_key ? routing_key : "");
     s->queue = mem_dup(queue);
-    s->topic = topic_of(f, exchange, routing_key);
+    s->topic = fanout_topic(f, exchange, routing_key);
     for (char *at = s->topic; *at; at++)
         if (*at == '#')
             *at = '*';
@@ -213,7 +213,7 @@ bool fanout_is_listening(const struct fanout *f)
 
 int fanout_publish(struct fanout *f, const char *exchange, const char *routing_key, struct slice text)
 {
-    char *topic = topic_of(f, exchange, routing_key);
+    char *topic = fanout_topic(f, exchange, routing_key);
     int code = redis_send(f->commands, NULL, NULL, 3,
                           (struct slice[]){slice_of("PUBLISH"), slice_of(topic), text});
     free(topic);

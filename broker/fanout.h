@@ -37,6 +37,9 @@ void fanout_listen(struct fanout *f, const char *exchange, const char *routing_k
                    const char *queue, fanout_fn *fn, void *arg);
 bool fanout_is_listening(const struct fanout *f); /* every subscription is known to Redis */
 
+/* The channel of PUBLISH, for those with a connection of their own. Caller frees. */
+char *fanout_topic(const struct fanout *f, const char *exchange, const char *routing_key);
+
 /* Both return 0, or UNAVAILABLE when there is no connection: the message is dropped. */
 int fanout_publish(struct fanout *f, const char *exchange, const char *routing_key, struct slice text);
 /* To the queues bound to a direct exchange by exactly this key, in one step with the look at the

@@ -4,6 +4,7 @@
 
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
+#include "worker/events.h"
 #include "worker/log.h"
 #include "worker/worker.h"
 
@@ -195,6 +196,8 @@ static void on_settled(int code, void *arg)
         log_warning("Task %s[%s] went to another worker before its ack: what it caused is left to "
                     "that worker",
                     request_name(r), request_id(r));
+    else
+        events_task(r->worker, EVENT_SENT, r);
     flow_done(r);
 }
 
@@ -256,6 +259,7 @@ static void settle(struct request *r)
         flow_done(r);
         return;
     }
+    events_task(w, EVENT_ENDED, r);
     size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
     struct effect *effects = mem_alloc((n_sends + 1) * sizeof *effects);
     char *owned = NULL;

@@ -12,6 +12,7 @@
 
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
+#include "worker/events.h"
 #include "worker/log.h"
 #include "worker/rate.h"
 #include "worker/registry.h"
@@ -155,6 +156,7 @@ static void admit(struct request *r)
         log_line(LOG_INFO, "Task %s[%s] received", request_name(r), request_id(r));
     if (expired(r))
         return;
+    events_task(w, EVENT_RECEIVED, r);
     if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US)
         flow_finish(r, OUTCOME_POSTPONED);
     else if (w->phase != WORKER_RUNNING)
@@ -199,8 +201,8 @@ static void run(struct request *r)
     struct task_frame frame = {
         .job = ++w->last_job,
         .def = (uint32_t)r->def,
-        .flags = (r->track_started ? TASK_ANNOUNCE : 0u) |
-                 (log_threshold <= LOG_INFO ? TASK_WANT_REPR : 0u) |
+        .flags = (r->track_started || w->task_events ? TASK_ANNOUNCE : 0u) |
+                 (log_threshold <= LOG_INFO || w->task_events ? TASK_WANT_REPR : 0u) |
                  (m->redelivered ? TASK_REDELIVERED : 0u),
         .soft_limit = first_limit(m->soft_limit, entry->soft_limit, s->task_soft_time_limit),
         .hard_limit = first_limit(m->hard_limit, entry->hard_limit, s->task_time_limit),
@@ -311,6 +313,7 @@ static void on_started(uint64_t job, pid_t pid, void *arg)
     if (!r || r->lost)
         return;
     r->pid = pid;
+    events_task(w, EVENT_STARTED, r);
     if (r->track_started && !r->ignore_result) {
         char *result = mem_printf("{\"pid\": %d, \"hostname\": \"%s\"}", (int)pid,
                                   w->options->hostname);
@@ -392,6 +395,9 @@ static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
     request_raise(r, slice_dup(f->result));
     r->traceback = slice_dup(f->traceback);
     r->countdown = f->countdown;
+    r->run_us = f->run_us;
+    if (w->task_events)
+        r->repr = slice_dup(f->repr);
     if (f->sends.size && f->kind == RESULT_SUCCESS)
         r->sends = json_parse(f->sends.at, f->sends.size, NULL);
     flow_finish(r, outcome_of(r, f));

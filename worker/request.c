@@ -45,6 +45,7 @@ void request_free(struct request *r)
     free(r->result);
     free(r->traceback);
     free(r->reason);
+    free(r->repr);
     cJSON_Delete(r->sends);
     free(r);
 }

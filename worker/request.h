@@ -58,6 +58,8 @@ struct request {
     char *reason;                /* why it goes to the dead-letter list */
     cJSON *sends;                /* what the task sent, to be published with the ack */
     double countdown;            /* of a retry */
+    char *repr;                  /* of the result or the exception; only when events want it */
+    int64_t run_us;
 };
 
 struct request *request_new(struct worker *w);

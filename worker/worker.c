@@ -6,6 +6,7 @@
 
 #include "broker/url.h"
 #include "proto/base/mem.h"
+#include "worker/events.h"
 #include "worker/log.h"
 #include "worker/rate.h"
 #include "worker/registry.h"
@@ -302,6 +303,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     w->pump = event_new(w->base, -1, 0, pump, w);
     listen_to_signals(w, signals);
     if (open_parts(w, zygote, pool) == 0) {
+        events_open(w);
         struct event *clock = every(w, CLOCK_INTERVAL, on_clock_timer);
         struct event *tick = every(w, 1, on_tick);
         event_base_dispatch(w->base);
@@ -311,6 +313,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
         w->exit_status = 1;
     }
     int status = w->exit_status;
+    events_close(w);
     fanout_close(w->fanout);
     if (w->channel)
         channel_close(w->channel);

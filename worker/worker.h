@@ -46,6 +46,8 @@ struct worker {
     uint64_t n_done;
 
     struct lamport clock;       /* Celery's logical clock */
+    struct events *events;
+    bool task_events;           /* somebody wants to hear of tasks */
 };
 
 /* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children

@@ -155,6 +155,17 @@ static int apply_app(struct gathered *g, const char *value, const char *origin)
     return code;
 }
 
+static int apply_heartbeat(struct options *o, const char *value, const char *origin)
+{
+    char *end;
+    double seconds = strtod(value, &end);
+    if (end == value || *end || !(seconds >= 0) || seconds > 86400)
+        return options_usage("%s: \"%.20s\" is not a number of seconds", origin, value);
+    if (seconds > 0) /* Celery's 0: the default */
+        o->heartbeat = seconds;
+    return 0;
+}
+
 static void text_replace(char **text, const char *value)
 {
     free(*text);
@@ -192,6 +203,9 @@ static void gather(struct options *o, struct gathered *g, enum option_kind kind,
     case OPTION_DETACH:
         o->detach = true;
         break;
+    case OPTION_NO_HEARTBEAT:
+        o->without_heartbeat = true;
+        break;
     default: /* without effect, seen to before, or the command's own */
         break;
     }
@@ -226,6 +240,8 @@ static int apply(struct options *o, struct gathered *g, const struct option_row 
         return apply_user(value, origin);
     case OPTION_GROUP:
         return apply_group(value, origin);
+    case OPTION_HEARTBEAT:
+        return apply_heartbeat(o, value, origin);
     case OPTION_APP:
         return apply_app(g, value, origin);
     case OPTION_OPTIMIZATION:
@@ -482,6 +498,7 @@ static int finish(struct options *o, const struct gathered *g, const struct opti
 int options_parse(struct options *o, int argc, char **argv)
 {
     memset(o, 0, sizeof *o);
+    o->heartbeat = 2;
     settings_init(&o->settings);
     o->loglevel = LOG_WARNING;
     struct options_line p = {0};

@@ -18,7 +18,8 @@ struct options {
     struct autoscale_range autoscale; /* max 0: off */
     enum log_level loglevel;
     char *logfile, *pidfile;
-    bool quiet, no_alias, purge, detach;
+    double heartbeat;      /* seconds between two worker-heartbeat */
+    bool quiet, no_alias, purge, detach, without_heartbeat;
     int n_rest;            /* what the sub-command parses itself */
     char **rest;
 };

@@ -52,6 +52,8 @@
     X(worker_max_memory_per_child, INT, "0", "KiB", "… after its resident size passes this")       \
     X(worker_soft_shutdown_timeout, REAL, "0", "s", "cold shutdown waits this long for tasks")     \
     X(worker_send_task_events, FLAG, "false", "", "-E")                                            \
+    X(task_send_sent_event, FLAG, "false", "", "tell of each task that is published, too")         \
+    X(event_exchange, TEXT, "celeryev", "", "exchange of the events")                              \
     X(worker_state_db, TEXT, NULL, "", "file that keeps revoked ids")                              \
     X(worker_log_color, TEXT, "auto", "", "auto, true or false")                                   \
     X(worker_log_json, FLAG, "false", "", "log as JSON lines")                                     \
