@@ -134,6 +134,9 @@ typedef void channel_outbox_fn(int code, struct slice text, void *arg);
 int channel_outbox_read(struct channel *c, const char *queue, const char *id, const char *tag,
                         channel_outbox_fn *fn, void *arg);
 
+/* The delayed messages of these tasks, in the queues consumed here, are due now. Found a little later. */
+void channel_hasten(struct channel *c, const char *const *ids, size_t n);
+
 struct redis *channel_redis(struct channel *c); /* borrowed, for odd commands on the same connection */
 
 #endif

@@ -105,6 +105,8 @@ cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool term
         revoked_add(w->revoked, ids[i], worker_now(w));
         store_revoked(w, ids[i]);
     }
+    revoked_share_ids(w, ids, n);
+    channel_hasten(w->channel, ids, n);
     if (terminate) {
         by.found = cJSON_CreateArray();
         flow_each_waiting(w, find_waiting, &by);
@@ -146,6 +148,7 @@ cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminat
 {
     cJSON *found = NULL;
     add_all_stamps(w->revoked, headers);
+    revoked_share_stamps(w, headers);
     if (terminate) {
         struct by_stamps by = {revoked_new(), signal, revoked_new()};
         add_all_stamps(by.wanted, headers);
@@ -164,12 +167,12 @@ cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminat
 
 int revoke_open(struct worker *w, struct error *err)
 {
-    (void)err;
     w->revoked = revoked_new();
-    return 0;
+    return revoked_load(w, err);
 }
 
 void revoke_close(struct worker *w)
 {
+    revoked_save(w, true);
     revoked_free(w->revoked);
 }

@@ -125,6 +125,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
+    revoked_save(w, false);
     if (w->phase != WORKER_RUNNING)
         worker_pump(w);
 }
@@ -170,6 +171,7 @@ static void on_up(void *arg)
     log_info("Connected to %s", url);
     free(url);
     read_clock(w);
+    revoked_read_fleet(w);
     if (!w->greeted)
         log_info("%s ready.", w->options->hostname);
     w->greeted = true;
@@ -238,19 +240,17 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
 {
     struct error err = {0};
     const struct settings *s = &w->options->settings;
-    if (revoke_open(w, &err) < 0) {
-        log_line(LOG_CRITICAL, "%s", err.text);
-        return err.code;
-    }
     struct pool_handlers pool_handlers = flow_pool_handlers;
     struct store_handlers store_handlers = {on_note, w};
     pool_handlers.arg = w;
     w->pool = pool_open(w->base, zygote, pool, &pool_handlers);
-    w->store = store_open(w->base, s->result_backend, s, &store_handlers, &err);
-    if (!w->store)
-        error_wrap(&err, "result_backend");
-    else
-        open_channel(w, &err);
+    if (revoke_open(w, &err) == 0) {
+        w->store = store_open(w->base, s->result_backend, s, &store_handlers, &err);
+        if (!w->store)
+            error_wrap(&err, "result_backend");
+        else
+            open_channel(w, &err);
+    }
     if (err.code)
         log_line(LOG_CRITICAL, "%s", err.text);
     rate_open(w);

@@ -30,6 +30,7 @@ struct worker {
     struct pool *pool;
     struct store *store;
     struct revoked *revoked;
+    int64_t revoked_saved_at;   /* into the state file; CLOCK_MONOTONIC µs */
     struct event *pump;         /* activated during a turn, runs when its other events are handled */
     enum worker_phase phase;
     int exit_status;

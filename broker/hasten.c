@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/channel_private.h"
+
+#include "proto/base/mem.h"
+
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Brings delayed messages forward by their task ids, so that a revoked task does not wait for its ETA.
+ * The one idea: their due time becomes 0, and promotion does the rest; whoever takes one meets the
+ * revoked set. The sets are searched in pieces, by one worker of the fleet for each list of ids.
+ *
+ * A kill -9 anywhere leaves each message delayed, due now or later: none is ever outside its set. */
+
+enum { SCAN_COUNT = 1000, CLAIM_SECONDS = 10 };
+
+struct hasten {
+    struct channel *c;
+    char *set, **ids; /* sorted */
+    size_t n_ids;
+};
+
+static void hasten_free(struct hasten *h)
+{
+    for (size_t i = 0; i < h->n_ids; i++)
+        free(h->ids[i]);
+    free(h->ids);
+    free(h->set);
+    free(h);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* A member is "id/nonce". */
+static bool is_wanted(const struct hasten *h, const redisReply *member)
+{
+    const char *end = member->str ? strrchr(member->str, '/') : NULL;
+    if (!end)
+        return false;
+    char *id = mem_ndup(member->str, (size_t)(end - member->str));
+    bool wanted = bsearch(&id, h->ids, h->n_ids, sizeof *h->ids, compare_ids) != NULL;
+    free(id);
+    return wanted;
+}
+
+static void scan(struct hasten *h, const char *cursor);
+
+static void scanned(const redisReply *reply, void *arg)
+{
+    struct hasten *h = arg;
+    bool usable = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+                  reply->element[0]->str && reply->element[1]->type == REDIS_REPLY_ARRAY;
+    if (!usable) {
+        hasten_free(h);
+        return;
+    }
+    const redisReply *members = reply->element[1];
+    for (size_t i = 0; i + 1 < members->elements; i += 2)
+        if (is_wanted(h, members->element[i])) {
+            struct slice argv[] = {slice_of("ZADD"), slice_of(h->set), slice_of("XX"), slice_of("0"),
+                                   {members->element[i]->str, members->element[i]->len}};
+            redis_send(h->c->redis, NULL, NULL, 5, argv);
+            delayed_expect(h->c, 0);
+        }
+    if (strcmp(reply->element[0]->str, "0") == 0)
+        hasten_free(h);
+    else
+        scan(h, reply->element[0]->str);
+}
+
+static void scan(struct hasten *h, const char *cursor)
+{
+    if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor, SCAN_COUNT) < 0)
+        hasten_free(h);
+}
+
+static void claimed(const redisReply *reply, void *arg)
+{
+    struct hasten *h = arg;
+    if (reply && reply->type == REDIS_REPLY_STATUS)
+        scan(h, "0");
+    else
+        hasten_free(h);
+}
+
+static void claim(struct hasten *h)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    char hex[41];
+    struct buf text = BUF_INIT(SIZE_MAX / 4);
+    buf_str(&text, h->set);
+    for (size_t i = 0; i < h->n_ids; i++)
+        buf_printf(&text, "\n%s", h->ids[i]);
+    EVP_Digest(text.data, text.size, digest, NULL, EVP_sha1(), NULL);
+    buf_done(&text);
+    for (int i = 0; i < 20; i++)
+        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    if (redis_sendf(h->c->redis, claimed, h, "SET %scworker.hasten.%s %s NX EX %d", h->c->prefix, hex,
+                    h->c->node, CLAIM_SECONDS) < 0)
+        hasten_free(h);
+}
+
+void channel_hasten(struct channel *c, const char *const *ids, size_t n)
+{
+    for (int q = 0; q < c->n_queues && n > 0; q++) {
+        struct hasten *h = mem_zalloc(sizeof *h);
+        h->c = c;
+        h->set = mem_printf("%s{%s}.cworker.delayed", c->prefix, c->queues[q]->name);
+        h->ids = mem_alloc(n * sizeof *h->ids);
+        for (h->n_ids = 0; h->n_ids < n; h->n_ids++)
+            h->ids[h->n_ids] = mem_dup(ids[h->n_ids]);
+        qsort(h->ids, n, sizeof *h->ids, compare_ids);
+        claim(h);
+    }
+}

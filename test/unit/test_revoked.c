@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The set of revoked ids and stamps: its bounds, its order, what matches. */
+
+#include "proto/base/mem.h"
+#include "worker/revoked.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const int64_t second = 1000000;
+
+static void assert_list(struct revoked *s, const char *expected)
+{
+    cJSON *list = revoked_list(s);
+    char *text = json_text(list);
+    assert_string_equal(text, expected);
+    free(text);
+    cJSON_Delete(list);
+}
+
+static struct revoked *bounded(const char *max, const char *expires)
+{
+    setenv("CELERY_WORKER_REVOKES_MAX", max, 1);
+    setenv("CELERY_WORKER_REVOKE_EXPIRES", expires, 1);
+    struct revoked *s = revoked_new();
+    unsetenv("CELERY_WORKER_REVOKES_MAX");
+    unsetenv("CELERY_WORKER_REVOKE_EXPIRES");
+    return s;
+}
+
+static void ids_are_found(void **state)
+{
+    (void)state;
+    struct revoked *s = revoked_new();
+    assert_true(revoked_is_empty(s));
+    assert_false(revoked_has(s, "a"));
+    for (int i = 0; i < 3000; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "id-%d", i);
+        revoked_add(s, id, i);
+    }
+    assert_int_equal(s->n_ids, 3000);
+    assert_true(revoked_has(s, "id-0") && revoked_has(s, "id-2999"));
+    assert_false(revoked_has(s, "id-3000"));
+    assert_false(revoked_has(s, NULL));
+    revoked_free(s);
+}
+
+static void the_oldest_leave_a_full_set(void **state)
+{
+    (void)state;
+    struct revoked *s = bounded("3", "0");
+    revoked_add(s, "c", 30);
+    revoked_add(s, "a", 10);
+    revoked_add(s, "b", 20);
+    assert_list(s, "[\"a\", \"b\", \"c\"]");
+    revoked_add(s, "d", 40);
+    assert_list(s, "[\"b\", \"c\", \"d\"]");
+    revoked_add(s, "b", 50); /* again: it is the youngest now */
+    revoked_add(s, "b", 5);
+    revoked_add(s, "e", 60);
+    assert_list(s, "[\"d\", \"b\", \"e\"]");
+    assert_false(revoked_has(s, "c"));
+    revoked_free(s);
+}
+
+static void old_ids_leave_when_purged(void **state)
+{
+    (void)state;
+    struct revoked *s = bounded("100", "10");
+    revoked_add(s, "old", 1 * second);
+    revoked_add(s, "young", 5 * second);
+    revoked_purge(s, 11 * second);
+    assert_list(s, "[\"young\"]");
+    revoked_free(s);
+}
+
+static void bounds_that_are_none_are_the_usual_ones(void **state)
+{
+    (void)state;
+    struct revoked *s = bounded("many", "-3");
+    assert_int_equal(s->max_ids, 50000);
+    assert_int_equal(s->expires, 10800 * second);
+    revoked_free(s);
+}
+
+static void ids_are_exchanged(void **state)
+{
+    (void)state;
+    int64_t now = INT64_C(1800000000) * second;
+    const char *text = "{\"ours\": 1799999999.5, \"celerys\": [1234.5, \"celerys\"], \"bad\": \"x\"}";
+    cJSON *ids = json_parse(text, strlen(text), NULL);
+    struct revoked *s = revoked_new(), *copy = revoked_new();
+    revoked_add_ids(s, ids, now);
+    revoked_add_ids(s, NULL, now);
+    assert_list(s, "[\"ours\", \"celerys\"]");
+    cJSON_Delete(ids);
+    ids = revoked_ids(s);
+    revoked_add_ids(copy, ids, now);
+    assert_list(copy, "[\"ours\", \"celerys\"]");
+    revoked_purge(copy, now + 10800 * second - second / 2);
+    assert_list(copy, "[\"celerys\"]");
+    cJSON_Delete(ids);
+    revoked_free(s);
+    revoked_free(copy);
+}
+
+static void assert_match(const struct revoked *s, const char *stamped_headers, const char *stamps,
+                         const char *expected)
+{
+    struct message m = {.stamped_headers = {stamped_headers, strlen(stamped_headers)},
+                        .stamps = {stamps, strlen(stamps)}};
+    cJSON *found = stamps_match(s->stamps, &m);
+    char *text = json_text(found);
+    assert_string_equal(text, expected);
+    free(text);
+    cJSON_Delete(found);
+}
+
+static void stamps(void **state)
+{
+    (void)state;
+    struct revoked *s = revoked_new();
+    struct message none = {0};
+    cJSON *values = json_parse("[\"m-1\", 7, \"m-1\"]", 17, NULL);
+    assert_null(stamps_match(s->stamps, &none));
+    revoked_add_stamps(s, "monitoring_id", values);
+    revoked_add_stamps(s, "tenant", values->child);
+    assert_int_equal(s->n_stamps, 3);
+    assert_false(revoked_is_empty(s));
+    assert_null(stamps_match(s->stamps, &none));
+
+    assert_match(s, "[\"monitoring_id\"]", "{\"monitoring_id\": \"m-1\"}",
+                 "{\"monitoring_id\": \"m-1\"}");
+    assert_match(s, "[\"other\", \"monitoring_id\"]",
+                 "{\"other\": \"m-1\", \"monitoring_id\": [\"x\", 7]}", "{\"monitoring_id\": 7}");
+    assert_match(s, "[\"monitoring_id\", \"tenant\"]",
+                 "{\"monitoring_id\": \"m-2\", \"tenant\": \"m-1\"}", "{\"tenant\": \"m-1\"}");
+    assert_match(s, "[\"monitoring_id\"]", "{\"monitoring_id\": \"7\"}", "null");
+    assert_match(s, "[\"other\"]", "{\"monitoring_id\": \"m-1\"}", "null");
+    assert_match(s, "7", "[]", "null");
+    assert_match(s, "[1]", "{\"monitoring_id\": \"m-1\"}", "null");
+    cJSON_Delete(values);
+    revoked_free(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ids_are_found),
+        cmocka_unit_test(the_oldest_leave_a_full_set),
+        cmocka_unit_test(old_ids_leave_when_purged),
+        cmocka_unit_test(bounds_that_are_none_are_the_usual_ones),
+        cmocka_unit_test(ids_are_exchanged),
+        cmocka_unit_test(stamps),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
