@@ -107,6 +107,14 @@ static void options_take(struct channel *c, const struct channel_options *o)
     memcpy(c->steps, o->n_steps ? o->steps : usual_steps, (size_t)c->n_steps * sizeof *c->steps);
     c->ordered = o->ordered;
     c->lease = o->lease > 0 ? o->lease : 30;
+    c->unacked.hash = mem_printf("%s%s", c->prefix, o->unacked_key ? o->unacked_key : "unacked");
+    c->unacked.index =
+        mem_printf("%s%s", c->prefix, o->unacked_index_key ? o->unacked_index_key : "unacked_index");
+    c->unacked.mutex =
+        mem_printf("%s%s", c->prefix, o->unacked_mutex_key ? o->unacked_mutex_key : "unacked_mutex");
+    c->unacked.timeout = o->visibility_timeout;
+    c->unacked.mutex_expire = o->unacked_mutex_expire > 0 ? o->unacked_mutex_expire : 300;
+    c->unacked.limit = o->unacked_restore_limit;
     c->max_message = o->max_message ? o->max_message : (size_t)512 << 20;
     c->poll_period = POLL_SECONDS;
     evutil_secure_rng_get_bytes(&c->nonce, sizeof c->nonce);
@@ -155,6 +163,7 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
     c->note_timer = evtimer_new(base, watch_jitter_over, c);
     c->retry_timer = evtimer_new(base, settle_retry, c);
     c->delayed_timer = evtimer_new(base, delayed_look, c);
+    c->restore_timer = evtimer_new(base, restore_look, c);
     c->lease_timer = evtimer_new(base, lease_tick, c);
     timer_arm(c->lease_timer, c->lease / 3);
     struct redis_handlers h = {.on_up = connection_up, .on_down = connection_down, .arg = c};
@@ -194,7 +203,7 @@ static void channel_leave(struct channel *c)
 static void channel_free(struct channel *c)
 {
     struct event *timers[] = {c->poll_timer, c->note_timer, c->retry_timer, c->delayed_timer,
-                              c->lease_timer};
+                              c->restore_timer, c->lease_timer};
     for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
         event_free(timers[i]);
     for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) {
@@ -206,8 +215,10 @@ static void channel_free(struct channel *c)
         free(c->queues[i]);
     }
     pause_forget(c);
-    char *strings[] = {c->node,        c->prefix,    c->incarnation,  c->description,
-                       c->lease_key,   c->last_note, c->registry_key};
+    char *strings[] = {c->node,         c->prefix,       c->incarnation,
+                       c->description,  c->lease_key,    c->last_note,
+                       c->registry_key, c->unacked.hash, c->unacked.index,
+                       c->unacked.mutex};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         free(strings[i]);
     free(c->queues);

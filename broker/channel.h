@@ -36,6 +36,10 @@ struct channel_options {
     int n_steps;               /* priority_steps: {0,3,6,9} */
     double lease;              /* seconds; 0: 30 */
     bool ordered;              /* queue_order_strategy "priority": declared order; else round robin */
+    /* Kombu's restore of what Python workers did not ack in time; visibility_timeout 0: none. */
+    double visibility_timeout, unacked_mutex_expire; /* seconds; expire 0: 300 */
+    size_t unacked_restore_limit;                    /* messages for one look; 0: no limit */
+    const char *unacked_key, *unacked_index_key, *unacked_mutex_key; /* NULL: Kombu's names */
     size_t max_message;        /* larger elements go to the dead-letter list unread; 0: 512 MiB */
 };
 

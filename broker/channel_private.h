@@ -4,7 +4,7 @@
 
 /* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, which of
  * them may be fetched from), pause.c, recover.c (what happens before anything else on a connection),
- * fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c. */
+ * fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c, restore.c. */
 
 #include "broker/channel.h"
 #include "broker/scripts.h"
@@ -106,6 +106,15 @@ struct channel {
     int64_t last_client_id;
     char run_id[48];
 
+    /* restore */
+    struct {
+        char *hash, *index, *mutex;
+        double timeout, mutex_expire;
+        size_t limit;
+    } unacked;
+    struct event *restore_timer;
+    bool restoring;
+
     /* rescue */
     struct suspect *suspects;
     struct rescue *rescues;
@@ -167,6 +176,9 @@ void arguments_done(struct argument_list *list);
 /* outbox.c */
 char *outbox_key(const struct channel *c, const char *queue);    /* caller frees */
 char *outbox_field(const char *id, const char *tag);             /* caller frees */
+/* The keys of one effect, and what script_settle and script_restore want to know of it. */
+void effect_arguments_of(struct argument_list *keys, struct argument_list *rest, struct channel *c,
+                         const struct effect *e);
 
 /* delayed.c */
 void delayed_look(evutil_socket_t fd, short what, void *arg);
@@ -179,6 +191,9 @@ bool lease_host_is_ours(const char *host, const char *boot);
 bool process_is_gone(int64_t pid, int64_t start);
 void lease_renew(struct channel *c);
 void lease_tick(evutil_socket_t fd, short what, void *arg);
+
+/* restore.c */
+void restore_look(evutil_socket_t fd, short what, void *arg);
 
 /* rescue.c */
 void rescue_look(struct channel *c);

@@ -111,6 +111,7 @@ static void recover_done(struct channel *c)
     timer_arm(c->poll_timer, 0.05);
     delayed_look(-1, 0, c);
     rescue_look(c);
+    restore_look(-1, 0, c);
 }
 
 /* Starts over a little later; the connection itself is fine. */

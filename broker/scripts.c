@@ -144,3 +144,43 @@ struct redis_script script_forget = {.body = ALLOW_OOM
     "  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end\n"
     "end\n"
     "return redis.call('HDEL', KEYS[1], ARGV[1])"};
+
+/* KEYS Kombu's index, hash. ARGV visibility timeout, most. Tag, score and record of what is overdue by
+ * Redis' clock, newest first; a tag without a record is removed, as Kombu does. */
+struct redis_script script_overdue = {.body = ALLOW_OOM
+    "local t = redis.call('TIME')\n"
+    "local before = tonumber(t[1]) + tonumber(t[2]) / 1000000 - tonumber(ARGV[1])\n"
+    "local tags = redis.call('ZREVRANGEBYSCORE', KEYS[1], string.format('%.6f', before), '0',\n"
+    "  'LIMIT', 0, ARGV[2])\n"
+    "local found = {}\n"
+    "for _, tag in ipairs(tags) do\n"
+    "  local record = redis.call('HGET', KEYS[2], tag)\n"
+    "  if record then\n"
+    "    found[#found + 1] = tag\n"
+    "    found[#found + 1] = redis.call('ZSCORE', KEYS[1], tag)\n"
+    "    found[#found + 1] = record\n"
+    "  else redis.call('ZREM', KEYS[1], tag) end\n"
+    "end\n"
+    "return found"};
+
+/* KEYS Kombu's index, hash, then a list for each push. ARGV tag, score, then 'L'|'R' and text for each.
+ * 1: done; 0: acked, or delivered again, meanwhile: the score is another one. */
+struct redis_script script_restore = {.body = ALLOW_OOM
+    "if redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end\n"
+    "for i = 3, #KEYS do\n"
+    "  local kind = redis.call('TYPE', KEYS[i]).ok\n"
+    "  if kind ~= 'none' and kind ~= 'list' then\n"
+    "    return redis.error_reply('WRONGTYPE of key ' .. KEYS[i]) end\n"
+    "end\n"
+    "redis.call('ZREM', KEYS[1], ARGV[1])\n"
+    "if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end\n"
+    "for i = 3, #KEYS do\n"
+    "  local a = 2 * i - 3\n"
+    "  redis.call(ARGV[a] == 'L' and 'LPUSH' or 'RPUSH', KEYS[i], ARGV[a + 1])\n"
+    "end\n"
+    "return 1"};
+
+/* KEYS lock. ARGV token. */
+struct redis_script script_unlock = {.body = ALLOW_OOM
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
+    "return redis.call('DEL', KEYS[1])"};

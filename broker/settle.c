@@ -166,6 +166,13 @@ static void effect_arguments(struct argument_list *list, struct channel *c, cons
     }
 }
 
+void effect_arguments_of(struct argument_list *keys, struct argument_list *rest, struct channel *c,
+                         const struct effect *e)
+{
+    effect_keys(keys, c, e);
+    effect_arguments(rest, c, e);
+}
+
 /* A big element is named by its sum and size instead of being sent back whole. */
 static void element_arguments(struct argument_list *list, struct slice text)
 {

@@ -224,6 +224,12 @@ static int open_channel(struct worker *w, struct error *err)
         .key_prefix = s->global_keyprefix,
         .queues = (const char *const *)w->options->queues,
         .lease = s->worker_lease,
+        .visibility_timeout = s->visibility_timeout,
+        .unacked_restore_limit = (size_t)s->unacked_restore_limit,
+        .unacked_mutex_expire = s->unacked_mutex_expire,
+        .unacked_key = s->unacked_key,
+        .unacked_index_key = s->unacked_index_key,
+        .unacked_mutex_key = s->unacked_mutex_key,
         .ordered = strcmp(s->queue_order_strategy, "round_robin") != 0,
     };
     for (char **step = s->priority_steps; *step && options.n_steps < CHANNEL_MAX_STEPS; step++)

@@ -47,6 +47,8 @@ static const struct bounds {
     double min, max;
 } bounds[] = {
     {"visibility_timeout", 1, 1e9},
+    {"unacked_mutex_expire", 1, 1e9},
+    {"unacked_restore_limit", 0, 1e9},
     {"worker_lease", 1, 86400},
     {"worker_concurrency", 0, 4096},
     {"task_max_deliveries", 1, 1e6},
@@ -64,17 +66,17 @@ static const struct choice {
 
 /* Members of broker_transport_options that have a row of their own. */
 static const char *const transport_rows[] = {
-    "visibility_timeout", "priority_steps", "global_keyprefix",  "queue_order_strategy",
-    "unacked_key",        "unacked_index_key", "unacked_mutex_key", "fanout_prefix",
-    "fanout_patterns",
+    "visibility_timeout", "priority_steps", "global_keyprefix", "queue_order_strategy",
+    "unacked_key", "unacked_index_key", "unacked_mutex_key", "unacked_mutex_expire",
+    "unacked_restore_limit", "fanout_prefix", "fanout_patterns",
 };
 
 /* Members that Kombu's Redis transport knows and that have no effect here. */
 static const char *const transport_ignored[] = {
     "socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options",
     "health_check_interval", "retry_on_timeout", "max_connections", "max_retries", "interval_start",
-    "interval_step", "interval_max", "unacked_mutex_expire",
-    "unacked_restore_limit", "polling_interval", "client_name",
+    "interval_step", "interval_max", "unacked_restore_interval", "unacked_restore_throttle",
+    "polling_interval", "client_name",
 };
 
 static const struct row *row_find(const char *name)

@@ -31,6 +31,8 @@
     X(fanout_prefix, TEXT, "/{db}.", "", "before the names of PUB/SUB topics; false: nothing")     \
     X(fanout_patterns, FLAG, "true", "", "routing keys are part of those names")                   \
     X(control_exchange, TEXT, "celery", "", "remote control listens to {this}.pidbox")             \
+    X(unacked_mutex_expire, REAL, "300", "s", "after which that lock is nobody's")                 \
+    X(unacked_restore_limit, INT, "0", "", "messages restored at one look; 0: no limit")           \
     X(worker_lease, REAL, "30", "s", "a worker silent this long is dead: its tasks go back")       \
     X(task_queues, LIST, NULL, "", "queues to consume; -Q")                                        \
     X(task_default_queue, TEXT, "celery", "", "queue when none is named")                          \
