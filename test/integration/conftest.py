@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import CWORKER, DEMO_SO, Worker  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
+from services.process import end_process, wait_until  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
 
@@ -123,3 +125,25 @@ def cworker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Worker
             problems.append(str(error))
         print(f"--- {worker.log_path.name}\n{worker.log[-20000:]}")
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def python_worker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """python_worker(env): Celery's own worker on the same queue, ready."""
+    processes = []
+
+    def start(**env: str) -> subprocess.Popen:
+        log = tmp_path / f"python-{len(processes)}.log"
+        with open(log, "wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
+                 "-l", "INFO", "-n", "py@test"],
+                cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
+                env={**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), **env})
+        processes.append(process)
+        wait_until(lambda: "ready." in log.read_text(), 30, "Celery's ready line")
+        return process
+
+    yield start
+    for process in processes:
+        end_process(process, 20)

@@ -20,6 +20,12 @@ def noop(*args):
             ledger.write(struct.pack("<QQ", args[0], time.monotonic_ns()))
 
 
+@app.task(name="demo.sleep")
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
 @app.task(name="demo.add")
 def add(x, y):
     return x + y

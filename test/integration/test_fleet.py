@@ -1,39 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two cworkers and a Python worker share one queue: each task runs once."""
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
-import pytest
 from harness import get, inflight, read_ledger, wait_until
 
 from services.process import end_process
 
 TASKS = 2000
-
-
-@pytest.fixture
-def python_worker(redis, tmp_path):
-    """python_worker(env): Celery's own worker on the same queue, ready."""
-    processes = []
-
-    def start(**env):
-        log = tmp_path / f"python-{len(processes)}.log"
-        with open(log, "wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
-                 "-l", "INFO", "-n", "py@test"],
-                cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
-                env={**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), **env})
-        processes.append(process)
-        wait_until(lambda: "ready." in log.read_text(), 30, "Celery's ready line")
-        return process
-
-    yield start
-    for process in processes:
-        end_process(process, 20)
 
 
 def test_each_task_runs_once(app, cworker, python_worker, keys, tmp_path):
