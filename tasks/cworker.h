@@ -239,6 +239,8 @@ struct cw_command {
     size_t max_output;       /* bytes of standard output; 0: 64 MiB */
     /* Called with each line of standard output (newline cut) instead of keeping them; may be NULL. */
     void (*on_line)(cw_task *t, const char *line, size_t size, void *arg);
+    /* Called about every second while it runs; < 0 (after cw_problem) ends it. May be NULL. */
+    int (*on_tick)(cw_task *t, double seconds, void *arg);
     void *arg;
     const char *hint; /* added to the error when the program is missing: how to install it */
 };

@@ -16,7 +16,7 @@ int http_patient(cw_task *t, const struct cw_http *request, struct cw_reply *ret
         waited += wait;
         cw_log(t, CW_INFO, "HTTP %ld: trying again in %.0f s, as asked", status, wait);
         if (cw_sleep(t, wait) < 0)
-            return cw_problem(t, true, "InterruptedError", "asked to stop while waiting");
+            return -1;
     }
 }
 

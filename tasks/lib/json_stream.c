@@ -298,8 +298,8 @@ static int feed_file(struct json_stream *s, FILE *file, const char *path)
     char *data = cw_alloc(s->t, piece);
     size_t n;
     while ((n = fread(data, 1, piece, file)) > 0) {
-        if (cw_stopping(s->t) != CW_GO)
-            return cw_problem(s->t, true, "InterruptedError", "asked to stop");
+        if (cw_sleep(s->t, 0) < 0)
+            return -1;
         if (json_stream_feed(s, data, n) < 0)
             return -1;
     }

@@ -79,22 +79,43 @@ const bson_t *mongo_load(cw_task *t, const char *collection, const char *what, c
     return found;
 }
 
-int mongo_each(cw_task *t, const char *collection, const bson_t *filter, const bson_t *opts,
-               mongo_document_fn *fn, void *arg)
+static int each_of_cursor(cw_task *t, const char *collection, mongoc_cursor_t *cursor,
+                          mongo_document_fn *fn, void *arg)
 {
-    mongoc_collection_t *c = cw_collection(t, collection);
     const bson_t *document;
     bson_error_t error;
     int code = 0;
-    if (!c)
-        return -1;
-    mongoc_cursor_t *cursor = mongoc_collection_find_with_opts(c, filter, opts, NULL);
     while (code >= 0 && mongoc_cursor_next(cursor, &document))
         code = fn(t, document, arg);
     if (code >= 0)
         code = mongoc_cursor_error(cursor, &error) ? mongo_failed(t, collection, &error) : 0;
     mongoc_cursor_destroy(cursor);
     return code;
+}
+
+int mongo_each(cw_task *t, const char *collection, const bson_t *filter, const bson_t *opts,
+               mongo_document_fn *fn, void *arg)
+{
+    mongoc_collection_t *c = cw_collection(t, collection);
+    if (!c)
+        return -1;
+    return each_of_cursor(t, collection, mongoc_collection_find_with_opts(c, filter, opts, NULL),
+                          fn, arg);
+}
+
+int mongo_group(cw_task *t, const char *collection, const bson_t *filter, const char *field,
+                mongo_document_fn *fn, void *arg)
+{
+    mongoc_collection_t *c = cw_collection(t, collection);
+    if (!c)
+        return -1;
+    bson_t *pipeline = BCON_NEW("pipeline", "[", "{", "$match", BCON_DOCUMENT(filter), "}", "{",
+                                "$group", "{", "_id", BCON_UTF8(cw_printf(t, "$%s", field)), "n",
+                                "{", "$sum", BCON_INT32(1), "}", "}", "}", "]");
+    mongoc_cursor_t *cursor =
+        mongoc_collection_aggregate(c, MONGOC_QUERY_NONE, pipeline, NULL, NULL);
+    bson_destroy(pipeline);
+    return each_of_cursor(t, collection, cursor, fn, arg);
 }
 
 int64_t mongo_count(cw_task *t, const char *collection, const bson_t *filter)
@@ -149,6 +170,19 @@ int64_t mongo_update_many(cw_task *t, const char *collection, const bson_t *filt
         return -1;
     bool good = mongoc_collection_update_many(c, filter, update, NULL, &reply, &error);
     int64_t n = good ? reply_int(&reply, "modifiedCount") : -1;
+    bson_destroy(&reply);
+    return good ? n : mongo_failed(t, collection, &error);
+}
+
+int64_t mongo_remove_many(cw_task *t, const char *collection, const bson_t *filter)
+{
+    mongoc_collection_t *c = cw_collection(t, collection);
+    bson_t reply;
+    bson_error_t error;
+    if (!c)
+        return -1;
+    bool good = mongoc_collection_delete_many(c, filter, NULL, &reply, &error);
+    int64_t n = good ? reply_int(&reply, "deletedCount") : -1;
     bson_destroy(&reply);
     return good ? n : mongo_failed(t, collection, &error);
 }

@@ -37,6 +37,13 @@ int64_t mongo_update_many(cw_task *t, const char *collection, const bson_t *filt
 /* 1 inserted, 0 there is one under that key already, -1 failed. */
 int mongo_insert(cw_task *t, const char *collection, const bson_t *document);
 
+/* The number of documents removed, -1 failed. */
+int64_t mongo_remove_many(cw_task *t, const char *collection, const bson_t *filter);
+
+/* How many documents there are for each value of a field; fn gets {_id: value, n: count}. */
+int mongo_group(cw_task *t, const char *collection, const bson_t *filter, const char *field,
+                mongo_document_fn *fn, void *arg);
+
 /* Upserts in batches of at most 500 documents or 8 MiB: bounded memory however many there are. */
 struct mongo_bulk;
 struct mongo_bulk *mongo_bulk_open(cw_task *t, const char *collection);

@@ -33,9 +33,10 @@ struct program {
     int status;
     size_t max_output, seen;
     struct buf output, errors;
-    int64_t deadline_us; /* 0: none */
-    int64_t kill_at_us;  /* asked to end; killed for good at this time; 0: not asked */
-    enum { RAN, STOPPED, TIMED_OUT, TOO_MUCH } why;
+    int64_t deadline_us;         /* 0: none */
+    int64_t kill_at_us;          /* asked to end; killed for good at this time; 0: not asked */
+    int64_t started_us, tick_us; /* when on_tick is due */
+    enum { RAN, STOPPED, TIMED_OUT, TOO_MUCH, UNWANTED } why;
 };
 
 /* --- starting --- */
@@ -200,6 +201,14 @@ static void ask_to_end(struct program *p, int why)
         signal_tree(p->pid, SIGTERM, 0);
 }
 
+static bool tick_refuses(struct program *p, int64_t now)
+{
+    if (!p->command->on_tick || p->kill_at_us || now < p->tick_us)
+        return false;
+    p->tick_us = now + 1000000;
+    return p->command->on_tick(p->t, (double)(now - p->started_us) / 1e6, p->command->arg) < 0;
+}
+
 static void watch(struct program *p)
 {
     int64_t now = task_clock_us();
@@ -207,6 +216,8 @@ static void watch(struct program *p)
         ask_to_end(p, STOPPED);
     else if (p->deadline_us && now >= p->deadline_us)
         ask_to_end(p, TIMED_OUT);
+    else if (tick_refuses(p, now))
+        ask_to_end(p, UNWANTED);
     if (p->kill_at_us && now >= p->kill_at_us)
         signal_tree(p->pid, SIGKILL, 0);
 }
@@ -327,6 +338,10 @@ static int judge(const struct program *p)
     case TIMED_OUT:
         return helper_failed(p->t, true, "TimeoutError", "%s did not end within %.10g s", name,
                              p->command->timeout);
+    case UNWANTED:
+        return p->t->problem.type
+                   ? -1
+                   : helper_failed(p->t, false, "RuntimeError", "%s was ended", name);
     case TOO_MUCH:
         return helper_failed(p->t, false, "ValueError", "%s wrote more than %zu bytes", name,
                              p->max_output);
@@ -342,6 +357,7 @@ int cw_exec(cw_task *t, const struct cw_command *command, struct cw_exit *ret_ex
         return helper_failed(t, false, "ValueError", "cw_exec() without a program");
     if (cw_stopping(t) != CW_GO)
         return helper_stopped(t);
+    t->problem = (struct problem){0};
     struct program p = {
         .t = t,
         .command = command,
@@ -354,8 +370,10 @@ int cw_exec(cw_task *t, const struct cw_command *command, struct cw_exit *ret_ex
     p.output = BUF_INIT(p.max_output);
     if (program_start(&p) < 0)
         return -1;
+    p.started_us = task_clock_us();
+    p.tick_us = p.started_us + 1000000;
     if (command->timeout > 0)
-        p.deadline_us = task_clock_us() + (int64_t)(command->timeout * 1e6);
+        p.deadline_us = p.started_us + (int64_t)(command->timeout * 1e6);
     program_run(&p);
     report(&p, ret_exit);
     return judge(&p);
