@@ -88,6 +88,8 @@ char *time_print(int64_t time, char out[40]);
 void repr_print(const cJSON *value, bool tuple, size_t max, struct buf *out);
 /* A random UUID-4 in its usual 36 characters. */
 void uuid_make(char out[37]);
+/* The number-th UUID that belongs to a text: always the same one. */
+void uuid_derive(const char *text, uint64_t number, char out[37]);
 
 /* --- bodies --- */
 /* Standard alphabet, padded, nothing else in it. Appends to out (which must not hold `in`). */

@@ -25,6 +25,20 @@ struct call {
 static int apply(const struct continuation *c, const cJSON *signature, const struct call *call,
                  struct error *err);
 
+/* What follows a redelivered success again has the ids under which it is stored: they depend on the
+ * delivery alone. */
+static void make_id(const struct continuation *c, char id[37])
+{
+    const struct message *m = c->message;
+    if (!c->n_ids) {
+        uuid_make(id);
+        return;
+    }
+    char *delivery = mem_printf("%s/%s", m->id, m->delivery_tag ?: "");
+    uuid_derive(delivery, (*c->n_ids)++, id);
+    free(delivery);
+}
+
 bool continuation_is_empty(const struct message *m)
 {
     size_t size = sizeof no_embed - 1;
@@ -121,7 +135,7 @@ static int apply_plain(const struct continuation *c, const cJSON *signature, con
     const cJSON *options = json_get(signature, "options");
     const struct message *m = c->message;
     char id[37];
-    uuid_make(id);
+    make_id(c, id);
     int64_t group_index = call->group_index, priority = 0;
     if (!call->group_id && !json_as_int(json_get(options, "group_index"), &group_index))
         group_index = -1;
@@ -167,7 +181,7 @@ static int apply_group(const struct continuation *c, const cJSON *signature, con
     const cJSON *tasks = json_get(json_get(signature, "kwargs"), "tasks");
     const char *given = json_get_string(json_get(signature, "options"), "task_id");
     char id[37];
-    uuid_make(id);
+    make_id(c, id);
     struct call member = *call;
     member.group_id = given ?: id;
     member.group_index = 0;
@@ -226,7 +240,7 @@ static int apply_all(const struct continuation *c, const cJSON *signatures, cons
     char group_id[37];
     struct call member = *call;
     if (cJSON_GetArraySize(signatures) > 1) { /* several callbacks are published as one group */
-        uuid_make(group_id);
+        make_id(c, group_id);
         member.group_id = group_id;
     }
     int code = 0;

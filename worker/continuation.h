@@ -13,6 +13,7 @@ struct continuation {
     const char *default_queue;     /* for signatures that name none */
     int64_t now;
     cJSON *sends;                  /* rows {"queue","priority","due","id","text"} are appended here */
+    uint64_t *n_ids;               /* ids made so far, of those that the delivery has; NULL: random ids */
 };
 
 /* True when the message asks for nothing: the common case, told without parsing. */

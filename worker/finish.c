@@ -40,8 +40,9 @@ static enum outcome add_continuation(struct request *r, enum outcome outcome)
     struct error err = {0};
     if (!r->sends)
         r->sends = cJSON_CreateArray();
+    uint64_t n_ids = 0;
     struct continuation c = {&r->message, w->options->settings.task_default_queue, worker_now(w),
-                             r->sends};
+                             r->sends, &n_ids};
     int code = outcome == OUTCOME_SUCCEEDED ? continuation_succeeded(&c, slice_of(r->result), &err)
                                             : continuation_failed(&c, &err);
     if (code == 0)
@@ -151,18 +152,32 @@ static void put_result(struct request *r)
 
 void flow_finish(struct request *r, enum outcome outcome)
 {
-    r->outcome = has_continuation(r, outcome) ? add_continuation(r, outcome) : outcome;
+    bool sent = r->sends != NULL;
+    r->outcome = !r->recorded && has_continuation(r, outcome) ? add_continuation(r, outcome) : outcome;
     r->worker->n_waiting--;
     if (r->lost) {
         log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
                     request_name(r), request_id(r));
         flow_done(r);
-    } else if (must_store(r)) {
+    } else if (r->stored || !must_store(r)) {
+        settle(r);
+    } else if (redelivery_must_record(r, sent)) {
+        redelivery_record(r);
+    } else {
         request_move(r, REQUEST_STORING);
         put_result(r);
-    } else {
-        settle(r);
     }
+}
+
+/* Not ours any more: its settlement finds that out too, and has no effect. */
+void flow_recorded(struct request *r, bool ours)
+{
+    if (!ours) {
+        settle(r);
+        return;
+    }
+    request_move(r, REQUEST_STORING);
+    put_result(r);
 }
 
 /* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored either, the
@@ -252,6 +267,14 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     return true;
 }
 
+/* A record of an earlier run goes with the message, unless that comes back. */
+static bool must_forget(const struct request *r)
+{
+    enum disposal dispose = outcome_rows[r->outcome].dispose;
+    bool goes = dispose == DISPOSE_ACK || dispose == DISPOSE_RETRY || dispose == DISPOSE_DEAD;
+    return r->recorded || (r->message.redelivered && goes && !r->acked);
+}
+
 static void settle(struct request *r)
 {
     struct worker *w = r->worker;
@@ -261,10 +284,13 @@ static void settle(struct request *r)
     }
     events_task(w, EVENT_ENDED, r);
     size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
-    struct effect *effects = mem_alloc((n_sends + 1) * sizeof *effects);
+    struct effect *effects = mem_alloc((n_sends + 2) * sizeof *effects);
     char *owned = NULL;
     size_t n = add_sends(r->sends, effects);
     n += add_disposal(r, &effects[n], &owned);
+    if (must_forget(r))
+        effects[n++] = (struct effect){.kind = EFFECT_FORGET, .queue = r->delivery.queue,
+                                       .id = r->message.id, .tag = r->message.delivery_tag};
     request_move(r, REQUEST_SETTLING);
     if (!r->acked)
         channel_settle(w->channel, &r->delivery, effects, n, on_settled, r);

@@ -142,7 +142,6 @@ static void apply_policy(struct request *r)
 
 static void admit(struct request *r)
 {
-    struct worker *w = r->worker;
     const struct message *m = &r->message;
     r->def = registry_find(m->task);
     if (r->def < 0) {
@@ -150,11 +149,17 @@ static void admit(struct request *r)
         return;
     }
     apply_policy(r);
-    if (revoked(r))
-        return;
     if (log_threshold <= LOG_INFO)
         log_line(LOG_INFO, "Task %s[%s] received", request_name(r), request_id(r));
-    if (expired(r))
+    if (!m->redelivered || !redelivery_check(r))
+        flow_admit(r);
+}
+
+void flow_admit(struct request *r)
+{
+    struct worker *w = r->worker;
+    const struct message *m = &r->message;
+    if (revoked(r) || expired(r))
         return;
     events_task(w, EVENT_RECEIVED, r);
     if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US)

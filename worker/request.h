@@ -12,6 +12,9 @@
  *      ├───────────────────────────────┘ (revoked, expired, not registered, unreadable)
  *      └───────────────────────────────────────────┘ (waits for its ETA: into the delayed set)
  *
+ * CHECKING, between RECEIVED and the rest: delivered before, did it succeed? RECORDING: between RUNNING and STORING, what the task sent
+ * is made durable (redelivery.c).
+ *
  * Every move goes through request_move, which checks the table and logs at debug level. */
 
 #include "broker/channel.h"
@@ -20,7 +23,9 @@
 
 struct worker;
 
-#define REQUEST_STATES(X) X(RECEIVED) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(STORING) X(SETTLING) X(DONE)
+#define REQUEST_STATES(X)                                                                           \
+    X(RECEIVED) X(CHECKING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(RECORDING) X(STORING)     \
+    X(SETTLING) X(DONE)
 
 enum request_state {
 #define REQUEST_STATE(name) REQUEST_##name,
@@ -50,6 +55,8 @@ struct request {
     bool acks_late, ignore_result, track_started, reject_on_lost;
     bool acked;                  /* early: its delivery is settled already */
     int terminated;              /* signal by which a revoke ends its run, 0: none */
+    bool recorded;               /* there is a record in the outbox, or may be */
+    bool stored;                 /* its final state was in the store when it came */
     bool lost;                   /* rescued by another worker: whatever we do must have no effect */
     int64_t received_at, started_at; /* CLOCK_MONOTONIC µs */
 

@@ -74,6 +74,8 @@ void flow_give_back_ready(struct worker *w);  /* for shutdown */
 void flow_discard_revoked(struct worker *w);  /* among the ready ones */
 extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
 
+void flow_admit(struct request *r);           /* the task is known and has to run */
+
 /* --- revoke.c: what the remote control commands do --- */
 /* Marks ids as revoked, here and for workers that start later, and stores REVOKED for each. What waits is
  * ended at once; what runs ends only with `terminate`. Then: the ids that this worker has in its hands,
@@ -85,8 +87,16 @@ cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool term
 cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminate, int signal)
     __attribute__((warn_unused_result));
 
+/* --- redelivery.c --- */
+/* Takes over a request whose message was delivered before: it comes back by flow_admit when it has to
+ * run. False: nothing could tell, it runs. */
+bool redelivery_check(struct request *r);
+bool redelivery_must_record(const struct request *r, bool sent); /* sent: the task itself sent tasks */
+void redelivery_record(struct request *r);                       /* goes on with flow_recorded */
+
 /* --- finish.c --- */
 void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
+void flow_recorded(struct request *r, bool ours);
 void flow_done(struct request *r);                         /* the request's end, without either */
 
 #endif

@@ -257,6 +257,19 @@ static cw_outcome send_task(cw_task *t)
     return cw_return_str(t, id);
 }
 
+static cw_outcome send_many(cw_task *t)
+{
+    int64_t n = cw_int(t, "n");
+    for (int64_t i = 0; i < n; i++) {
+        cJSON *args = cJSON_CreateArray();
+        cJSON_AddItemToArray(args, cJSON_CreateNumber((double)i));
+        if (cw_send(t, (struct cw_send){"bench.noop", .args = args, .queue = cw_str(t, "queue")},
+                    NULL) < 0)
+            return cw_fail(t);
+    }
+    return cw_return_int(t, n);
+}
+
 static const struct cw_arg two_numbers[] = {
     {.name = "x", .kind = CW_NUM}, {.name = "y", .kind = CW_NUM}, {0}};
 static const struct cw_arg numbers[] = {{.name = "numbers", .kind = CW_LIST}, {0}};
@@ -271,6 +284,8 @@ static const struct cw_arg signal_number[] = {{"signal", CW_INT, .fallback = "9"
 static const struct cw_arg requeue[] = {{"requeue", CW_BOOL, .fallback = "false"}, {0}};
 static const struct cw_arg name_and_args[] = {
     {.name = "name", .kind = CW_STR}, {"args", CW_LIST, .fallback = "[]"}, {0}};
+static const struct cw_arg n_and_queue[] = {
+    {.name = "n", .kind = CW_INT}, {"queue", CW_STR, .fallback = "\"celery\""}, {0}};
 static const char *const value_errors[] = {"ValueError", NULL};
 
 static const struct cw_def defs[] = {
@@ -309,6 +324,7 @@ static const struct cw_def defs[] = {
      .flags = CW_ACKS_LATE,
      .help = "rejects; with requeue it comes back"},
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
+    {.name = "demo.send_many", .run = send_many, .args = n_and_queue, .help = "sends n tasks"},
     {.name = "demo.send", .run = send_task, .args = name_and_args, .help = "sends another task"},
     {0},
 };

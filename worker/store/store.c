@@ -210,6 +210,11 @@ void store_put(struct store *s, const struct store_record *record, store_done_fn
     s->ops->put(s->backend, e);
 }
 
+bool store_keeps(const struct store *s)
+{
+    return s->ops != &null_ops;
+}
+
 size_t store_pending(const struct store *s)
 {
     return s->n_pending;

@@ -47,6 +47,7 @@ struct store *store_open(struct event_base *base, const char *url, const struct 
 void store_close(struct store *s);
 
 void store_put(struct store *s, const struct store_record *record, store_done_fn *fn, void *arg);
+bool store_keeps(const struct store *s);      /* false: the store that writes nothing */
 size_t store_pending(const struct store *s); /* records put and not yet durable */
 
 /* Reads one result as JSON: {"task_id","status","result","traceback","date_done","children"}; NULL

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 at each step between a task's end and its ack: what succeeded does not run again, and what
+it causes is sent exactly once."""
+import json
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from celery import chain, signature
+from harness import get, inflight, make_message, read_ledger, wait_state, wait_until
+
+from services.proxy import Proxy
+
+ACK = b"LREM"
+ACK_WITH_EFFECTS = b"\r\n$4\r\ntext\r\n"
+RECORD = b"\r\n$4\r\nheld\r\n"
+STORE = b"SUCCESS"
+COMPLETED = "Task already completed successfully."
+
+
+@pytest.fixture
+def proxy(redis):
+    with Proxy(redis.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return tmp_path / "ledger"
+
+
+def runs(ledger):
+    return Counter(number for number, _ in read_ledger(ledger))
+
+
+class Crash:
+    """A worker whose bytes to the broker stop where the test says, and its successor."""
+
+    def __init__(self, cworker, proxy, ledger, keys, backend):
+        self.cworker, self.proxy, self.keys = cworker, proxy, keys
+        self.options = {"backend": backend, "env": {"BENCH_TRACE": str(ledger)}}
+        self.url = f"redis://127.0.0.1:{proxy.port}/0"
+
+    def at(self, wanted, send, *, stored=True):
+        """Ends the worker as it is about to send `wanted`; what send() returned."""
+        worker = self.cworker(broker=self.url, concurrency=1, **self.options)
+        self.proxy.hold(wanted)
+        result = send()
+        self.proxy.wait_held()
+        if stored:
+            wait_state(result, "SUCCESS")
+        assert len(inflight(self.keys)) == 1
+        worker.kill()
+        return result
+
+    def recover(self):
+        worker = self.cworker(**self.options)
+        wait_until(lambda: not inflight(self.keys) and not self.keys.llen("celery"), 20, "the end")
+        assert not self.keys.keys("*.cworker.outbox")
+        return worker
+
+
+@pytest.fixture
+def crash(cworker, proxy, ledger, keys, backend):
+    return Crash(cworker, proxy, ledger, keys, backend)
+
+
+@pytest.fixture
+def app(make_app, backend):
+    return make_app(backend)
+
+
+def test_success_is_not_run_again(app, crash, ledger):
+    result = crash.at(ACK, lambda: app.send_task("bench.noop", (1,)))
+    worker = crash.recover()
+    worker.wait_log(COMPLETED)
+    assert runs(ledger) == {1: 1}
+    assert result.state == "SUCCESS"
+
+
+def test_next_step_of_a_chain_is_sent_once(app, crash, ledger):
+    steps = chain(signature("bench.noop", (1,), app=app),
+                  signature("bench.noop", (2,), app=app, immutable=True),
+                  signature("bench.noop", (3,), app=app, immutable=True))
+    last = []
+    crash.at(ACK_WITH_EFFECTS, lambda: last.append(steps.apply_async()) or last[0].parent.parent)
+    crash.recover()
+    get(last[0])
+    assert runs(ledger) == {1: 1, 2: 1, 3: 1}
+
+
+def test_chain_goes_on_with_the_stored_result(app, crash):
+    steps = chain(signature("demo.add", (2**64, 1), app=app), signature("demo.add", (1,), app=app))
+    last = []
+    crash.at(ACK_WITH_EFFECTS, lambda: last.append(steps.apply_async()) or last[0].parent)
+    crash.recover()
+    assert get(last[0]) == 2**64 + 2
+
+
+def test_callbacks_are_sent_once_under_the_ids_that_are_stored(app, crash, ledger):
+    links = [signature("bench.noop", (n,), app=app, immutable=True) for n in (2, 3)]
+    result = crash.at(ACK_WITH_EFFECTS, lambda: app.send_task("bench.noop", (1,), link=links))
+    children = {child.id for child in result.children}
+    crash.recover()
+    wait_until(lambda: len(read_ledger(ledger)) >= 3, what="the callbacks")
+    assert runs(ledger) == {1: 1, 2: 1, 3: 1}
+    assert len(children) == 2
+    for child in children:
+        wait_state(app.AsyncResult(child), "SUCCESS")
+
+
+def send_child(app):
+    return app.send_task("demo.send", ("bench.noop", [7]))
+
+
+def test_what_a_task_sent_is_sent_once(app, crash, ledger):
+    result = crash.at(ACK_WITH_EFFECTS, lambda: send_child(app))
+    child = get(result)
+    assert not runs(ledger)
+    worker = crash.recover()
+    worker.wait_log(COMPLETED)
+    wait_state(app.AsyncResult(child), "SUCCESS")
+    assert runs(ledger) == {7: 1}
+
+
+def test_killed_before_the_record(app, crash, ledger):
+    """Nothing was stored: it runs again, and sends once."""
+    result = crash.at(RECORD, lambda: send_child(app), stored=False)
+    assert result.state == "PENDING"
+    crash.recover()
+    get(result)
+    wait_until(lambda: read_ledger(ledger), what="the child's run")
+    assert runs(ledger) == {7: 1}
+
+
+def test_killed_between_record_and_store(make_app, cworker, redis_backend, proxy, keys, ledger):
+    app = make_app(redis_backend)
+    slow = f"redis://127.0.0.1:{proxy.port}/0"
+    worker = cworker(backend=slow, concurrency=1, env={"BENCH_TRACE": str(ledger)})
+    proxy.hold(STORE)
+    result = send_child(app)
+    proxy.wait_held()
+    assert keys.hlen("{celery}.cworker.outbox") == 1
+    worker.kill()
+    worker = cworker(env={"BENCH_TRACE": str(ledger)})
+    get(result)
+    wait_until(lambda: not inflight(keys), what="the ack")
+    wait_until(lambda: read_ledger(ledger), what="the child's run")
+    assert COMPLETED not in worker.log
+    assert runs(ledger) == {7: 1}
+    assert not keys.keys("*.cworker.outbox")
+
+
+def test_ten_thousand_sends_survive(make_app, mongo_backend, cworker, proxy, keys, ledger):
+    """As one record and one step."""
+    app = make_app(mongo_backend)
+    crash = Crash(cworker, proxy, ledger, keys, mongo_backend)
+    crash.at(ACK_WITH_EFFECTS, lambda: app.send_task("demo.send_many", (10000, "elsewhere")))
+    cworker(backend=mongo_backend)
+    wait_until(lambda: keys.llen("elsewhere"), 20, "the children")
+    assert keys.llen("elsewhere") == 10000
+    wait_until(lambda: not keys.exists("{celery}.cworker.outbox"), what="the record's end")
+
+
+def redelivered(app, keys, **options):
+    """A message with the mark, and its id; nothing of it is stored yet."""
+    message = make_message(app, keys, "bench.noop", (5,), **options)
+    message["headers"]["redelivered"] = True
+    message["properties"]["delivery_info"]["redelivered"] = True
+    return message
+
+
+@pytest.mark.parametrize("state, count", [("SUCCESS", 0), ("REVOKED", 0), ("FAILURE", 1),
+                                          ("RETRY", 1), ("STARTED", 1), (None, 1)])
+def test_the_stored_state_decides(app, cworker, backend, keys, ledger, state, count):
+    message = redelivered(app, keys)
+    task_id = message["headers"]["id"]
+    if state:
+        app.backend.store_result(task_id, ValueError("x") if state in ("FAILURE", "RETRY") else None,
+                                 state)
+    keys.lpush("celery", json.dumps(message))
+    cworker(backend=backend, concurrency=1, env={"BENCH_TRACE": str(ledger)})
+    get(app.send_task("bench.noop", (6,)))
+    wait_until(lambda: not inflight(keys), what="the ack")
+    assert runs(ledger) == Counter({5: count, 6: 1})
+    assert app.AsyncResult(task_id).state == ("SUCCESS" if count else state)
+
+
+def test_ignored_results_run_again(app, cworker, backend, keys, ledger):
+    message = redelivered(app, keys, ignore_result=True)
+    app.backend.store_result(message["headers"]["id"], None, "SUCCESS")
+    keys.lpush("celery", json.dumps(message))
+    cworker(backend=backend, env={"BENCH_TRACE": str(ledger)})
+    wait_until(lambda: runs(ledger) == {5: 1}, what="the run")
+
+
+def test_expired_meanwhile_is_still_a_success(app, crash, ledger):
+    """Its callback is due although the message is too late to be run."""
+    link = signature("bench.noop", (2,), app=app, immutable=True)
+    due = datetime.now(timezone.utc) + timedelta(seconds=2)
+    result = crash.at(ACK_WITH_EFFECTS,
+                      lambda: app.send_task("bench.noop", (1,), link=link, expires=due))
+    wait_until(lambda: datetime.now(timezone.utc) > due, 5, "its expiry")
+    crash.recover()
+    wait_until(lambda: runs(ledger) == {1: 1, 2: 1}, what="the callback")
+    assert result.state == "SUCCESS"

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A message that was delivered before may have run to its end: its worker died between the result and
+ * the ack. The one idea: the stored result decides. SUCCESS: what it causes is published with the ack and
+ * the task does not run. REVOKED: acked. Anything else, FAILURE too: it runs (again), as in Celery with
+ * worker_deduplicate_successful_tasks; a FAILURE may be followed by a redelivery on purpose.
+ *
+ * What a success causes is derived again from the message and the stored result (chain, callbacks: the
+ * ids of what follows depend on the delivery alone), except for what the task itself sent: that is
+ * recorded in the outbox first. Only tasks that send, and redelivered ones, pay for it.
+ *
+ *   step                       a kill -9 right after it leaves
+ *   the task has ended         the message in flight: it runs again
+ *   the record is in the outbox  the same; the next run's record replaces it
+ *   SUCCESS is stored          the message in flight: found to be a success, its record (or what is
+ *                              derived) is published with the ack
+ *   ack script                 nothing: message and record went, what it caused came, in one step
+ *
+ * Not covered, since nothing tells that the task had ended: ignored or expired results (it runs again)
+ * and early acks (what it sent is lost, as its user asked). Ids are taken to be unique: a message whose
+ * id has succeeded is done, as the store keeps the first SUCCESS of an id. */
+
+#include "proto/base/mem.h"
+#include "worker/log.h"
+#include "worker/worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void ask(struct request *r);
+
+static void asked_again(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct request *r = arg;
+    if (r->lost || r->worker->phase != WORKER_RUNNING)
+        flow_finish(r, OUTCOME_GIVEN_BACK);
+    else
+        ask(r);
+}
+
+/* Store or broker is away. To run it now could be to run it twice, so it waits; neither could its end
+ * be told anybody. */
+static void ask_later(struct request *r)
+{
+    event_base_once(r->worker->base, -1, EV_TIMEOUT, asked_again, r, &(struct timeval){1, 0});
+}
+
+/* --- it has succeeded ------------------------------------------------------------------------------- */
+
+static void on_record(int code, struct slice text, void *arg)
+{
+    struct request *r = arg;
+    if (code == ERROR_UNAVAILABLE) {
+        ask_later(r);
+        return;
+    }
+    if (code != 0) { /* written by a later version: left to a later worker */
+        flow_finish(r, OUTCOME_GIVEN_BACK);
+        return;
+    }
+    if (text.at) {
+        r->sends = json_parse(text.at, text.size, NULL);
+        r->recorded = true;
+    }
+    log_info("Task %s[%s] Task already completed successfully.", request_name(r), request_id(r));
+    r->stored = true;
+    flow_finish(r, OUTCOME_SUCCEEDED);
+}
+
+static void succeeded(struct request *r, const cJSON *result)
+{
+    request_raise(r, json_text(result));
+    if (channel_outbox_read(r->worker->channel, r->delivery.queue, r->message.id,
+                            r->message.delivery_tag, on_record, r) != 0)
+        ask_later(r);
+}
+
+/* --- what does the store say? ------------------------------------------------------------------------ */
+
+static void on_read(int code, const char *text, void *arg)
+{
+    struct request *r = arg;
+    struct worker *w = r->worker;
+    if (code != 0) {
+        ask_later(r);
+        return;
+    }
+    cJSON *record = text ? json_parse(text, strlen(text), NULL) : NULL;
+    const char *state = json_get_string(record, "status");
+    if (r->lost) {
+        flow_finish(r, OUTCOME_GIVEN_BACK);
+    } else if (state && strcmp(state, "SUCCESS") == 0) {
+        succeeded(r, json_get(record, "result"));
+    } else if (state && strcmp(state, "REVOKED") == 0) {
+        log_info("Discarding revoked task: %s[%s]", request_name(r), request_id(r));
+        r->stored = true;
+        flow_finish(r, OUTCOME_REVOKED);
+    } else {
+        flow_admit(r);
+    }
+    worker_pump(w);
+    cJSON_Delete(record);
+}
+
+static void ask(struct request *r)
+{
+    store_get(r->worker->store, r->message.id, on_read, r);
+}
+
+bool redelivery_check(struct request *r)
+{
+    if (!r->acks_late || r->ignore_result || !store_keeps(r->worker->store))
+        return false;
+    request_move(r, REQUEST_CHECKING);
+    if (r->worker->phase == WORKER_RUNNING)
+        ask(r);
+    else
+        flow_finish(r, OUTCOME_GIVEN_BACK);
+    return true;
+}
+
+/* --- what a task sent -------------------------------------------------------------------------------- */
+
+bool redelivery_must_record(const struct request *r, bool sent)
+{
+    return (sent || r->message.redelivered) && r->outcome == OUTCOME_SUCCEEDED && !r->acked &&
+           store_keeps(r->worker->store);
+}
+
+static void on_recorded(int code, void *arg)
+{
+    struct request *r = arg;
+    r->recorded = true;
+    flow_recorded(r, code == 0);
+}
+
+void redelivery_record(struct request *r)
+{
+    char *text = r->sends ? json_text(r->sends) : mem_dup("[]");
+    request_move(r, REQUEST_RECORDING);
+    channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
+                         slice_of(text), on_recorded, r);
+    free(text);
+}
