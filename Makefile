@@ -35,7 +35,7 @@ UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
 FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
 PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),4) -p no:cacheprovider
 
-.PHONY: all debug asan check check-quick check-unit check-integration lint shape bench demo install \
+.PHONY: all debug asan check check-quick check-unit check-integration lint shape bench fault demo install \
         clean help
 
 all: $(B)/cworker $(B)/demo.so ## the program and the demo plugin (release, hardened)
@@ -62,6 +62,10 @@ $(B)/demo.so: examples/demo/demo.c tasks/cworker.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lcrypto
 
+$(B)/ledger.so: test/fault/ledger.c tasks/cworker.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $<
+
 $(B)/test/%: test/unit/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -Wno-missing-prototypes $(LINK) -o $@ $< $(LIB) $(LIBS) -lcmocka
@@ -83,8 +87,8 @@ check-quick: check-unit lint ## unit tests and lint only
 check-unit: all $(UNIT) $(FUZZ)
 	$(Q)for t in $(UNIT); do echo "  $$t"; timeout 120 $$t || exit 1; done
 
-check-integration: all ## pytest with a real Celery, Redis, MongoDB-protocol server
-	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration
+check-integration: all $(B)/ledger.so ## pytest with a real Celery, Redis, MongoDB-protocol server
+	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration test/fault
 
 lint: ## include directions, headers that compile alone, banned calls, settings and docs
 	$(Q)test/lint.sh
@@ -94,6 +98,10 @@ shape: ## the ten longest files and functions
 
 bench: all ## tasks per second, start-up, memory: side by side with Celery
 	$(Q)test/setup.sh all && .venv/bin/python test/bench/bench.py
+
+fault: all $(B)/ledger.so ## a storm of kills, pauses and cut connections: SEED=7 SECONDS=300 WORKERS=4
+	$(Q)test/setup.sh all && .venv/bin/python test/fault/storm.py --seconds $(or $(SECONDS),60) \
+	    --workers $(or $(WORKERS),2) $(if $(SEED),--seed $(SEED)) $(if $(MONGO),--mongo)
 
 demo: ## sets up this machine, builds, and shows the whole thing at work
 	$(Q)test/setup.sh all

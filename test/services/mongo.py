@@ -18,9 +18,11 @@ STAND_IN = Path(__file__).with_name("mongo.sh")
 
 
 class MongoServer:
-    """`private`: one of our own even where MONGODB_URL names another, for tests that stop it."""
+    """`private`: one of our own even where MONGODB_URL names another, for tests that stop it.
+    `durable`: the stand-in keeps its data in a file (a mongod always does)."""
 
-    def __init__(self, *, private: bool = False, port: int = 0) -> None:
+    def __init__(self, *, private: bool = False, port: int = 0, durable: bool = False) -> None:
+        self.durable = durable
         self.borrowed = None if private else os.environ.get("MONGODB_URL")
         self.port = port or free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="cworker-mongo-"))
@@ -38,7 +40,8 @@ class MongoServer:
         if mongod := shutil.which("mongod"):
             return [mongod, "--bind_ip", "127.0.0.1", "--port", str(self.port),
                     "--dbpath", str(self.folder)]
-        return [str(STAND_IN), "run", "127.0.0.1", str(self.port)]
+        data = [str(self.folder / "data")] if self.durable else []
+        return [str(STAND_IN), "run", "127.0.0.1", str(self.port), *data]
 
     def is_up(self) -> bool:
         if self.process and self.process.poll() is not None:
@@ -60,6 +63,10 @@ class MongoServer:
     def stop(self) -> None:
         if self.process:
             end_process(self.process)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         self.stop()
