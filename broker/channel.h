@@ -86,6 +86,7 @@ enum effect_kind {
     EFFECT_DEAD,   /* into the dead-letter list of `queue`, with `reason`                            */
     EFFECT_RECORD, /* into the outbox of `queue`, under `id` and `tag`: see channel_outbox_write      */
     EFFECT_FORGET, /* out of it                                                                      */
+    EFFECT_LEASE,  /* the key `text`, where it holds `id`, goes; with `due` it lasts so many µs more  */
 };
 
 struct effect {

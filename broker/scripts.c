@@ -15,13 +15,14 @@ struct redis_script script_fetch = {.body = ALLOW_OOM
 
 /* KEYS in-flight list, then one (lists, outbox) or two (delayed set and hash) for each effect.
  * ARGV 'text', element | 'digest', SHA-1, size | 'held', element (which stays) | 'none', and then for
- *      each effect 'L'|'R', text | 'Z', score, member, value | 'H', field, value | 'D', field.
+ *      each effect 'L'|'R', text | 'Z', score, member, value | 'H', field, value | 'D', field |
+ *      'U', holder, ms (0: at once).
  * 1: done; 0: the entry is not there, nothing was done. Types are looked at first, because a script that
  * fails half-way is not undone. */
 struct redis_script script_settle = {.body = ALLOW_OOM
     "local a, k, first = 3, 2, 3\n"
-    "local wanted = {L = 'list', R = 'list', Z = 'zset', H = 'hash', D = 'hash'}\n"
-    "local size = {L = 2, R = 2, Z = 4, H = 3, D = 2}\n"
+    "local wanted = {L = 'list', R = 'list', Z = 'zset', H = 'hash', D = 'hash', U = 'string'}\n"
+    "local size = {L = 2, R = 2, Z = 4, H = 3, D = 2, U = 3}\n"
     "if ARGV[1] == 'digest' then first = 4 elseif ARGV[1] == 'none' then first = 2 end\n"
     "local function check(key, kind)\n"
     "  local found = redis.call('TYPE', key).ok\n"
@@ -67,6 +68,10 @@ struct redis_script script_settle = {.body = ALLOW_OOM
     "    redis.call('HSET', KEYS[k], ARGV[a + 1], ARGV[a + 2])\n"
     "  elseif op == 'D' then\n"
     "    redis.call('HDEL', KEYS[k], ARGV[a + 1])\n"
+    "  elseif op == 'U' then\n"
+    "    local mine = redis.call('GET', KEYS[k]) == ARGV[a + 1]\n"
+    "    if mine and ARGV[a + 2] == '0' then redis.call('DEL', KEYS[k])\n"
+    "    elseif mine then redis.call('PEXPIRE', KEYS[k], ARGV[a + 2]) end\n"
     "  else\n"
     "    redis.call(op == 'L' and 'LPUSH' or 'RPUSH', KEYS[k], ARGV[a + 1])\n"
     "  end\n"

@@ -118,6 +118,10 @@ static void effect_keys(struct argument_list *list, struct channel *c, const str
     if (e->kind == EFFECT_DELAY) {
         key_add(list, c, e, "delayed");
         key_add(list, c, e, "delayed.msg");
+    } else if (e->kind == EFFECT_LEASE) {
+        char *key = mem_printf("%s%.*s", c->prefix, (int)e->text.size, e->text.at);
+        arguments_text(list, key);
+        free(key);
     } else if (e->kind == EFFECT_RECORD || e->kind == EFFECT_FORGET) {
         char *key = outbox_key(c, e->queue);
         arguments_text(list, key);
@@ -160,6 +164,12 @@ static void effect_arguments(struct argument_list *list, struct channel *c, cons
         if (e->kind == EFFECT_RECORD)
             arguments_add(list, e->text.at, e->text.size);
         free(field);
+    } else if (e->kind == EFFECT_LEASE) {
+        char *ms = mem_printf("%lld", (long long)(e->due + 999) / 1000);
+        arguments_text(list, "U");
+        arguments_text(list, e->id);
+        arguments_text(list, ms);
+        free(ms);
     } else {
         arguments_text(list, e->kind == EFFECT_SEND ? "L" : "R");
         arguments_add(list, e->text.at, e->text.size);

@@ -83,6 +83,10 @@ struct cw_def {
     const char *const *autoretry_for; /* exception types, NULL-ended; "*": all */
     const char *rate_limit;      /* "10/m" or NULL */
     const char *help;
+    /* Unique work: while one call waits or runs, an equal one is set aside (REVOKED, with a result that
+     * names the first). The seconds are how long that outlasts a crash of the worker; 0: not unique. */
+    double unique_for;
+    const char *const *unique_key; /* arguments by which calls are equal, NULL-ended; NULL: by all */
 };
 #define CW_FOREVER 0x7fffffff
 

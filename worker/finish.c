@@ -6,6 +6,7 @@
 #include "worker/continuation.h"
 #include "worker/events.h"
 #include "worker/log.h"
+#include "worker/unique.h"
 #include "worker/worker.h"
 
 #include <stdlib.h>
@@ -284,13 +285,15 @@ static void settle(struct request *r)
     }
     events_task(w, EVENT_ENDED, r);
     size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
-    struct effect *effects = mem_alloc((n_sends + 2) * sizeof *effects);
+    struct effect *effects = mem_alloc((n_sends + 3) * sizeof *effects);
     char *owned = NULL;
     size_t n = add_sends(r->sends, effects);
     n += add_disposal(r, &effects[n], &owned);
     if (must_forget(r))
         effects[n++] = (struct effect){.kind = EFFECT_FORGET, .queue = r->delivery.queue,
                                        .id = r->message.id, .tag = r->message.delivery_tag};
+    if (r->unique)
+        effects[n++] = unique_end(r);
     request_move(r, REQUEST_SETTLING);
     if (!r->acked)
         channel_settle(w->channel, &r->delivery, effects, n, on_settled, r);

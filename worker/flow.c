@@ -17,6 +17,7 @@
 #include "worker/rate.h"
 #include "worker/registry.h"
 #include "worker/revoked.h"
+#include "worker/unique.h"
 #include "worker/worker.h"
 
 #include <signal.h>
@@ -149,8 +150,7 @@ static void admit(struct request *r)
         return;
     }
     apply_policy(r);
-    if (log_threshold <= LOG_INFO)
-        log_line(LOG_INFO, "Task %s[%s] received", request_name(r), request_id(r));
+    unique_read(r);
     if (!m->redelivered || !redelivery_check(r))
         flow_admit(r);
 }
@@ -158,10 +158,19 @@ static void admit(struct request *r)
 void flow_admit(struct request *r)
 {
     struct worker *w = r->worker;
-    const struct message *m = &r->message;
     if (revoked(r) || expired(r))
         return;
+    if (log_threshold <= LOG_INFO)
+        log_line(LOG_INFO, "Task %s[%s] received", request_name(r), request_id(r));
     events_task(w, EVENT_RECEIVED, r);
+    if (!unique_asks(r))
+        flow_leased(r);
+}
+
+void flow_leased(struct request *r)
+{
+    struct worker *w = r->worker;
+    const struct message *m = &r->message;
     if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US)
         flow_finish(r, OUTCOME_POSTPONED);
     else if (w->phase != WORKER_RUNNING)

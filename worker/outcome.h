@@ -39,6 +39,7 @@ enum store_rule {
     X(WORKER_LOST_TOO_OFTEN, "FAILURE", STORE_ERROR, DISPOSE_DEAD) /* task_max_deliveries */       \
     X(REVOKED, "REVOKED", STORE_ERROR, DISPOSE_ACK)                                                \
     X(EXPIRED, "REVOKED", STORE_ERROR, DISPOSE_ACK)                                                \
+    X(NOT_UNIQUE, "REVOKED", STORE_ERROR, DISPOSE_ACK) /* an equal task waits or runs: unique_for */ \
     X(NOT_REGISTERED, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD) /* Celery drops the message */        \
     X(UNREADABLE, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD)     /* Celery stores nothing, may die */  \
     X(POSTPONED, 0, STORE_NEVER, DISPOSE_DELAY)              /* Celery holds it in memory */       \

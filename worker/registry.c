@@ -79,6 +79,23 @@ static void name_add(struct names *n, const char *text, int index)
     n->used++;
 }
 
+static int check_unique(const struct cw_def *def, struct error *err)
+{
+    if (def->unique_for < 0 || def->unique_for > 1e9)
+        return error_set(err, ERROR_INVALID, "task %s: unique_for is no number of seconds", def->name);
+    if (def->flags & CW_ANY_ARGS)
+        return 0;
+    for (const char *const *name = def->unique_key; name && *name; name++) {
+        const struct cw_arg *arg = def->args;
+        while (arg && arg->name && strcmp(arg->name, *name) != 0)
+            arg++;
+        if (!arg || !arg->name)
+            return error_set(err, ERROR_INVALID, "task %s: unique_key names %.60s, which is none of its "
+                             "arguments", def->name, *name);
+    }
+    return 0;
+}
+
 static int check_def(const struct cw_def *def, struct error *err)
 {
     if (!def->run)
@@ -95,7 +112,7 @@ static int check_def(const struct cw_def *def, struct error *err)
                              "task %s, argument %s: the fallback is not JSON: %s", def->name,
                              arg->name, why.text);
     }
-    return 0;
+    return check_unique(def, err);
 }
 
 static void add(struct registry_entry entry)

@@ -5,6 +5,7 @@
 
 #include "proto/base/mem.h"
 #include "worker/log.h"
+#include "worker/unique.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -21,8 +22,11 @@ static const char deliveries_header[] = "cworker_deliveries";
 #define TO(name) (1u << REQUEST_##name)
 
 static const unsigned moves[] = {
-    [REQUEST_RECEIVED] = TO(CHECKING) | TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING),
-    [REQUEST_CHECKING] = TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
+    [REQUEST_RECEIVED] =
+        TO(CHECKING) | TO(LEASING) | TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING),
+    [REQUEST_CHECKING] =
+        TO(LEASING) | TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
+    [REQUEST_LEASING] = TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
     [REQUEST_LIMITED] = TO(READY) | TO(SETTLING) | TO(STORING) | TO(DONE),
     [REQUEST_READY] = TO(CLAIMING) | TO(RUNNING) | TO(SETTLING) | TO(STORING) | TO(DONE),
     [REQUEST_CLAIMING] = TO(READY) | TO(DONE),
@@ -47,6 +51,7 @@ void request_free(struct request *r)
     free(r->result);
     free(r->traceback);
     free(r->reason);
+    unique_free(r);
     free(r->repr);
     cJSON_Delete(r->sends);
     free(r);

@@ -12,8 +12,9 @@
  *      ├───────────────────────────────┘ (revoked, expired, not registered, unreadable)
  *      └───────────────────────────────────────────┘ (waits for its ETA: into the delayed set)
  *
- * CHECKING, between RECEIVED and the rest: delivered before, did it succeed? RECORDING: between RUNNING and STORING, what the task sent
- * is made durable (redelivery.c).
+ * Between RECEIVED and the rest: CHECKING: delivered before, did it succeed (redelivery.c)? LEASING: unique
+ * work waits to hear whether it is the only one (unique.c). Between RUNNING and STORING: RECORDING, what
+ * the task sent is made durable (redelivery.c).
  *
  * Every move goes through request_move, which checks the table and logs at debug level. */
 
@@ -24,8 +25,8 @@
 struct worker;
 
 #define REQUEST_STATES(X)                                                                           \
-    X(RECEIVED) X(CHECKING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(RECORDING) X(STORING)     \
-    X(SETTLING) X(DONE)
+    X(RECEIVED) X(CHECKING) X(LEASING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(RECORDING)     \
+    X(STORING) X(SETTLING) X(DONE)
 
 enum request_state {
 #define REQUEST_STATE(name) REQUEST_##name,
@@ -34,6 +35,7 @@ enum request_state {
 };
 
 struct request;
+struct unique;
 struct request_list {
     struct request *first, *last;
     size_t n;
@@ -65,6 +67,7 @@ struct request {
     char *reason;                /* why it goes to the dead-letter list */
     cJSON *sends;                /* what the task sent, to be published with the ack */
     double countdown;            /* of a retry */
+    struct unique *unique;       /* its lease; NULL: not unique work (unique.h) */
     char *repr;                  /* of the result or the exception; only when events want it */
     int64_t run_us;
 };

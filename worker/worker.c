@@ -11,6 +11,7 @@
 #include "worker/rate.h"
 #include "worker/registry.h"
 #include "worker/revoke.h"
+#include "worker/unique.h"
 
 #include <event2/thread.h>
 #include <signal.h>
@@ -333,6 +334,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
         if (signals[i])
             event_free(signals[i]);
     revoke_close(w);
+    unique_close(w);
     event_free(w->pump);
     event_base_free(w->base);
     free(w);

@@ -30,6 +30,7 @@ struct worker {
     struct pool *pool;
     struct store *store;
     struct revoked *revoked;
+    struct unique_leases *leases; /* of unique work; NULL: there was none yet */
     int64_t revoked_saved_at;   /* into the state file; CLOCK_MONOTONIC µs */
     struct event *pump;         /* activated during a turn, runs when its other events are handled */
     enum worker_phase phase;
@@ -75,6 +76,7 @@ void flow_discard_revoked(struct worker *w);  /* among the ready ones */
 extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
 
 void flow_admit(struct request *r);           /* the task is known and has to run */
+void flow_leased(struct request *r);          /* its lease, if it needs one, is there */
 
 /* --- revoke.c: what the remote control commands do --- */
 /* Marks ids as revoked, here and for workers that start later, and stores REVOKED for each. What waits is

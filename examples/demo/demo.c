@@ -168,6 +168,17 @@ static cw_outcome sleep_for(cw_task *t)
 }
 
 /* Busy, and deaf to the soft limit: only the hard one ends it. */
+static cw_outcome unique(cw_task *t)
+{
+    if (cw_sleep(t, cw_num(t, "seconds")) < 0)
+        return cw_stopped(t);
+    if (!*cw_str(t, "key"))
+        return cw_raise(t, "ValueError", "key must not be empty");
+    if (cw_num(t, "retry") > 0 && cw_info(t)->retries == 0)
+        return cw_retry(t, cw_num(t, "retry"), NULL, "once");
+    return cw_return_str(t, cw_str(t, "key"));
+}
+
 static cw_outcome spin(cw_task *t)
 {
     struct timespec start, now;
@@ -286,6 +297,11 @@ static const struct cw_arg name_and_args[] = {
     {.name = "name", .kind = CW_STR}, {"args", CW_LIST, .fallback = "[]"}, {0}};
 static const struct cw_arg n_and_queue[] = {
     {.name = "n", .kind = CW_INT}, {"queue", CW_STR, .fallback = "\"celery\""}, {0}};
+static const struct cw_arg unique_args[] = {{.name = "key", .kind = CW_STR},
+                                             {"seconds", CW_NUM, .fallback = "0"},
+                                             {"retry", CW_NUM, .fallback = "0"},
+                                             {0}};
+static const char *const only_key[] = {"key", NULL};
 static const char *const value_errors[] = {"ValueError", NULL};
 
 static const struct cw_def defs[] = {
@@ -323,6 +339,12 @@ static const struct cw_def defs[] = {
      .args = requeue,
      .flags = CW_ACKS_LATE,
      .help = "rejects; with requeue it comes back"},
+    {.name = "demo.unique",
+     .run = unique,
+     .args = unique_args,
+     .unique_for = 2,
+     .unique_key = only_key,
+     .help = "returns key; one at a time for each key"},
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
     {.name = "demo.send_many", .run = send_many, .args = n_and_queue, .help = "sends n tasks"},
     {.name = "demo.send", .run = send_task, .args = name_and_args, .help = "sends another task"},

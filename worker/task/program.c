@@ -49,6 +49,8 @@ static const char *check_field(const cJSON *field)
         {"max_retries", "must be a number above 0", cJSON_Number},
         {"default_retry_delay", "must be a number of seconds, above 0", cJSON_Number},
         {"env", "must be an object of strings", cJSON_Object},
+        {"unique_for", "must be a number of seconds, above 0", cJSON_Number},
+        {"unique_key", "must be a list of names of arguments", cJSON_Array},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         if (strcmp(rules[i].name, field->string) != 0)
@@ -61,7 +63,7 @@ static const char *check_field(const cJSON *field)
         return good ? NULL : rules[i].what;
     }
     return "there are only name, queue, command, timeout, soft_timeout, max_retries, "
-           "default_retry_delay and env";
+           "default_retry_delay, env, unique_for and unique_key";
 }
 
 static int check_row(const cJSON *row, int number, struct error *err)
@@ -241,6 +243,16 @@ static cw_outcome run(cw_task *t)
     return succeeded(t, command.argv[0], r);
 }
 
+static const char *const *names_of(const cJSON *list)
+{
+    if (!list)
+        return NULL;
+    const char **names = mem_zalloc(((size_t)cJSON_GetArraySize(list) + 1) * sizeof *names), **at = names;
+    for (const cJSON *name = list->child; name; name = name->next)
+        *at++ = name->valuestring;
+    return names;
+}
+
 int command_task_read(const cJSON *row, int number, struct registry_entry *ret, struct error *err)
 {
     if (check_row(row, number, err) < 0)
@@ -255,6 +267,8 @@ int command_task_read(const cJSON *row, int number, struct registry_entry *ret, 
     defs->soft_limit = seconds_of(own, "soft_timeout");
     defs->max_retries = (int)seconds_of(own, "max_retries");
     defs->default_retry_delay = seconds_of(own, "default_retry_delay");
+    defs->unique_for = seconds_of(own, "unique_for");
+    defs->unique_key = names_of(json_get(own, "unique_key"));
     *table = (struct cw_table){.api = CW_API, .queue = json_get_string(own, "queue"), .defs = defs};
     *ret = (struct registry_entry){.table = table, .def = defs, .command = own};
     return 0;
@@ -263,6 +277,7 @@ int command_task_read(const cJSON *row, int number, struct registry_entry *ret, 
 void command_task_free(struct registry_entry *entry)
 {
     cJSON_Delete((cJSON *)(uintptr_t)entry->command);
+    free((void *)(uintptr_t)entry->def->unique_key);
     free((void *)(uintptr_t)entry->def);
     free((void *)(uintptr_t)entry->table);
 }

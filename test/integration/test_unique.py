@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unique work: of equal calls one at a time waits or runs."""
+import json
+import signal
+
+import pytest
+from celery.exceptions import TaskRevokedError
+from harness import get, inflight, wait_state, wait_until
+
+LEASES = "cworker.unique.*"
+
+
+def send(app, key, seconds=0.0, **options):
+    return app.send_task("demo.unique", (key,), {"seconds": seconds}, **options)
+
+
+def leases(keys):
+    return {keys.get(key).decode(): keys.pttl(key) for key in keys.scan_iter(LEASES)}
+
+
+def wait_released(keys):
+    wait_until(lambda: not leases(keys) and not inflight(keys), what="the end of all leases")
+
+
+def test_an_equal_call_is_set_aside(backend, make_app, cworker, keys):
+    app = make_app(backend)
+    worker = cworker(backend=backend)
+    first = send(app, "a", 1)
+    worker.wait_log(f"demo.unique[{first.id}] received")
+    second, third = send(app, "a"), send(app, "b")
+    with pytest.raises(TaskRevokedError, match=f"an equal task waits or runs: {first.id}"):
+        get(second)
+    assert second.state == "REVOKED"
+    assert get(third) == "b"
+    assert first.state == "PENDING"
+    assert get(first) == "a"
+    worker.wait_log(f"demo.unique[{second.id}] set aside: an equal task, {first.id}")
+    wait_released(keys)
+    assert get(send(app, "a")) == "a"
+
+
+def test_arguments_are_compared_by_name(app, cworker, keys):
+    worker = cworker("--set", 'tasks=[{"name": "p", "command": ["sleep", "1"], "unique_for": 9}, '
+                     '{"name": "q", "command": ["sleep", "1"], "unique_for": 9, "unique_key": ["k"]}]',
+                     concurrency=4)
+    firsts = [app.send_task("p", (1,), {"a": 1, "b": {"x": 1, "y": 2}}),
+              app.send_task("q", (1,), {"k": "k", "other": 1}),
+              app.send_task("demo.unique", ("same",), {"seconds": 1})]
+    for first in firsts:
+        worker.wait_log(f"[{first.id}] received")
+    equal = [app.send_task("p", (1,), {"b": {"y": 2, "x": 1}, "a": 1}),
+             app.send_task("q", (2,), {"k": "k"}),
+             app.send_task("demo.unique", (), {"key": "same"})]
+    for result in equal:
+        wait_state(result, "REVOKED")
+    different = app.send_task("p", (2,), {"a": 1})
+    assert get(different) is None
+    assert [get(result) for result in firsts] == [None, None, "same"]
+    wait_released(keys)
+
+
+def test_the_lease_lasts_as_long_as_the_run(app, cworker, keys):
+    cworker()
+    first = send(app, "long", 3.5)  # longer than unique_for
+    wait_until(lambda: leases(keys), what="the lease")
+    lives = []
+    wait_until(lambda: lives.append(leases(keys).get(first.id)) or first.state == "SUCCESS",
+               what="SUCCESS")
+    held = lives[:lives.index(None)] if None in lives else lives
+    assert held and min(held) > 0
+    wait_released(keys)
+
+
+@pytest.mark.parametrize("key,retry,state", [("", 0, "FAILURE"), ("r", 0.2, "SUCCESS")])
+def test_released_on_any_end(app, cworker, keys, key, retry, state):
+    cworker()
+    result = app.send_task("demo.unique", (key,), {"retry": retry})
+    wait_state(result, state)
+    wait_released(keys)
+
+
+def test_early_acks(app, cworker, keys):
+    worker = cworker("--set", "task_acks_late=false")
+    first = send(app, "a", 1)
+    worker.wait_log(f"[{first.id}] received")
+    wait_state(send(app, "a"), "REVOKED")
+    assert get(first) == "a"
+    wait_released(keys)
+
+
+def test_held_through_eta_and_retry(app, cworker, keys):
+    cworker()
+    waiting = send(app, "eta", countdown=30)
+    wait_until(lambda: leases(keys).get(waiting.id, 0) > 20000, what="a lease until after the ETA")
+    retried = app.send_task("demo.unique", ("retry",), {"retry": 30})
+    wait_state(retried, "RETRY")
+    wait_until(lambda: leases(keys).get(retried.id, 0) > 20000, what="a lease until the retry")
+    for key in ("eta", "retry"):
+        wait_state(send(app, key), "REVOKED")
+
+
+def test_a_revoked_one_releases(app, cworker, keys):
+    first = cworker()
+    waiting = send(app, "eta", countdown=3600)
+    wait_until(lambda: leases(keys).get(waiting.id, 0) > 3600000, what="the lease")
+    first.stop()
+    keys.zadd("cworker.revoked", {waiting.id: 4e9})
+    keys.zadd("{celery}.cworker.delayed", {keys.zrange("{celery}.cworker.delayed", 0, 0)[0]: 0})
+    cworker()
+    wait_state(waiting, "REVOKED")
+    wait_released(keys)
+
+
+def test_given_back_keeps_its_lease_and_runs_elsewhere(app, cworker, keys):
+    first = cworker(concurrency=1)
+    running = send(app, "x", 30)
+    first.wait_log(f"[{running.id}] received")
+    wait_until(lambda: leases(keys), what="the lease")
+    first.signal(signal.SIGQUIT)
+    first.wait()
+    assert list(leases(keys)) == [running.id]
+    other = cworker()
+    second = send(app, "x")
+    wait_state(second, "REVOKED")
+    assert json.loads(keys.get(f"celery-task-meta-{second.id}"))["result"]["exc_message"] == \
+        [f"an equal task waits or runs: {running.id}"]
+    other.signal(signal.SIGQUIT)
+    assert other.wait() == 0
+
+
+def test_a_killed_worker_releases_by_expiry(app, cworker, keys):
+    """Its own task, taken by another worker, finds the lease to be its own."""
+    worker = cworker("--set", "worker_lease=1")
+    running = send(app, "x", 0.5)
+    wait_until(lambda: leases(keys), what="the lease")
+    worker.kill()
+    cworker("--set", "worker_lease=1")
+    assert get(running) == "x"
+    wait_released(keys)
+    assert get(send(app, "x")) == "x"

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Leases of unique work. The one idea: taking and renewing are the same script, "mine, if it is nobody
+ * else's", so it may be asked as often as it takes to be heard.
+ *
+ * A kill -9 after a lease is taken leaves it until it expires; the task comes back under the same id and
+ * finds the lease to be its own. One between store and ack does the same. The ack removes it. */
+
+#include "worker/unique.h"
+
+#include "proto/base/buf.h"
+#include "proto/base/mem.h"
+#include "worker/log.h"
+#include "worker/registry.h"
+#include "worker/worker.h"
+
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double LONGEST_PERIOD = 1, SHARE = 3;
+
+struct unique {
+    struct unique *next, *prev;
+    struct request *request;
+    char *key;
+    double seconds;
+    bool linked, asked; /* asked: an answer is under way */
+    int64_t asked_at;
+};
+
+struct unique_leases {
+    struct worker *worker;
+    struct unique *first;
+    struct event *timer;
+};
+
+/* KEYS lease. ARGV task id, ms. Who holds it now. */
+static struct redis_script script_take = {
+    .body = "#!lua flags=allow-oom\n"
+            "local holder = redis.call('GET', KEYS[1])\n"
+            "if holder and holder ~= ARGV[1] then return holder end\n"
+            "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+            "return ARGV[1]"};
+
+/* --- which calls are equal ------------------------------------------------------------------------------ */
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp((*(cJSON *const *)a)->string, (*(cJSON *const *)b)->string);
+}
+
+/* Python's dicts come in the order in which they were made: members are put in that of their names. */
+static void sort_members(cJSON *value)
+{
+    size_t n = 0;
+    for (cJSON *e = value ? value->child : NULL; e; e = e->next, n++)
+        sort_members(e);
+    if (!cJSON_IsObject(value) || n < 2)
+        return;
+    cJSON **members = mem_alloc(n * sizeof *members);
+    for (size_t i = 0; i < n; i++)
+        members[i] = cJSON_DetachItemViaPointer(value, value->child);
+    qsort(members, n, sizeof *members, compare_names);
+    for (size_t i = 0; i < n; i++)
+        cJSON_AddItemToObject(value, members[i]->string, members[i]);
+    free(members);
+}
+
+/* By its name, by its place among the task's arguments, or its fallback. */
+static cJSON *argument(const struct cw_def *def, const char *name, const cJSON *args,
+                       const cJSON *kwargs)
+{
+    const cJSON *value = json_get(kwargs, name);
+    const struct cw_arg *arg = def->args;
+    for (int place = 0; !value && arg && arg->name; arg++, place++) {
+        if (strcmp(arg->name, name) != 0)
+            continue;
+        value = cJSON_GetArrayItem(args, place);
+        if (!value && arg->fallback)
+            return json_parse(arg->fallback, strlen(arg->fallback), NULL);
+    }
+    return value ? cJSON_Duplicate(value, true) : cJSON_CreateNull();
+}
+
+static void add_argument(cJSON *out, const struct cw_def *def, const char *name, const cJSON *args,
+                         const cJSON *kwargs)
+{
+    cJSON *value = argument(def, name, args, kwargs);
+    cJSON_AddItemToArray(out, value ? value : cJSON_CreateNull());
+}
+
+static cJSON *key_values(const struct cw_def *def, const cJSON *args, const cJSON *kwargs)
+{
+    cJSON *out = cJSON_CreateArray();
+    cJSON_AddItemToArray(out, cJSON_CreateString(def->name));
+    if (def->unique_key) {
+        for (const char *const *name = def->unique_key; *name; name++)
+            add_argument(out, def, *name, args, kwargs);
+    } else if (def->args && !(def->flags & CW_ANY_ARGS)) {
+        for (const struct cw_arg *arg = def->args; arg->name; arg++)
+            add_argument(out, def, arg->name, args, kwargs);
+    } else {
+        cJSON_AddItemToArray(out, cJSON_Duplicate(args, true));
+        cJSON_AddItemToArray(out, cJSON_Duplicate(kwargs, true));
+    }
+    sort_members(out);
+    return out;
+}
+
+static char *key_of(const struct request *r, const struct cw_def *def)
+{
+    cJSON *body = json_parse(r->message.body.at, r->message.body.size, NULL);
+    const cJSON *args = cJSON_IsArray(body) ? body->child : NULL;
+    if (!args || !args->next) { /* its child will say what is wrong with it */
+        cJSON_Delete(body);
+        return NULL;
+    }
+    cJSON *values = key_values(def, args, args->next);
+    char *text = json_text(values), hex[65];
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    EVP_Digest(text, strlen(text), digest, NULL, EVP_sha256(), NULL);
+    for (int i = 0; i < 32; i++)
+        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    free(text);
+    cJSON_Delete(values);
+    cJSON_Delete(body);
+    return mem_printf("cworker.unique.%s", hex);
+}
+
+void unique_read(struct request *r)
+{
+    const struct cw_def *def = registry[r->def].def;
+    if (def->unique_for <= 0)
+        return;
+    char *key = key_of(r, def);
+    if (!key)
+        return;
+    r->unique = mem_zalloc(sizeof *r->unique);
+    *r->unique = (struct unique){.request = r, .key = key, .seconds = def->unique_for};
+}
+
+/* --- taking and renewing --------------------------------------------------------------------------------- */
+
+static void set_timer(struct unique_leases *leases)
+{
+    double period = LONGEST_PERIOD;
+    for (const struct unique *u = leases->first; u; u = u->next)
+        if (u->seconds / SHARE < period)
+            period = u->seconds / SHARE;
+    struct timeval wait = {(time_t)period, (suseconds_t)((period - (double)(time_t)period) * 1e6)};
+    if (leases->first)
+        evtimer_add(leases->timer, &wait);
+    else
+        evtimer_del(leases->timer);
+}
+
+static void unlink_lease(struct unique *u)
+{
+    if (!u->linked)
+        return;
+    struct unique_leases *leases = u->request->worker->leases;
+    *(u->prev ? &u->prev->next : &leases->first) = u->next;
+    if (u->next)
+        u->next->prev = u->prev;
+    u->linked = false;
+}
+
+static int ask(struct unique *u, redis_reply_fn *fn, void *arg)
+{
+    struct worker *w = u->request->worker;
+    const char *prefix = w->options->settings.global_keyprefix;
+    char *key = mem_printf("%s%s", prefix ? prefix : "", u->key), ms[24];
+    snprintf(ms, sizeof ms, "%lld", (long long)(u->seconds * 1e3) + 1);
+    struct slice argv[] = {slice_of(key), slice_of(u->request->message.id), slice_of(ms)};
+    int code = redis_run(channel_redis(w->channel), &script_take, fn, arg, 1, 3, argv);
+    free(key);
+    u->asked_at = monotonic_now();
+    return code;
+}
+
+static void set_aside(struct request *r, const char *holder)
+{
+    log_info("Task %s[%s] set aside: an equal task, %s, waits or runs (unique_for)", request_name(r),
+             request_id(r), holder);
+    char *why = mem_printf("an equal task waits or runs: %s", holder);
+    request_raise(r, exception_text("celery.exceptions", "TaskRevokedError", why));
+    free(why);
+    flow_finish(r, OUTCOME_NOT_UNIQUE);
+}
+
+static void on_taken(const redisReply *reply, void *arg)
+{
+    struct unique *u = arg;
+    struct request *r = u->request;
+    struct worker *w = r->worker;
+    u->asked = false;
+    if (r->lost) {
+        w->n_waiting--;
+        flow_done(r);
+    } else if (!reply || reply->type != REDIS_REPLY_STRING) {
+        if (reply && reply->type == REDIS_REPLY_ERROR)
+            log_warning("Task %s[%s]: its lease cannot be taken, will be tried again: %s",
+                        request_name(r), request_id(r), reply->str);
+    } else if (strcmp(reply->str, r->message.id) != 0) {
+        set_aside(r, reply->str);
+    } else {
+        flow_leased(r);
+    }
+    worker_pump(w);
+}
+
+static void renew(struct unique *u)
+{
+    if (u->request->state == REQUEST_LEASING) {
+        if (!u->asked)
+            u->asked = ask(u, on_taken, u) == 0;
+    } else if ((double)(monotonic_now() - u->asked_at) >= u->seconds * 1e6 / SHARE) {
+        ask(u, NULL, NULL);
+    }
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct unique_leases *leases = arg;
+    for (struct unique *u = leases->first, *next; u; u = next) {
+        next = u->next;
+        renew(u);
+    }
+    set_timer(leases);
+}
+
+static struct unique_leases *leases_of(struct worker *w)
+{
+    if (!w->leases) {
+        w->leases = mem_zalloc(sizeof *w->leases);
+        w->leases->worker = w;
+        w->leases->timer = evtimer_new(w->base, on_timer, w->leases);
+    }
+    return w->leases;
+}
+
+bool unique_asks(struct request *r)
+{
+    struct unique *u = r->unique;
+    if (!u)
+        return false;
+    struct unique_leases *leases = leases_of(r->worker);
+    u->next = leases->first;
+    if (u->next)
+        u->next->prev = u;
+    leases->first = u;
+    u->linked = true;
+    request_move(r, REQUEST_LEASING);
+    u->asked = ask(u, on_taken, u) == 0;
+    set_timer(leases);
+    return true;
+}
+
+/* --- the end ------------------------------------------------------------------------------------------------ */
+
+/* How long the lease has to last from now, in µs; 0: it ends. */
+static int64_t time_to_keep(const struct request *r)
+{
+    int64_t least = (int64_t)(r->unique->seconds * 1e6);
+    switch (outcome_rows[r->outcome].dispose) {
+    case DISPOSE_BACK:
+    case DISPOSE_FRONT:
+        return least;
+    case DISPOSE_RETRY:
+        return least + (int64_t)(r->countdown * 1e6);
+    case DISPOSE_DELAY:
+        return least + r->message.eta - worker_now(r->worker);
+    default:
+        return 0;
+    }
+}
+
+struct effect unique_end(struct request *r)
+{
+    unlink_lease(r->unique);
+    return (struct effect){.kind = EFFECT_LEASE, .text = slice_of(r->unique->key),
+                           .id = r->message.id, .due = time_to_keep(r)};
+}
+
+void unique_free(struct request *r)
+{
+    if (!r->unique)
+        return;
+    unlink_lease(r->unique);
+    free(r->unique->key);
+    free(r->unique);
+}
+
+void unique_close(struct worker *w)
+{
+    if (!w->leases)
+        return;
+    event_free(w->leases->timer);
+    free(w->leases);
+}
