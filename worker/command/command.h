@@ -12,6 +12,8 @@
     X(call, "publish one task")                                                                    \
     X(result, "print the result of a task")                                                        \
     X(purge, "empty queues")                                                                       \
+    X(dead, "look at messages that were set aside; put them back, or throw them away")             \
+    X(recover, "give everything back to Kombu's own keys, for a fleet without cworkers")           \
     X(report, "versions, settings and tasks, for a bug report")
 
 /* Each returns the exit status. */

@@ -92,6 +92,10 @@ static void on_reply(const redisReply *reply, void *arg)
     struct command_redis *c = arg;
     if (!reply) {
         fail(c, "the connection went before the answer came");
+    } else if (c->reader && reply->type != REDIS_REPLY_ERROR) {
+        c->reader(reply, c->reader_arg);
+        c->answered = true;
+        event_base_loopbreak(c->base);
     } else if (reply->type == REDIS_REPLY_INTEGER) {
         c->number = reply->integer;
         c->answered = true;
@@ -125,8 +129,86 @@ int command_redis_ask_script(struct command_redis *c, int64_t *ret_number,
                            ret_number);
 }
 
-/* --- keys
- * -------------------------------------------------------------------------------------------- */
+int command_redis_read(struct command_redis *c, redis_reply_fn *fn, void *arg, int argc,
+                       const struct slice *argv)
+{
+    int64_t none;
+    c->reader = fn;
+    c->reader_arg = arg;
+    int status = command_redis_ask(c, &none, argc, argv);
+    c->reader = NULL;
+    return status;
+}
+
+/* --- keys --- */
+
+struct scan {
+    char **keys, cursor[32];
+    size_t n, prefix;
+};
+
+static void scan_read(const redisReply *reply, void *arg)
+{
+    struct scan *scan = arg;
+    snprintf(scan->cursor, sizeof scan->cursor, "0");
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2)
+        return;
+    const redisReply *found = reply->element[1];
+    snprintf(scan->cursor, sizeof scan->cursor, "%s", reply->element[0]->str);
+    scan->keys = mem_realloc(scan->keys, (scan->n + found->elements + 1) * sizeof *scan->keys);
+    for (size_t i = 0; i < found->elements; i++)
+        scan->keys[scan->n++] = mem_dup(found->element[i]->str + scan->prefix);
+}
+
+static int key_order(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* SCAN may name a key more than once. */
+static void scan_sort(struct scan *scan)
+{
+    size_t n = 0;
+    qsort(scan->keys, scan->n, sizeof *scan->keys, key_order);
+    for (size_t i = 0; i < scan->n; i++)
+        if (n && strcmp(scan->keys[n - 1], scan->keys[i]) == 0)
+            free(scan->keys[i]);
+        else
+            scan->keys[n++] = scan->keys[i];
+    scan->keys[n] = NULL;
+}
+
+int command_redis_keys(struct command_redis *c, const struct settings *s, const char *pattern,
+                       char ***ret_keys)
+{
+    const char *prefix = s->global_keyprefix ? s->global_keyprefix : "";
+    struct scan scan = {.cursor = "0", .prefix = strlen(prefix), .keys = mem_zalloc(sizeof(char *))};
+    struct buf match = BUF_INIT(1 << 20);
+    for (const char *at = prefix; *at; at++) {
+        if (strchr("*?[]\\", *at))
+            buf_char(&match, '\\');
+        buf_char(&match, *at);
+    }
+    buf_str(&match, pattern);
+    int status;
+    do {
+        status = command_redis_read(c, scan_read, &scan, 6,
+                                    (struct slice[]){slice_of("SCAN"), slice_of(scan.cursor),
+                                                     slice_of("MATCH"), {match.data, match.size},
+                                                     slice_of("COUNT"), slice_of("1000")});
+    } while (status == 0 && strcmp(scan.cursor, "0") != 0);
+    buf_done(&match);
+    scan_sort(&scan);
+    *ret_keys = scan.keys;
+    return status;
+}
+
+void command_keys_free(char **keys)
+{
+    for (char **at = keys; at && *at; at++)
+        free(*at);
+    free(keys);
+}
 
 char *command_queue_key(const struct settings *s, const char *queue, int step)
 {

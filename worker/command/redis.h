@@ -14,6 +14,8 @@ struct command_redis {
     char *url; /* masked */
     bool up, answered, failed;
     int64_t number;
+    redis_reply_fn *reader; /* of the answer that is awaited; NULL: a number is */
+    void *reader_arg;
     char why[240];
 };
 
@@ -28,6 +30,15 @@ int command_redis_ask(struct command_redis *c, int64_t *ret_number, int argc,
 int command_redis_ask_script(struct command_redis *c, int64_t *ret_number,
                              struct redis_script *script, int n_keys, int argc,
                              const struct slice *argv);
+
+/* The same for an answer of any kind but an error: `fn` reads it before this returns. */
+int command_redis_read(struct command_redis *c, redis_reply_fn *fn, void *arg, int argc,
+                       const struct slice *argv);
+/* Names of all keys `{global_keyprefix}pattern`, without the prefix, sorted, each once. NULL-ended; the
+ * caller frees with command_keys_free. */
+int command_redis_keys(struct command_redis *c, const struct settings *s, const char *pattern,
+                       char ***ret_keys);
+void command_keys_free(char **keys);
 
 /* The list in which messages of this queue and priority wait, global_keyprefix included; `step`
  * counts the members of priority_steps. Caller frees. */

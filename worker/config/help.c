@@ -48,6 +48,23 @@ static const struct text {
                        "that wait for their time, stay.",
                        "Example:\n"
                        "  cworker purge -Q scans,maintenance -f\n"},
+    [COMMAND_dead] =
+        {"cworker [OPTIONS] dead [list|show|retry|purge] [NUMBER|ID]... [OPTIONS]",
+         "Messages that were set aside: unreadable, for a task nobody knows, or started too often "
+         "without an end. Without -Q those of all queues. retry puts a message back into its queue "
+         "as it came.",
+         "Examples:\n"
+         "  cworker dead list\n"
+         "  cworker dead show 1 -Q scans\n"
+         "  cworker dead retry 5c3b0b57-52d1-4a37-8a3c-2a6b2ad0a2b4\n"
+         "  cworker dead purge --all -Q scans -f\n"
+         "\n"
+         "Exit status: 0; 1 when there is no such letter; 69 when Redis does not answer.\n"},
+    [COMMAND_recover] =
+        {"cworker [OPTIONS] recover [OPTIONS]",
+         "Gives every message that cworkers hold or delay back to its queue, as Celery's own workers "
+         "would, for a fleet that goes on without cworker. Dead letters stay: see `cworker dead`.",
+         "Exit status: 0; 1 when workers still live; 69 when Redis does not answer.\n"},
     [COMMAND_report] = {"cworker [OPTIONS] report",
                         "Prints versions, settings (passwords masked) and tasks.", ""},
 };

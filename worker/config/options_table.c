@@ -7,7 +7,7 @@
 
 #define S OPTION_SETTING
 #define W IN_worker
-#define Q (IN_worker | IN_purge)
+#define Q (IN_worker | IN_purge | IN_dead)
 
 const struct option_row option_rows[] = {
     /* everywhere */
@@ -111,7 +111,13 @@ const struct option_row option_rows[] = {
     {"task", 't', "NAME", IN_result, OPTION_NOTHING, NULL, "name of the task"},
 
     /* purge */
-    {"force", 'f', NULL, IN_purge, OPTION_REST, NULL, "do not ask"},
+    {"force", 'f', NULL, IN_purge | IN_dead, OPTION_REST, NULL, "do not ask"},
+
+    /* dead, recover */
+    {"all", 0, NULL, IN_dead, OPTION_REST, NULL, "every letter (of -Q) instead of some"},
+    {"json", 0, NULL, IN_dead | IN_recover, OPTION_REST, NULL, "print JSON, for programs"},
+    {"force", 0, NULL, IN_recover, OPTION_REST, NULL,
+     "take the messages from workers that still live; they stop running them"},
 };
 
 const int n_option_rows = sizeof option_rows / sizeof *option_rows;

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cworker recover, and what a clean stop leaves behind."""
+import json
+import signal
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from harness import descendants, get, inflight, is_alive, run_cworker, wait_state, wait_until
+
+
+@pytest.fixture
+def recover(redis):
+    def run(*options, status=0):
+        done = run_cworker("-b", redis.url(), "recover", *options)
+        assert done.returncode == status, done
+        return done.stdout if status == 0 else done.stderr
+    return run
+
+
+def ours(keys):
+    """What a fleet of Celery workers would find foreign; PUB/SUB leaves no keys."""
+    return [key for key in keys.scan_iter("*cworker*")]
+
+
+def dead_worker(app, cworker, keys):
+    """A worker with running, waiting and delayed tasks, killed; its lease is made to lapse."""
+    worker = cworker(queues="celery,scans", concurrency=1)
+    delayed = app.send_task("demo.add", (10, 1), countdown=3)
+    wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
+    running = app.send_task("demo.sleep", (0.7,))
+    wait_until(lambda: len(inflight(keys)) == 1, what="the running task")
+    results = [app.send_task("demo.add", (i, 1), queue="scans", priority=3) for i in range(3)]
+    wait_until(lambda: len(inflight(keys)) == 4, what="tasks in flight")
+    children = descendants(worker.pid)
+    worker.kill()
+    wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+    return running, results, delayed
+
+
+def test_recover_for_python(app, cworker, python_worker, keys, recover):
+    running, results, delayed = dead_worker(app, cworker, keys)
+    assert "w1@test" in recover(status=1)
+    assert len(inflight(keys)) == 4
+    for lease in keys.scan_iter("cworker.lease.*"):
+        keys.delete(lease)
+    assert recover() == "Gave back 4 messages in flight and 1 delayed.\n"
+    assert ours(keys) == []
+    assert keys.llen("celery") == 2 and keys.llen("scans\x06\x163") == 3
+    back = json.loads(keys.lindex("scans\x06\x163", 0))
+    assert back["headers"]["redelivered"] is True
+    assert back["properties"]["delivery_info"]["redelivered"] is True
+    for text in keys.lrange("scans\x06\x163", 0, -1):
+        keys.lpush("celery", text)
+    python_worker()
+    assert get(running) == 0.7
+    assert [get(result) for result in results] == [1, 2, 3]
+    assert get(delayed) == 11
+    assert recover("--json") == '{"inflight": 0, "delayed": 0, "outbox": 0}\n'
+
+
+def test_force(app, cworker, keys, recover):
+    """The worker lives: it hears of its loss and does not run what was taken from it."""
+    worker = cworker("--set", "worker_lease=2", concurrency=1)
+    app.send_task("demo.sleep", (0.5,))
+    add = app.send_task("demo.add", (1, 2))
+    wait_until(lambda: len(inflight(keys)) == 2, what="tasks in flight")
+    worker.signal(signal.SIGSTOP)
+    try:
+        assert "w1@test" in recover(status=1)
+        assert "2 messages" in recover("--force")
+        assert keys.llen("celery") == 2
+    finally:
+        worker.signal(signal.SIGCONT)
+    assert get(add) == 3
+
+
+def test_lists_that_no_registration_names(keys, recover):
+    keys.lpush("{a.b}.cworker.inflight.w1@h.x.host.0123abcd.77.0123456789abcdef", "one")
+    keys.lpush("{a.b}.cworker.inflight.w1@h.x.host.0123abcd.77.0123456789abcdef.6", "two")
+    keys.hset("{a.b}.cworker.outbox", "id/tag", "1 {}")
+    keys.hset("cworker.paused", "a.b", "now")
+    keys.zadd("{a.b}.cworker.delayed", {"t/1": 5e15, "t/2": 4e15, "later": 1})
+    keys.hset("{a.b}.cworker.delayed.msg", mapping={"t/1": "1 0 late", "t/2": "1 0 early",
+                                                    "later": "2 unknown"})
+    assert json.loads(recover("--json")) == {"inflight": 2, "delayed": 2, "outbox": 1}
+    assert keys.lrange("a.b", 0, -1) == [b"late", b"early", b"one"]
+    assert keys.lrange("a.b\x06\x166", 0, -1) == [b"two"]
+    assert sorted(ours(keys)) == [b"{a.b}.cworker.delayed", b"{a.b}.cworker.delayed.msg"]
+    assert keys.zrange("{a.b}.cworker.delayed", 0, -1) == [b"later"]
+
+
+def test_many(keys, recover):
+    with keys.pipeline() as pipe:
+        for i in range(2500):
+            pipe.zadd("{q}.cworker.delayed", {f"t/{i}": 5e15 + i})
+            pipe.hset("{q}.cworker.delayed.msg", f"t/{i}", f"1 0 m{i}")
+            pipe.lpush("{q}.cworker.inflight.w.h.b.1.0123456789abcdef", f"i{i}")
+        pipe.execute()
+    assert json.loads(recover("--json")) == {"inflight": 2500, "delayed": 2500, "outbox": 0}
+    expected = [f"i{i}" for i in range(2500)] + [f"m{i}" for i in range(2500)]
+    assert [text.decode() for text in reversed(keys.lrange("q", 0, -1))] == expected
+
+
+def test_a_clean_stop_leaves_nothing(app, cworker, keys):
+    """Tasks that succeed, fail, are retried, delayed, unknown and cut short by the stop."""
+    worker = cworker("--set", "task_track_started=true", concurrency=2)
+    results = [app.send_task("demo.add", (i, 1)) for i in range(50)]
+    results += [app.send_task("demo.add", ("x",)), app.send_task("demo.add", (1, 2), countdown=0.3)]
+    soon = datetime.now(timezone.utc) + timedelta(seconds=0.2)
+    results.append(app.send_task("demo.add", (3, 4), eta=soon))
+    app.send_task("no.such")
+    for result in results:
+        get(result, propagate=False)
+    last = app.send_task("demo.sleep", (0.5,))
+    wait_state(last, "STARTED")
+    for _ in range(20):
+        app.send_task("demo.sleep", (0.1,))
+    worker.stop()
+    left = set(ours(keys))
+    assert left == {b"{celery}.cworker.dead"}, left
+    assert keys.llen("celery") > 0

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/command/redis.h"
+
+#include "broker/scripts.h"
+#include "proto/base/mem.h"
+#include "proto/message.h"
+#include "worker/command/command.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Gives a fleet back to Kombu: what cworkers held or delayed goes to the queues that every Celery worker
+ * reads, in Kombu's own form. The one idea: this is a rescue of everybody at once, by the scripts with
+ * which workers rescue each other, so it may be ended at any moment and run again.
+ *
+ * A kill -9 leaves each message either where it was or in its queue. What delayed tasks wait for stands
+ * in their own headers, so a Celery worker waits on for it. */
+
+enum { PAGE = 100, RANDOM_DIGITS = 16 };
+
+/* KEYS delayed set, hash, queue key of each step. ARGV most to take, then the number of each step.
+ * Answers how many went back; those of a later format stay. Behind what waits: they are not due. */
+static struct redis_script undelay_script = {
+    .body = "local n = 0\n"
+            "for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, 2 * ARGV[1])) do\n"
+            "  if n == tonumber(ARGV[1]) then break end\n"
+            "  local value = redis.call('HGET', KEYS[2], id)\n"
+            "  local step, from\n"
+            "  if value then step, from = string.match(value, '^1 (%d+) ()') end\n"
+            "  if from then\n"
+            "    local key = KEYS[3]\n"
+            "    for s = 2, #ARGV do if ARGV[s] == step then key = KEYS[s + 1] end end\n"
+            "    redis.call('LPUSH', key, string.sub(value, from))\n"
+            "    n = n + 1\n"
+            "  end\n"
+            "  if from or not value then\n"
+            "    redis.call('ZREM', KEYS[1], id)\n"
+            "    redis.call('HDEL', KEYS[2], id)\n"
+            "  end\n"
+            "end\n"
+            "return n"};
+
+struct recovery {
+    struct options *o;
+    struct command_redis redis;
+    const char *prefix;
+    cJSON *registry; /* incarnation → its registration */
+    struct slice *words; /* of the next give-back: entry, what to put back, … */
+    int n_words;
+    int64_t n_inflight, n_delayed, n_outbox;
+};
+
+/* --- who lives --- */
+
+static void registry_read(const redisReply *reply, void *arg)
+{
+    struct recovery *r = arg;
+    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i + 1 < reply->elements; i += 2) {
+        const redisReply *id = reply->element[i], *text = reply->element[i + 1];
+        cJSON *about = json_parse(text->str, text->len, NULL);
+        json_set(r->registry, id->str, about ? about : cJSON_CreateNull());
+    }
+}
+
+static char *lease_key(const struct recovery *r, const char *incarnation)
+{
+    return mem_printf("%scworker.lease.%s", r->prefix, incarnation);
+}
+
+/* With --force the lease is ended: its worker notices, and stops what it no longer holds. */
+static int lease_look(struct recovery *r, const char *incarnation, int *n_alive)
+{
+    bool force = command_flag(r->o, "force");
+    char *key = lease_key(r, incarnation);
+    int64_t found = 0;
+    int status = command_redis_ask(&r->redis, &found, 2,
+                                   (struct slice[]){slice_of(force ? "DEL" : "EXISTS"), slice_of(key)});
+    if (found && !force) {
+        if ((*n_alive)++ == 0)
+            fprintf(stderr, "cworker recover: these workers live; stop them first, or say --force:\n");
+        const char *node = json_get_string(json_get(r->registry, incarnation), "node");
+        fprintf(stderr, "  %s\n", node ? node : incarnation);
+    }
+    free(key);
+    return status;
+}
+
+static int leases_look(struct recovery *r)
+{
+    char *key = mem_printf("%scworker.incarnations", r->prefix), **leases = NULL;
+    int n_alive = 0;
+    int status = command_redis_read(&r->redis, registry_read, r, 2,
+                                    (struct slice[]){slice_of("HGETALL"), slice_of(key)});
+    if (status == 0)
+        status = command_redis_keys(&r->redis, &r->o->settings, "cworker.lease.*", &leases);
+    for (char **at = leases; status == 0 && at && *at; at++)
+        status = lease_look(r, *at + strlen("cworker.lease."), &n_alive);
+    command_keys_free(leases);
+    free(key);
+    return status ? status : n_alive ? 1 : 0;
+}
+
+/* --- in flight --- */
+
+static void words_free(struct recovery *r)
+{
+    for (int i = 0; i < r->n_words; i++)
+        free((char *)r->words[i].at);
+    free(r->words);
+    r->words = NULL;
+    r->n_words = 0;
+}
+
+static void entries_read(const redisReply *reply, void *arg)
+{
+    struct recovery *r = arg;
+    size_t n = reply->type == REDIS_REPLY_ARRAY ? reply->elements : 0;
+    r->words = mem_zalloc((3 + 2 * n) * sizeof *r->words);
+    r->n_words = 3;
+    for (size_t i = 0; i < n; i++) {
+        const redisReply *entry = reply->element[i];
+        char *marked = message_encode_redelivered(entry->str, entry->len);
+        size_t size = marked ? strlen(marked) : entry->len;
+        r->words[r->n_words++] = (struct slice){mem_ndup(entry->str, entry->len), entry->len};
+        r->words[r->n_words++] =
+            (struct slice){marked ? marked : mem_ndup(entry->str, entry->len), size};
+    }
+}
+
+static int list_give_back(struct recovery *r, const char *list, const char *queue, const char *lease)
+{
+    int status;
+    int64_t n = 0;
+    char last[16];
+    snprintf(last, sizeof last, "%d", PAGE - 1);
+    do {
+        status = command_redis_read(&r->redis, entries_read, r, 4,
+                                    (struct slice[]){slice_of("LRANGE"), slice_of(list),
+                                                     slice_of("0"), slice_of(last)});
+        n = 0;
+        if (status == 0 && r->n_words > 3) {
+            const char *const keys[] = {list, queue, lease};
+            for (int i = 0; i < 3; i++)
+                r->words[i] = slice_of(mem_dup(keys[i]));
+            status = command_redis_ask_script(&r->redis, &n, &script_give_back, 3, r->n_words,
+                                              r->words);
+        }
+        words_free(r);
+        if (n < 0) {
+            fprintf(stderr, "cworker recover: a worker has come back meanwhile: %s\n", list);
+            return 1;
+        }
+        r->n_inflight += n;
+    } while (status == 0 && n > 0);
+    return status;
+}
+
+/* `{queue}.cworker.inflight.INCARNATION[.step]`; an incarnation ends in 16 digits of hexadecimal. */
+static int inflight_give_back(struct recovery *r, const char *name)
+{
+    static const char infix[] = "}.cworker.inflight.";
+    const char *at = strstr(name, infix), *dot = strrchr(name, '.');
+    if (*name != '{' || !at || !dot)
+        return 0;
+    bool stepped = strlen(dot + 1) < RANDOM_DIGITS;
+    const char *id = at + strlen(infix);
+    char *incarnation = mem_ndup(id, stepped && dot > id ? (size_t)(dot - id) : strlen(id));
+    char *lease = lease_key(r, incarnation), *list = mem_printf("%s%s", r->prefix, name);
+    char *queue = mem_printf("%s%.*s%s%s", r->prefix, (int)(at - name - 1), name + 1,
+                             stepped ? "\x06\x16" : "", stepped ? dot + 1 : "");
+    int status = list_give_back(r, list, queue, lease);
+    free(incarnation);
+    free(lease);
+    free(list);
+    free(queue);
+    return status;
+}
+
+static int all_inflight(struct recovery *r)
+{
+    char **lists;
+    int status =
+        command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.inflight.*", &lists);
+    for (char **at = lists; status == 0 && *at; at++)
+        status = inflight_give_back(r, *at);
+    command_keys_free(lists);
+    return status;
+}
+
+/* --- delayed, and what belongs to nobody then --- */
+
+static int queue_undelay(struct recovery *r, const char *queue)
+{
+    const struct settings *s = &r->o->settings;
+    int n_steps = 0, n = 0, status;
+    while (s->priority_steps && s->priority_steps[n_steps])
+        n_steps++;
+    char **words = mem_zalloc((size_t)(2 * n_steps + 4) * sizeof *words);
+    struct slice *argv = mem_alloc((size_t)(2 * n_steps + 4) * sizeof *argv);
+    words[n++] = mem_printf("%s{%s}.cworker.delayed", r->prefix, queue);
+    words[n++] = mem_printf("%s{%s}.cworker.delayed.msg", r->prefix, queue);
+    for (int step = 0; step < n_steps; step++)
+        words[n++] = command_queue_key(s, queue, step);
+    int n_keys = n;
+    words[n++] = mem_printf("%d", PAGE);
+    for (int step = 0; step < n_steps; step++)
+        words[n++] = mem_dup(s->priority_steps[step]);
+    for (int i = 0; i < n; i++)
+        argv[i] = slice_of(words[i]);
+    int64_t moved;
+    do {
+        status = command_redis_ask_script(&r->redis, &moved, &undelay_script, n_keys, n, argv);
+        r->n_delayed += moved;
+    } while (status == 0 && moved > 0);
+    command_keys_free(words);
+    free(argv);
+    return status;
+}
+
+static int all_delayed(struct recovery *r)
+{
+    char **sets;
+    int status = command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.delayed", &sets);
+    for (char **at = sets; status == 0 && *at; at++) {
+        char *queue = mem_ndup(*at + 1, strlen(*at) - strlen("{}.cworker.delayed"));
+        status = queue_undelay(r, queue);
+        free(queue);
+    }
+    command_keys_free(sets);
+    return status;
+}
+
+static void key_name(const struct recovery *r, const char *name, char **ret_key)
+{
+    *ret_key = mem_printf("%s%s", r->prefix, name);
+}
+
+/* Registrations, pauses and outboxes mean nothing to Celery's workers. A task whose outbox goes has
+ * stored its result and not yet published what it caused: it runs again there. */
+static int rest_remove(struct recovery *r)
+{
+    char **outboxes, *key;
+    int64_t n;
+    int status = command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.outbox", &outboxes);
+    for (char **at = outboxes; status == 0 && *at; at++) {
+        key_name(r, *at, &key);
+        status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("HLEN"), slice_of(key)});
+        r->n_outbox += n;
+        if (status == 0)
+            status = command_redis_ask(&r->redis, &n, 2,
+                                       (struct slice[]){slice_of("DEL"), slice_of(key)});
+        free(key);
+    }
+    command_keys_free(outboxes);
+    static const char *const names[] = {"cworker.incarnations", "cworker.paused"};
+    for (size_t i = 0; status == 0 && i < sizeof names / sizeof *names; i++) {
+        key_name(r, names[i], &key);
+        status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("DEL"), slice_of(key)});
+        free(key);
+    }
+    return status;
+}
+
+static void report(const struct recovery *r)
+{
+    if (command_flag(r->o, "json")) {
+        printf("{\"inflight\": %lld, \"delayed\": %lld, \"outbox\": %lld}\n", (long long)r->n_inflight,
+               (long long)r->n_delayed, (long long)r->n_outbox);
+        return;
+    }
+    printf("Gave back %lld message%s in flight and %lld delayed.\n", (long long)r->n_inflight,
+           r->n_inflight == 1 ? "" : "s", (long long)r->n_delayed);
+    if (r->n_outbox)
+        printf("%lld of them had ended and were not acked yet: they run again.\n",
+               (long long)r->n_outbox);
+}
+
+int command_recover(struct options *o)
+{
+    if (command_word(o, 0))
+        return command_usage(o, "unexpected argument \"%.60s\"", command_word(o, 0));
+    const char *prefix = o->settings.global_keyprefix;
+    struct recovery r = {.o = o, .prefix = prefix ? prefix : "", .registry = cJSON_CreateObject()};
+    int status = command_redis_open(&r.redis, o);
+    if (status == 0)
+        status = leases_look(&r);
+    if (status == 0)
+        status = all_inflight(&r);
+    if (status == 0)
+        status = all_delayed(&r);
+    if (status == 0)
+        status = rest_remove(&r);
+    if (status == 0)
+        report(&r);
+    command_redis_close(&r.redis);
+    cJSON_Delete(r.registry);
+    return status;
+}
