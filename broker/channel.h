@@ -120,6 +120,17 @@ int channel_cancel_queue(struct channel *c, const char *name);
 /* Names of the queues that are consumed, NULL-ended, in their order. The caller frees the array alone. */
 const char **channel_queues(const struct channel *c);
 
+/* What waits for its time in the delayed sets of our queues, soonest first in each: up to `most` entries,
+ * and no more than some megabytes of them. Returns UNAVAILABLE, and fn is not called, without a
+ * connection; fn may hear UNAVAILABLE later. Texts are borrowed. */
+struct delayed_entry {
+    const char *queue;
+    int64_t due; /* µs since the epoch */
+    struct slice text;
+};
+typedef void channel_delayed_fn(int code, const struct delayed_entry *entries, size_t n, void *arg);
+int channel_peek_delayed(struct channel *c, size_t most, channel_delayed_fn *fn, void *arg);
+
 /* Pausing for the whole fleet: cworker.paused says of each paused queue since when, and every worker, also
  * one that starts later, fetches nothing from it. `fn` (may be NULL) hears 0 when Redis has it,
  * UNAVAILABLE when that is not known. Returns UNAVAILABLE, and fn is not called, without a connection. */

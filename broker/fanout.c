@@ -35,6 +35,8 @@ struct fanout {
     struct subscription *subscriptions;
     int n_unheard; /* subscriptions without an answer yet */
     struct event *care_timer;
+    void (*on_listening)(const char *problem, void *arg);
+    void *arg;
 };
 
 /* KEYS binding set, deadlines. ARGV member, exchange, ms from now. */
@@ -150,8 +152,9 @@ static void care(evutil_socket_t fd, short what, void *arg)
 static void subscribed(const redisReply *reply, void *arg)
 {
     struct fanout *f = arg;
-    if (reply && reply->type == REDIS_REPLY_ARRAY)
-        f->n_unheard--;
+    if (!reply || --f->n_unheard > 0 || !f->on_listening)
+        return;
+    f->on_listening(reply->type == REDIS_REPLY_ERROR ? reply->str : NULL, f->arg);
 }
 
 static void subscribe(struct fanout *f, const struct subscription *s)
@@ -242,6 +245,8 @@ struct fanout *fanout_open(struct event_base *base, const struct redis_url *url,
     f->prefix = mem_dup(options->key_prefix ? options->key_prefix : "");
     f->fanout_prefix = prefix_of(options, url->db);
     f->plain = options->plain;
+    f->on_listening = options->on_listening;
+    f->arg = options->arg;
     f->care_timer = evtimer_new(base, care, f);
     struct redis_handlers h = {.on_up = receive_up, .on_push = receive_push, .arg = f};
     struct redis_options o = {.client_name = options->client_name};

@@ -22,6 +22,9 @@ struct fanout_options {
     bool plain;                /* fanout_patterns off: routing keys are no part of topics */
     const char *client_name;   /* of the receiving connection */
     struct redis *commands;    /* borrowed, for all but receiving; outlives the fanout */
+    /* May be NULL. Every subscription has been answered; `problem`: Redis refused one. */
+    void (*on_listening)(const char *problem, void *arg);
+    void *arg;
 };
 
 struct fanout *fanout_open(struct event_base *base, const struct redis_url *url,

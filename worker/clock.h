@@ -20,7 +20,9 @@ static inline int64_t clock_forward(struct lamport *clock)
 /* After something was received with `other`. */
 static inline int64_t clock_adjust(struct lamport *clock, int64_t other)
 {
-    clock->value = (other > clock->value ? other : clock->value) + 1;
+    if (other > clock->value && other < INT64_MAX / 2) /* whatever a stranger sends, it can go on */
+        clock->value = other;
+    clock->value++;
     return clock->value;
 }
 

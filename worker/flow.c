@@ -236,6 +236,7 @@ static void run(struct request *r)
     struct request **place = job_place(w, r->job);
     r->job_next = NULL;
     *place = r;
+    w->totals[r->def]++;
     pool_submit(w->pool, &frame);
 }
 

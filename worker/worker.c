@@ -6,6 +6,7 @@
 
 #include "broker/url.h"
 #include "proto/base/mem.h"
+#include "worker/control/control.h"
 #include "worker/events.h"
 #include "worker/log.h"
 #include "worker/rate.h"
@@ -102,6 +103,11 @@ static void shut(struct worker *w, enum worker_phase phase)
     worker_pump(w);
 }
 
+void worker_stop(struct worker *w)
+{
+    shut(w, WORKER_WARM);
+}
+
 static void on_signal(evutil_socket_t number, short what, void *arg)
 {
     (void)what;
@@ -121,11 +127,22 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
     }
 }
 
+/* Whoever reads "ready." may send commands; without PUB/SUB it comes all the same, a little later. */
+static void greet(struct worker *w, bool late)
+{
+    bool deaf = w->control && !fanout_is_listening(w->fanout);
+    if (w->greeted || !w->connected || (deaf && !late))
+        return;
+    log_info("%s ready.", w->options->hostname);
+    w->greeted = true;
+}
+
 /* While stopping nothing may hang on an event that does not come (the channel falling quiet, say). */
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
+    greet(w, true);
     revoked_save(w, false);
     if (w->phase != WORKER_RUNNING)
         worker_pump(w);
@@ -165,6 +182,13 @@ static void on_clock_timer(evutil_socket_t fd, short what, void *arg)
 
 /* --- what the channel and the store say ----------------------------------------------------------------- */
 
+static void on_listening(const char *problem, void *arg)
+{
+    if (problem)
+        log_error("Remote control and gossip hear nothing: %s", problem);
+    greet(arg, false);
+}
+
 static void on_up(void *arg)
 {
     struct worker *w = arg;
@@ -173,9 +197,10 @@ static void on_up(void *arg)
     free(url);
     read_clock(w);
     revoked_read_fleet(w);
-    if (!w->greeted)
-        log_info("%s ready.", w->options->hostname);
-    w->greeted = true;
+    if (w->control)
+        control_up(w->control);
+    w->connected = true;
+    greet(w, false);
     worker_pump(w);
 }
 
@@ -209,6 +234,8 @@ static void open_fanout(struct worker *w, const struct redis_url *url)
         .plain = !s->fanout_patterns,
         .client_name = w->options->hostname,
         .commands = channel_redis(w->channel),
+        .on_listening = on_listening,
+        .arg = w,
     };
     w->fanout = fanout_open(w->base, url, &options);
 }
@@ -308,9 +335,12 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     evthread_use_pthreads();
     w->base = event_base_new();
     w->pump = event_new(w->base, -1, 0, pump, w);
+    w->totals = mem_zalloc(((size_t)registry_size + 1) * sizeof *w->totals);
     listen_to_signals(w, signals);
     if (open_parts(w, zygote, pool) == 0) {
         events_open(w);
+        if (options->settings.worker_enable_remote_control)
+            w->control = control_open(w);
         struct event *clock = every(w, CLOCK_INTERVAL, on_clock_timer);
         struct event *tick = every(w, 1, on_tick);
         event_base_dispatch(w->base);
@@ -321,6 +351,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     }
     int status = w->exit_status;
     events_close(w);
+    control_close(w->control);
     fanout_close(w->fanout);
     if (w->channel)
         channel_close(w->channel);
@@ -337,6 +368,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     unique_close(w);
     event_free(w->pump);
     event_base_free(w->base);
+    free(w->totals);
     free(w);
     return status;
 }

@@ -21,6 +21,7 @@ enum worker_phase {
 };
 
 struct revoked;
+struct control;
 
 struct worker {
     struct options *options;
@@ -35,6 +36,7 @@ struct worker {
     struct event *pump;         /* activated during a turn, runs when its other events are handled */
     enum worker_phase phase;
     int exit_status;
+    bool connected;             /* at least once */
     bool greeted;               /* "ready." has been logged */
     int64_t clock_offset;       /* µs to add to our clock to get Redis' */
 
@@ -47,6 +49,8 @@ struct worker {
     size_t n_requests;          /* all that are alive */
     uint64_t n_done;
 
+    struct control *control;    /* NULL: worker_enable_remote_control is off */
+    uint64_t *totals;           /* starts by registry index */
     struct lamport clock;       /* Celery's logical clock */
     struct events *events;
     bool task_events;           /* somebody wants to hear of tasks */
@@ -58,6 +62,9 @@ void worker_hold_signals(void);
 
 /* Runs until told to stop; the exit status. */
 int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool);
+
+/* Warm shutdown, as by SIGTERM. */
+void worker_stop(struct worker *w);
 
 /* Asks for another turn of dispatch, window and end-of-work checks, once the current events are done. */
 void worker_pump(struct worker *w);

@@ -203,6 +203,12 @@ static void gather(struct options *o, struct gathered *g, enum option_kind kind,
     case OPTION_DETACH:
         o->detach = true;
         break;
+    case OPTION_NO_MINGLE:
+        o->without_mingle = true;
+        break;
+    case OPTION_NO_GOSSIP:
+        o->without_gossip = true;
+        break;
     case OPTION_NO_HEARTBEAT:
         o->without_heartbeat = true;
         break;

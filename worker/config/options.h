@@ -19,7 +19,7 @@ struct options {
     enum log_level loglevel;
     char *logfile, *pidfile;
     double heartbeat;      /* seconds between two worker-heartbeat */
-    bool quiet, no_alias, purge, detach, without_heartbeat;
+    bool quiet, no_alias, purge, detach, without_heartbeat, without_mingle, without_gossip;
     int n_rest;            /* what the sub-command parses itself */
     char **rest;
 };

@@ -56,6 +56,8 @@
     X(worker_send_task_events, FLAG, "false", "", "-E")                                            \
     X(task_send_sent_event, FLAG, "false", "", "tell of each task that is published, too")         \
     X(event_exchange, TEXT, "celeryev", "", "exchange of the events")                              \
+    X(worker_enable_remote_control, FLAG, "true", "", "listen to celery inspect and control")      \
+    X(worker_pool_restarts, FLAG, "false", "", "allow the pool_restart command")                   \
     X(worker_state_db, TEXT, NULL, "", "file that keeps revoked ids")                              \
     X(worker_log_color, TEXT, "auto", "", "auto, true or false")                                   \
     X(worker_log_json, FLAG, "false", "", "log as JSON lines")                                     \

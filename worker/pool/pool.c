@@ -435,6 +435,27 @@ int pool_pids(const struct pool *p, pid_t *pids, int max)
     return n;
 }
 
+int pool_counts(const struct pool *p, uint64_t *counts, int max)
+{
+    int n = 0;
+    const struct pool_child *c;
+    LIST_FOREACH(c, &p->children, link)
+        if (c->pid > 0 && !c->shut && n < max)
+            counts[n++] = (uint64_t)c->sent;
+    return n;
+}
+
+bool pool_job_runs(const struct pool *p, uint64_t job, pid_t *ret_pid, int64_t *ret_started)
+{
+    const struct job *j = p->solo ? NULL : job_find(p, job);
+    const struct slot *slot = j && j->lane && j->lane->share ? &j->lane->share->slot : NULL;
+    if (!slot || atomic_load(&slot->job) != job)
+        return false;
+    *ret_pid = j->lane->child->pid;
+    *ret_started = atomic_load(&slot->started_us);
+    return true;
+}
+
 /* --- the end --- */
 
 /* Waits for the deaths of all children, or of those that were told to exit. */

@@ -71,6 +71,10 @@ void pool_stop(struct pool *p, uint64_t job, unsigned stop /* enum cw_stop */); 
 bool pool_terminate(struct pool *p, uint64_t job, int signal);
 int pool_running(const struct pool *p); /* jobs submitted and not ended yet */
 int pool_pids(const struct pool *p, pid_t *pids, int max);
+/* Has this job begun? Then the child, and since when (CLOCK_MONOTONIC µs). */
+bool pool_job_runs(const struct pool *p, uint64_t job, pid_t *ret_pid, int64_t *ret_started);
+/* Jobs sent to each child so far, in the order of pool_pids. */
+int pool_counts(const struct pool *p, uint64_t *counts, int max);
 
 /* Asks idle children to exit and waits for none; with `kill`, ends all of them and their programs now:
  * running jobs come back as POOL_TERMINATED, queued ones as POOL_UNSTARTED, before it returns. */

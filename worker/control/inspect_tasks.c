@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/control/call.h"
+
+#include "proto/base/mem.h"
+#include "worker/registry.h"
+#include "worker/revoked.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What a worker has in hand and what it can run: active, reserved, scheduled, query_task, revoked,
+ * registered, active_queues. The one idea: `scheduled` is what waits in Redis for our queues, since here
+ * no worker holds tasks that wait for their ETA; so it is bounded. */
+
+enum { SCHEDULED_MOST = 1000 };
+
+struct listing {
+    cJSON *list;
+    enum request_place place;
+    bool safe;
+    const char **ids;
+    size_t n_ids;
+};
+
+static void list_request(const struct request *r, enum request_place place, void *arg)
+{
+    struct listing *l = arg;
+    if (place == l->place && r->message.id)
+        cJSON_AddItemToArray(l->list, request_info(r, l->safe));
+}
+
+static cJSON *list_place(struct call *call, enum request_place place)
+{
+    struct listing l = {.list = cJSON_CreateArray(), .place = place};
+    l.safe = call_flag(call, "safe");
+    requests_each(call->worker, list_request, &l);
+    return l.list;
+}
+
+cJSON *call_active(struct call *call)
+{
+    return list_place(call, REQUEST_PLACE_ACTIVE);
+}
+
+cJSON *call_reserved(struct call *call)
+{
+    return list_place(call, REQUEST_PLACE_RESERVED);
+}
+
+static void find_request(const struct request *r, enum request_place place, void *arg)
+{
+    struct listing *l = arg;
+    for (size_t i = 0; r->message.id && i < l->n_ids; i++) {
+        if (strcmp(l->ids[i], r->message.id) != 0)
+            continue;
+        cJSON *pair = cJSON_CreateArray();
+        const char *state = place == REQUEST_PLACE_ACTIVE ? "active" : "reserved";
+        cJSON_AddItemToArray(pair, cJSON_CreateString(state));
+        cJSON_AddItemToArray(pair, request_info(r, false));
+        json_set(l->list, r->message.id, pair);
+        return;
+    }
+}
+
+cJSON *call_query_task(struct call *call)
+{
+    struct listing l = {.list = cJSON_CreateObject()};
+    l.ids = call_texts(call, "ids", &l.n_ids);
+    requests_each(call->worker, find_request, &l);
+    free(l.ids);
+    return l.list;
+}
+
+cJSON *call_revoked(struct call *call)
+{
+    return revoked_list(call->worker->revoked);
+}
+
+/* --- scheduled ------------------------------------------------------------------------------------- */
+
+static cJSON *scheduled_entry(struct worker *w, const struct delayed_entry *e)
+{
+    struct request r = {.worker = w, .delivery = {.queue = e->queue}};
+    cJSON *entry = NULL;
+    char eta[40];
+    if (message_decode(mem_ndup(e->text.at, e->text.size), e->text.size, &(struct message_limits){0},
+                       &r.message, NULL) == 0) {
+        entry = cJSON_CreateObject();
+        cJSON_AddStringToObject(entry, "eta", time_print(e->due, eta));
+        cJSON_AddItemToObject(entry, "priority", json_int(6)); /* Celery's timer knows no other */
+        cJSON_AddItemToObject(entry, "request", request_info(&r, false));
+    }
+    message_done(&r.message);
+    return entry;
+}
+
+static void on_delayed(int code, const struct delayed_entry *entries, size_t n, void *arg)
+{
+    struct call *call = arg;
+    if (code < 0) {
+        call_answer(call, call_raise("ConnectionError", "the broker did not answer"));
+        return;
+    }
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; call->control && i < n; i++) {
+        cJSON *entry = scheduled_entry(call->worker, &entries[i]);
+        if (entry)
+            cJSON_AddItemToArray(list, entry);
+    }
+    call_answer(call, list);
+}
+
+cJSON *call_scheduled(struct call *call)
+{
+    if (channel_peek_delayed(call->worker->channel, SCHEDULED_MOST, on_delayed, call) < 0)
+        return call_raise("ConnectionError", "the broker is not there");
+    call->later = true;
+    return NULL;
+}
+
+/* --- registered -------------------------------------------------------------------------------------- */
+
+static void add_item(struct buf *out, const char *name, const char *value)
+{
+    if (value)
+        buf_printf(out, "%s%s=%s", out->size ? " " : "", name, value);
+}
+
+/* An attribute of Celery's Task in the words of Python's str(); what a C task has not, is left out. */
+static void add_attribute(struct buf *out, const struct registry_entry *e, const char *name)
+{
+    const struct cw_def *d = e->def;
+    char text[32];
+    double seconds = strcmp(name, "soft_time_limit") == 0 ? d->soft_limit
+                     : strcmp(name, "time_limit") == 0    ? d->hard_limit
+                     : strcmp(name, "default_retry_delay") == 0
+                         ? (d->default_retry_delay > 0 ? d->default_retry_delay : 180)
+                         : 0;
+    if (strcmp(name, "name") == 0) {
+        add_item(out, name, d->name);
+    } else if (strcmp(name, "rate_limit") == 0) {
+        add_item(out, name, d->rate_limit);
+    } else if (strcmp(name, "max_retries") == 0) {
+        snprintf(text, sizeof text, "%d", d->max_retries == 0 ? 3 : d->max_retries);
+        if (d->max_retries != CW_FOREVER)
+            add_item(out, name, d->max_retries < 0 ? "0" : text);
+    } else if (strcmp(name, "queue") == 0) {
+        add_item(out, name, e->table ? e->table->queue : NULL);
+    } else if (strcmp(name, "ignore_result") == 0) {
+        add_item(out, name, d->flags & CW_IGNORE_RESULT ? "True" : "False");
+    } else if (seconds > 0) {
+        snprintf(text, sizeof text, "%g", seconds);
+        add_item(out, name, text);
+    }
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+cJSON *call_registered(struct call *call)
+{
+    static const char *const usual[] = {"exchange", "routing_key", "rate_limit"};
+    size_t n_items, n = 0;
+    const char **items = call_texts(call, "taskinfoitems", &n_items);
+    char **lines = mem_alloc(((size_t)registry_size + 1) * sizeof *lines);
+    for (int i = 0; i < registry_size; i++) {
+        const struct registry_entry *e = &registry[i];
+        struct buf fields = BUF_INIT(1 << 16);
+        if (strncmp(e->def->name, "celery.", 7) == 0 && !call_flag(call, "builtins"))
+            continue;
+        for (size_t k = 0; k < (n_items ? n_items : sizeof usual / sizeof *usual); k++)
+            add_attribute(&fields, e, n_items ? items[k] : usual[k]);
+        lines[n++] = fields.size ? mem_printf("%s [%s]", e->def->name, fields.data)
+                                 : mem_dup(e->def->name);
+        buf_done(&fields);
+    }
+    qsort(lines, n, sizeof *lines, by_text);
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; i < n; i++) {
+        cJSON_AddItemToArray(list, cJSON_CreateString(lines[i]));
+        free(lines[i]);
+    }
+    free(lines);
+    free(items);
+    return list;
+}
+
+/* --- queues -------------------------------------------------------------------------------------------- */
+
+/* Queue.as_dict(recurse=True) of a plain direct queue, which is all that this worker consumes. */
+static cJSON *queue_info(const char *name)
+{
+    static const char form[] =
+        "{\"name\": %s, \"exchange\": {\"name\": %s, \"type\": \"direct\", \"arguments\": null, "
+        "\"durable\": true, \"passive\": false, \"auto_delete\": false, \"delivery_mode\": null, "
+        "\"no_declare\": false}, \"routing_key\": %s, \"queue_arguments\": null, "
+        "\"binding_arguments\": null, \"consumer_arguments\": null, \"durable\": true, "
+        "\"exclusive\": false, \"auto_delete\": false, \"no_ack\": false, \"alias\": null, "
+        "\"bindings\": [], \"no_declare\": null, \"expires\": null, \"message_ttl\": null, "
+        "\"max_length\": null, \"max_length_bytes\": null, \"max_priority\": null}";
+    struct buf quoted = BUF_INIT(1 << 20);
+    json_print_string(name, strlen(name), &quoted);
+    char *text = mem_printf(form, quoted.data, quoted.data, quoted.data);
+    cJSON *info = json_parse(text, strlen(text), NULL);
+    free(text);
+    buf_done(&quoted);
+    return info;
+}
+
+cJSON *call_active_queues(struct call *call)
+{
+    const char **queues = channel_queues(call->worker->channel);
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; queues[i]; i++)
+        cJSON_AddItemToArray(list, queue_info(queues[i]));
+    free(queues);
+    return list;
+}
