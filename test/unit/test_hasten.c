@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Delayed messages brought forward by their ids, and leases that end with an ack: against a real Redis. */
+
+#include "channel_rig.h"
+
+static struct effect delayed(const char *text, const char *id)
+{
+    return (struct effect){.kind = EFFECT_DELAY, .queue = "q", .text = slice_of(text), .id = id,
+                           .due = ((int64_t)time(NULL) + 3600) * 1000000};
+}
+
+static void delayed_messages_come_at_once(void **state)
+{
+    (void)state;
+    enum { OTHERS = 3000 };
+    static const char *const ids[] = {"with/slash", "unknown", "a", "twice"};
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct effect wanted[] = {delayed("1", "a"), delayed("2", "with/slash"), delayed("3", "twice"),
+                              delayed("4", "twice"), delayed("no", "ab"), delayed("no", "with")};
+    struct effect *others = mem_alloc(OTHERS * sizeof *others);
+    for (int i = 0; i < OTHERS; i++)
+        others[i] = delayed("no", i % 2 ? "b" : "unknown2");
+    channel_publish(w->c, others, OTHERS, settled, w);
+    channel_publish(w->c, wanted, 6, settled, w);
+    WAIT_FOR(w->n_settled == 2);
+    channel_set_window(w->c, 100);
+    channel_hasten(w->c, ids, 4);
+    WAIT_FOR(w->n == 4);
+    int sum = 0;
+    for (size_t i = 0; i < w->n; i++)
+        sum += w->items[i].text[0] - '0';
+    assert_int_equal(sum, 10);
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), OTHERS + 2);
+    settle_all(w);
+    free(others);
+    worker_close(w);
+}
+
+static void one_worker_searches_for_all(void **state)
+{
+    (void)state;
+    static const char *const ids[] = {"a", "b"}, *const same[] = {"b", "a"};
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct worker *other = worker_open(tcp_url, (struct channel_options){.node = "celery@other"});
+    TELL("CONFIG RESETSTAT");
+    channel_hasten(w->c, ids, 2);
+    channel_hasten(other->c, same, 2);
+    loop_for(0.2);
+    redisReply *reply = ask("INFO commandstats");
+    assert_non_null(strstr(reply->str, "cmdstat_zscan:calls=1,"));
+    freeReplyObject(reply);
+    worker_close(w);
+    worker_close(other);
+}
+
+static void without_a_connection_nothing_is_found(void **state)
+{
+    (void)state;
+    static const char *const ids[] = {"a"};
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_hasten(w->c, ids, 1);
+    channel_hasten(w->c, ids, 0);
+    redis_reconnect(channel_redis(w->c), "test");
+    channel_hasten(w->c, ids, 1);
+    WAIT_FOR(w->n_up == 2);
+    worker_close(w);
+}
+
+static void settle_with(struct worker *w, size_t item, const struct effect *e, int code)
+{
+    size_t n = w->n_settled;
+    channel_settle(w->c, &w->items[item].d, e, 1, settled, w);
+    WAIT_FOR(w->n_settled == n + 1);
+    assert_int_equal(w->last_code, code);
+}
+
+static void leases_end_with_the_ack(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.key_prefix = "p-"});
+    struct effect end = {.kind = EFFECT_LEASE, .text = slice_of("lease"), .id = "me"};
+    struct effect keep = end;
+    keep.due = 60 * INT64_C(1000000);
+    channel_set_window(w->c, 100);
+    for (int i = 0; i < 4; i++)
+        push("p-q", "message");
+    WAIT_FOR(w->n == 4);
+    TELL("SET p-lease me PX 1000");
+    settle_with(w, 0, &keep, 0);
+    assert_true(NUMBER("PTTL p-lease") > 50000);
+    settle_with(w, 1, &end, 0);
+    assert_int_equal(NUMBER("EXISTS p-lease"), 0);
+    TELL("SET p-lease other PX 60000");
+    settle_with(w, 2, &end, 0);
+    assert_int_equal(NUMBER("EXISTS p-lease"), 1);
+    TELL("SET p-lease me PX 60000");
+    TELL("DEL %b", lane_first(w->c)->inflight.at, lane_first(w->c)->inflight.size);
+    settle_with(w, 3, &end, ERROR_LOST);
+    assert_int_equal(NUMBER("EXISTS p-lease"), 1);
+    worker_close(w);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(delayed_messages_come_at_once),
+        TEST(one_worker_searches_for_all),
+        TEST(without_a_connection_nothing_is_found),
+        TEST(leases_end_with_the_ack),
+    };
+    signal(SIGPIPE, SIG_IGN);
+    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
