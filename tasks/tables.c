@@ -3,4 +3,8 @@
 
 /* The built-in tasks: one table per queue. */
 
-const struct cw_table *const builtin_tables[] = {&scans_table, NULL};
+const struct cw_table *const builtin_tables[] = {
+    &scans_table,
+    &threat_feeds_table,
+    NULL,
+};

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/http.h"
+#include "tasks/threat_feeds/feed.h"
+
+#include <string.h>
+
+/* Requests to a feed. Its URL stands in a document, so it is not trusted: the address guard of
+ * cw_http stays up unless the operator (not the document) lists the host, all requests of a pass
+ * share one budget of decoded bytes, and the key travels to the feed's own origin only. */
+
+static const double request_timeout = 600, long_wait = 600;
+
+struct body {
+    struct feed *feed;
+    const struct feed_request *request;
+};
+
+static int on_body(cw_task *t, const char *data, size_t size, void *arg)
+{
+    struct body *b = arg;
+    b->feed->bytes_left -= size; /* cw_http lets no more than that through */
+    return b->request->on_body(t, data, size, b->request->arg);
+}
+
+static size_t add_validators(struct feed *f, const char *url, const char **headers)
+{
+    size_t n = 0;
+    const char *of = doc_text(f->document, "state.url");
+    const char *tag = doc_text(f->document, "state.etag");
+    const char *date = doc_text(f->document, "state.last_modified");
+    if (!of || strcmp(of, url) != 0)
+        return 0;
+    if (tag)
+        headers[n++] = cw_printf(f->t, "If-None-Match: %s", tag);
+    if (date)
+        headers[n++] = cw_printf(f->t, "If-Modified-Since: %s", date);
+    return n;
+}
+
+static int refused(struct feed *f, const struct cw_reply *reply)
+{
+    if ((reply->status == 429 || reply->status == 503) && reply->retry_after > long_wait)
+        f->deferred = reply->retry_after;
+    return -1;
+}
+
+int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply *ret_reply)
+{
+    enum { HEADERS = 12 };
+    const char *headers[HEADERS + 1] = {0};
+    size_t n = request->conditional ? add_validators(f, request->url, headers) : 0;
+    for (size_t i = 0; request->headers && request->headers[i] && n < HEADERS; i++)
+        headers[n++] = request->headers[i];
+    struct body body = {f, request};
+    struct cw_http http = {
+        .url = request->url,
+        .headers = headers,
+        .timeout = request_timeout,
+        .max_size = f->bytes_left ? f->bytes_left : 1,
+        .allow_private = f->allow_private,
+        .on_body = on_body,
+        .arg = &body,
+    };
+    if (http_patient(f->t, &http, ret_reply) < 0)
+        return refused(f, ret_reply);
+    if (ret_reply->status == 304)
+        return FEED_UNCHANGED;
+    if (ret_reply->status < 200 || ret_reply->status > 299)
+        return cw_problem(f->t, false, "RuntimeError", "HTTP %ld is no answer of a feed",
+                          ret_reply->status);
+    return FEED_READ;
+}
+
+void feed_keep_validators(struct feed *f, const struct cw_reply *reply)
+{
+    const char *tag = cw_header(reply, "etag"), *date = cw_header(reply, "last-modified");
+    if (!tag && !date)
+        return;
+    doc_put(&f->state, "url", f->url, INDICATOR_MAX);
+    doc_put(&f->state, "etag", tag, 1000);
+    doc_put(&f->state, "last_modified", date, 100);
+}
+
+static size_t origin_size(const char *url)
+{
+    const char *host = strstr(url, "://");
+    return host ? (size_t)(host + 3 - url) + strcspn(host + 3, "/?#") : 0;
+}
+
+bool feed_is_same_origin(const struct feed *f, const char *url)
+{
+    size_t size = origin_size(f->url);
+    return size && size == origin_size(url) && strncmp(f->url, url, size) == 0;
+}

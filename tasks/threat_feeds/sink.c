@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/date.h"
+#include "tasks/threat_feeds/feed.h"
+
+#include <string.h>
+
+/* Indicators into threat_indicators, one document under (type, value) whoever tells of it. Each write
+ * only widens what is known ($addToSet, $min, $max), so that feeds that run at the same time, a pass
+ * that was killed half-way and one that runs twice all end in the same document. */
+
+enum { TAG_MAX = 100, TAGS_MAX = 32, REPORT_EVERY = 20000 };
+
+static void put_tag(bson_t *list, uint32_t *n, const char *text, size_t size)
+{
+    char key[12], tag[TAG_MAX + 1];
+    const char *name;
+    while (size && *text == ' ')
+        text++, size--;
+    while (size && text[size - 1] == ' ')
+        size--;
+    if (!size || size > TAG_MAX || *n >= TAGS_MAX || (size == 4 && memcmp(text, "None", 4) == 0) ||
+        !bson_utf8_validate(text, size, false))
+        return;
+    memcpy(tag, text, size);
+    tag[size] = '\0';
+    bson_uint32_to_string((*n)++, &name, key, sizeof key);
+    BSON_APPEND_UTF8(list, name, tag);
+}
+
+static void put_tags(bson_t *add, const struct feed *f, const struct sighting *s)
+{
+    bson_t tags, list;
+    bson_iter_t at, own;
+    const cJSON *each;
+    const char *text;
+    uint32_t n = 0;
+    BSON_APPEND_DOCUMENT_BEGIN(add, "tags", &tags);
+    BSON_APPEND_ARRAY_BEGIN(&tags, "$each", &list);
+    if (doc_find(f->document, "tags", &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
+        bson_iter_recurse(&at, &own))
+        while ((text = doc_next_text(&own)))
+            put_tag(&list, &n, text, strlen(text));
+    cJSON_ArrayForEach(each, s->tags)
+    {
+        text = cJSON_IsObject(each) ? tree_text(each, "name") : cJSON_GetStringValue(each);
+        if (text)
+            put_tag(&list, &n, text, strlen(text));
+    }
+    for (text = s->tag; text && *text; text += strspn(text, ",")) {
+        size_t size = strcspn(text, ",");
+        put_tag(&list, &n, text, size);
+        text += size;
+    }
+    bson_append_array_end(&tags, &list);
+    bson_append_document_end(add, &tags);
+}
+
+/* Times from a feed are its own; one that lies ahead would keep the indicator for ever. */
+static int64_t past(const struct feed *f, int64_t time)
+{
+    return time == DATE_NONE || time > f->now ? f->now : time;
+}
+
+static void put_limits(bson_t *update, const struct feed *f, const struct sighting *s)
+{
+    bson_t max, min;
+    int64_t last = past(f, s->last_seen), first = past(f, s->first_seen);
+    int64_t expires = s->expires == DATE_NONE ? f->now + f->lifetime : s->expires;
+    int confidence = s->confidence >= 0 ? s->confidence : f->confidence;
+    BSON_APPEND_DOCUMENT_BEGIN(update, "$max", &max);
+    BSON_APPEND_DATE_TIME(&max, "last_seen", last);
+    BSON_APPEND_DATE_TIME(&max, "expires_at", expires);
+    if (confidence >= 0)
+        BSON_APPEND_INT32(&max, "confidence", confidence > 100 ? 100 : confidence);
+    bson_append_document_end(update, &max);
+    BSON_APPEND_DOCUMENT_BEGIN(update, "$min", &min);
+    BSON_APPEND_DATE_TIME(&min, "first_seen", first < last ? first : last);
+    bson_append_document_end(update, &min);
+}
+
+static int upsert(struct feed *f, const bson_t *key, const struct indicator *i,
+                  const struct sighting *s)
+{
+    bson_t update = BSON_INITIALIZER, add, made;
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$addToSet", &add);
+    BSON_APPEND_UTF8(&add, "sources", f->name);
+    put_tags(&add, f, s);
+    bson_append_document_end(&update, &add);
+    put_limits(&update, f, s);
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$setOnInsert", &made);
+    BSON_APPEND_DATE_TIME(&made, "created_at", f->now);
+    if (i->algorithm)
+        BSON_APPEND_UTF8(&made, "algorithm", i->algorithm);
+    doc_copy(&made, "team_id", f->document, "team_id");
+    if (!bson_has_field(&made, "team_id"))
+        BSON_APPEND_NULL(&made, "team_id");
+    bson_append_document_end(&update, &made);
+    int code = mongo_bulk_update(f->bulk, key, &update, true);
+    bson_destroy(&update);
+    return code;
+}
+
+/* The feed takes its word back; nobody's word is left: the indicator has run out now. The batch is
+ * unordered, so what was said before goes out first, and the second step after the first. */
+static int withdraw(struct feed *f, const bson_t *key)
+{
+    bson_t *pull = BCON_NEW("$pull", "{", "sources", BCON_UTF8(f->name), "}");
+    bson_t *expire = BCON_NEW("$set", "{", "expires_at", BCON_DATE_TIME(f->now), "}");
+    bson_t orphan = BSON_INITIALIZER;
+    bson_concat(&orphan, key);
+    BCON_APPEND(&orphan, "sources", "{", "$size", BCON_INT32(0), "}");
+    int code = mongo_bulk_flush(f->bulk);
+    if (code == 0)
+        code = mongo_bulk_update(f->bulk, key, pull, false);
+    if (code == 0)
+        code = mongo_bulk_flush(f->bulk);
+    if (code == 0)
+        code = mongo_bulk_update(f->bulk, &orphan, expire, false);
+    bson_destroy(pull);
+    bson_destroy(expire);
+    bson_destroy(&orphan);
+    return code;
+}
+
+static int report(struct feed *f)
+{
+    int64_t seen = f->good + f->bad + f->other;
+    if (cw_stopping(f->t) != CW_GO)
+        return cw_problem(f->t, true, "InterruptedError", "asked to stop");
+    if (seen - f->reported < REPORT_EVERY)
+        return 0;
+    f->reported = seen;
+    cJSON *meta = cJSON_CreateObject();
+    cJSON_AddStringToObject(meta, "feed", f->name);
+    cJSON_AddNumberToObject(meta, "indicators", (double)f->good);
+    cJSON_AddNumberToObject(meta, "bad_rows", (double)f->bad);
+    return cw_progress(f->t, meta);
+}
+
+int sink_open(struct feed *f)
+{
+    f->bulk = mongo_bulk_open(f->t, "threat_indicators");
+    return f->bulk ? 0 : -1;
+}
+
+int sink_add(struct feed *f, const char *text, size_t size, const struct sighting *sighting)
+{
+    struct indicator i;
+    switch (indicator_read(text, size, sighting->kind, &i)) {
+    case INDICATOR_BAD:
+        f->bad++;
+        return report(f);
+    case INDICATOR_OTHER:
+        f->other++;
+        return report(f);
+    default:
+        break;
+    }
+    bson_t key = BSON_INITIALIZER;
+    BSON_APPEND_UTF8(&key, "type", i.type);
+    BSON_APPEND_UTF8(&key, "value", i.value);
+    int code = sighting->withdrawn ? withdraw(f, &key) : upsert(f, &key, &i, sighting);
+    bson_destroy(&key);
+    f->good += !sighting->withdrawn;
+    f->withdrawn += sighting->withdrawn;
+    return code < 0 ? -1 : report(f);
+}
+
+int sink_close(struct feed *f)
+{
+    return mongo_bulk_flush(f->bulk);
+}
