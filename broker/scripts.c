@@ -18,13 +18,17 @@ struct redis_script script_fetch = {.body = ALLOW_OOM
  *      each effect 'L'|'R', text | 'Z', score, member, value | 'H', field, value | 'D', field |
  *      'U', holder, ms (0: at once).
  * 1: done; 0: the entry is not there, nothing was done. Types are looked at first, because a script that
- * fails half-way is not undone. */
+ * fails half-way is not undone. Each key's type is asked once: for a client that tracks keys, as ours
+ * does, Redis looks at all keys of a script for each read in it. */
 struct redis_script script_settle = {.body = ALLOW_OOM
     "local a, k, first = 3, 2, 3\n"
     "local wanted = {L = 'list', R = 'list', Z = 'zset', H = 'hash', D = 'hash', U = 'string'}\n"
     "local size = {L = 2, R = 2, Z = 4, H = 3, D = 2, U = 3}\n"
     "if ARGV[1] == 'digest' then first = 4 elseif ARGV[1] == 'none' then first = 2 end\n"
+    "local checked = {}\n"
     "local function check(key, kind)\n"
+    "  if checked[key] == kind then return true end\n"
+    "  checked[key] = kind\n"
     "  local found = redis.call('TYPE', key).ok\n"
     "  return found == 'none' or found == kind\n"
     "end\n"
