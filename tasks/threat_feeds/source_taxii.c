@@ -19,7 +19,7 @@ struct taxii {
     struct feed *f;
     const char *accept, *authorization;
     char next[512];
-    bool more;
+    bool more, gave; /* of this page: more follow; it held an object */
     char collections[COLLECTIONS_MAX][NAME_MAX_SIZE];
     int n_collections;
 };
@@ -81,6 +81,7 @@ static int add_object(cw_task *t, const cJSON *object, void *arg)
     const char *language = tree_text(object, "pattern_type");
     const cJSON *confidence = tree_at(object, "confidence");
     (void)t;
+    x->gave = true;
     if (!type || strcmp(type, "indicator") != 0)
         return 0;
     if (!pattern) {
@@ -140,10 +141,8 @@ static int read_collection(struct taxii *x, const char *url, const char *name, b
     x->next[0] = '\0';
     for (int page = 1;; page++) {
         struct cw_reply reply;
-        char before[sizeof x->next];
-        snprintf(before, sizeof before, "%s", x->next);
         const char *at = page_url(x, url, since);
-        x->more = false;
+        x->more = x->gave = false;
         x->next[0] = '\0';
         if (get(x, at, &options, &reply) < 0)
             return -1;
@@ -151,7 +150,7 @@ static int read_collection(struct taxii *x, const char *url, const char *name, b
         last = added ? added : last;
         if (!x->more)
             break;
-        if (!*x->next || strcmp(x->next, before) == 0 || page == PAGES_MAX)
+        if (!*x->next || !x->gave || page == PAGES_MAX)
             return cw_problem(f->t, false, "ValueError", "the server pages without an end");
     }
     doc_put(cursors, member, last, 100);

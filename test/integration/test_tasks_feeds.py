@@ -1,0 +1,661 @@
+# SPDX-License-Identifier: Apache-2.0
+"""threat_feeds: each kind of feed from a local server in its documented shape, faults included."""
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+from celery import Celery
+from pymongo.database import Database
+
+from harness import ROOT, get, wait_state
+from services.process import end_process, free_port, wait_until
+
+SAMPLES = ROOT / "test/samples"
+UTC = dt.timezone.utc
+
+
+class FeedServer:
+    """Answers by path from `routes`: a function of (query, headers) that gives status, headers, body."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Callable[..., tuple[int, dict[str, str], Any]]] = {}
+        self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                query = {k: v[-1] for k, v in parse_qs(url.query).items()}
+                headers = {k.lower(): v for k, v in self.headers.items()}
+                outer.requests.append((url.path, query, headers))
+                route = outer.routes.get(url.path, lambda *_: (404, {}, b"no such page"))
+                status, extra, body = route(query, headers)
+                self.send_response(status)
+                for name, value in extra.items():
+                    self.send_header(name, value)
+                if isinstance(body, bytes):
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                else:
+                    self.send_header("Connection", "close")
+                    self.end_headers()
+                    for piece in body:
+                        self.wfile.write(piece)
+                    self.close_connection = True
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def serve(self, path: str, body: Any, status: int = 200, **headers: str) -> str:
+        extra = {name.replace("_", "-"): value for name, value in headers.items()}
+        data = body if not isinstance(body, (dict, list)) else json.dumps(body).encode()
+        self.routes[path] = lambda *_: (status, extra, data)
+        return self.url + path
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def feeds() -> Iterator[FeedServer]:
+    server = FeedServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def db(mongo: Any) -> Iterator[Database]:
+    """A database of this test's own, with the indexes that `cworker tasks init` makes."""
+    name = f"feeds_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    with mongo.client() as client:
+        database = client.get_database(name)
+        database.threat_indicators.create_index([("type", 1), ("value", 1)], unique=True)
+        database.threat_feed_events.create_index([("feed_id", 1), ("uuid", 1)], unique=True)
+        yield database
+        client.drop_database(name)
+
+
+@pytest.fixture
+def worker(cworker: Callable[..., Any], mongo: Any, db: Database) -> Any:
+    return start_worker(cworker, mongo, db)
+
+
+def start_worker(cworker: Callable[..., Any], mongo: Any, db: Database, hosts: str = "127.0.0.1",
+                 **options: Any) -> Any:
+    env = {"CWORKER_THREAT_FEEDS_PRIVATE_HOSTS": hosts, "THREAT_FEED_ABUSE": "abuse-key",
+           "THREAT_FEED_OTX": "otx-key", "THREAT_FEED_TAXII": "Password0",
+           "THREAT_FEED_URLHAUS": "haus-key"}
+    return cworker("--set", f"app_database_url={mongo.url(db.name)}", queues="threat_feeds",
+                   env=env, **options)
+
+
+def add_feed(db: Database, feed_id: str, kind: str, url: str, **fields: Any) -> str:
+    db.threat_feeds.insert_one({"_id": feed_id, "name": feed_id, "kind": kind, "url": url,
+                                "enabled": True, "team_id": None, **fields})
+    return feed_id
+
+
+def fetch(app: Celery, feed_id: str, timeout: float = 15) -> Any:
+    return get(app.send_task("threat_feeds.fetch_feed", args=[feed_id], queue="threat_feeds"),
+               timeout)
+
+
+def values(db: Database) -> dict[str, str]:
+    return {row["value"]: row["type"] for row in db.threat_indicators.find()}
+
+
+def strip(row: dict[str, Any]) -> dict[str, Any]:
+    """What must not change when the same feed is read again."""
+    return {k: v for k, v in row.items() if k not in ("last_seen", "expires_at")}
+
+
+def snapshot(db: Database) -> list[dict[str, Any]]:
+    return sorted((strip(row) for row in db.threat_indicators.find()), key=lambda r: r["value"])
+
+
+LIST = b"""# a list
+203.0.113.7
+203.0.113.7 # again
+0.0.0.0 ads.example
+198.51.100.0/24 ; SBL1
+
+http://evil.example/a.exe
+D41D8CD98F00B204E9800998ECF8427E
+not an indicator
+127.0.0.1
+10.0.0.1
+"""
+
+
+def test_plain_list_twice(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    url = feeds.serve("/list", LIST)
+    add_feed(db, "plain", "plain", url, confidence=60, tags=["blocklist"])
+    done = fetch(app, "plain")
+    assert done == {"feed_id": "plain", "status": "OK", "indicators": 6, "bad": 3, "skipped": 0,
+                    "withdrawn": 0}
+    assert values(db) == {"203.0.113.7": "ip", "ads.example": "domain", "198.51.100.0/24": "cidr",
+                          "http://evil.example/a.exe": "url",
+                          "d41d8cd98f00b204e9800998ecf8427e": "hash"}
+    row = db.threat_indicators.find_one({"value": "203.0.113.7"})
+    assert row["sources"] == ["plain"] and row["tags"] == ["blocklist"]
+    assert row["confidence"] == 60 and row["team_id"] is None
+    assert row["first_seen"] <= row["last_seen"] < row["expires_at"]
+    before = snapshot(db)
+    fetch(app, "plain")
+    assert snapshot(db) == before
+    feed = db.threat_feeds.find_one({"_id": "plain"})
+    assert feed["status"] == "OK" and feed["error"] is None
+    assert feed["counts"] == {"indicators": 6, "bad": 3, "skipped": 0, "withdrawn": 0}
+
+
+def test_two_feeds_tell_of_one_indicator(app: Celery, worker: Any, db: Database,
+                                         feeds: FeedServer) -> None:
+    add_feed(db, "one", "plain", feeds.serve("/1", b"evil.example\n"), confidence=90, tags=["a"])
+    add_feed(db, "two", "plain", feeds.serve("/2", b"EVIL[.]example.\n"), confidence=30,
+             tags=["b"])
+    fetch(app, "one")
+    fetch(app, "two")
+    row, = db.threat_indicators.find()
+    assert sorted(row["sources"]) == ["one", "two"] and sorted(row["tags"]) == ["a", "b"]
+    assert row["confidence"] == 90
+
+
+def test_conditional_requests(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    def answer(query: dict, headers: dict) -> tuple[int, dict[str, str], bytes]:
+        if headers.get("if-none-match") == '"v1"':
+            return 304, {}, b""
+        return 200, {"ETag": '"v1"', "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}, LIST
+    feeds.routes["/list"] = answer
+    add_feed(db, "plain", "plain", feeds.url + "/list")
+    assert fetch(app, "plain")["status"] == "OK"
+    assert fetch(app, "plain")["status"] == "UNCHANGED"
+    assert feeds.requests[1][2]["if-modified-since"] == "Sat, 21 Nov 2026 10:00:00 GMT"
+    feed = db.threat_feeds.find_one({"_id": "plain"})
+    assert feed["status"] == "UNCHANGED" and feed["counts"]["indicators"] == 6
+    assert fetch(app, "plain")["status"] == "UNCHANGED"
+    db.threat_feeds.update_one({"_id": "plain"}, {"$set": {"url": feeds.serve("/new", LIST)}})
+    assert fetch(app, "plain")["status"] == "OK"
+    assert "if-none-match" not in feeds.requests[-1][2]
+
+
+def test_gzip_and_zip(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("full.csv", "203.0.113.3\n")
+        file.writestr("second.csv", "203.0.113.99\n")
+    add_feed(db, "encoded", "plain", feeds.serve("/1", gzip.compress(b"203.0.113.1\n"),
+                                                 Content_Encoding="gzip"))
+    add_feed(db, "file", "plain", feeds.serve("/2.gz", gzip.compress(b"203.0.113.2\n")))
+    add_feed(db, "zip", "plain", feeds.serve("/3.zip", archive.getvalue()))
+    for feed_id in ("encoded", "file", "zip"):
+        assert fetch(app, feed_id)["indicators"] == 1
+    assert sorted(values(db)) == ["203.0.113.1", "203.0.113.2", "203.0.113.3"]
+
+
+@pytest.mark.parametrize("form", ["encoded", "gzip", "zip"])
+def test_bombs(app: Celery, worker: Any, db: Database, feeds: FeedServer, form: str) -> None:
+    plain = b"203.0.113.1\n" + b" " * (64 << 20)
+    body, headers = gzip.compress(plain, 9), {}
+    if form == "encoded":
+        headers = {"Content_Encoding": "gzip"}
+    if form == "zip":
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("x", plain)
+        body = archive.getvalue()
+    add_feed(db, "bomb", "plain", feeds.serve("/bomb", body, **headers), max_bytes=1 << 20)
+    with pytest.raises(ValueError, match="than 1048576 bytes"):
+        fetch(app, "bomb")
+    feed = db.threat_feeds.find_one({"_id": "bomb"})
+    assert feed["status"] == "ERROR" and "1048576 bytes" in feed["error"]
+
+
+def test_cut_archive(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    body = gzip.compress(os.urandom(2000).hex().encode())
+    add_feed(db, "cut", "plain", feeds.serve("/cut", body[:-100]))
+    with pytest.raises(ValueError, match="it is cut"):
+        fetch(app, "cut")
+
+
+@pytest.mark.parametrize(("sample", "options", "expected"), [
+    ("feodo-ipblocklist.csv",
+     {"csv": {"column": "dst_ip", "first_seen_column": "first_seen_utc",
+              "tags_column": "malware"}}, None),
+    ("urlhaus-csv_recent.csv",
+     {"csv": {"column": "url", "first_seen_column": "dateadded", "tags_column": "tags"},
+      "secret": "URLHAUS", "auth_header": "Auth-Key"}, None),
+    ("threatfox-recent.csv",
+     {"csv": {"column": "ioc_value", "type_column": "ioc_type", "tags_column": "tags",
+              "confidence_column": "confidence_level"}},
+     {"invented.example": "domain", "203.0.113.10": "ip"}),
+])
+def test_abuse_ch_csv(app: Celery, worker: Any, db: Database, feeds: FeedServer, sample: str,
+                      options: dict[str, Any], expected: dict[str, str] | None) -> None:
+    url = feeds.serve("/csv", (SAMPLES / "feeds" / sample).read_bytes())
+    add_feed(db, "csv", "csv", url, **options)
+    done = fetch(app, "csv")
+    assert done["status"] == "OK" and done["indicators"] >= 1, done
+    if expected:
+        assert expected.items() <= values(db).items()
+        row = db.threat_indicators.find_one({"value": "203.0.113.10"})
+        assert row["confidence"] == 75 and row["tags"] == []
+    if "secret" in options:
+        assert feeds.requests[0][2]["auth-key"] == "haus-key"
+
+
+def test_csv_faults(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    body = b'ip,score\n203.0.113.1,10\n"broken"x,1\n,\n10.0.0.1,5\n203.0.113.2,99\n'
+    add_feed(db, "csv", "csv", feeds.serve("/csv", body),
+             csv={"column": "ip", "confidence_column": "score"})
+    assert fetch(app, "csv")["bad"] == 3
+    assert sorted(values(db)) == ["203.0.113.1", "203.0.113.2"]
+    add_feed(db, "missing", "csv", feeds.url + "/csv", csv={"column": "nope"})
+    with pytest.raises(ValueError, match="no column nope"):
+        fetch(app, "missing")
+    add_feed(db, "unnamed", "csv", feeds.url + "/csv")
+    with pytest.raises(ValueError, match="csv.column"):
+        fetch(app, "unnamed")
+
+
+# --- AbuseIPDB ---------------------------------------------------------------------------------------
+
+def test_abuseipdb(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    sample = (SAMPLES / "feeds/abuseipdb-blacklist.json").read_bytes()
+    add_feed(db, "abuse", "abuseipdb", feeds.serve("/api/v2/blacklist", sample), secret="ABUSE")
+    assert fetch(app, "abuse")["indicators"] == 3
+    path, query, headers = feeds.requests[0]
+    assert headers["key"] == "abuse-key" and headers["accept"] == "application/json"
+    assert query == {"confidenceMinimum": "100", "limit": "10000"}
+    row = db.threat_indicators.find_one({"value": "198.51.100.23"})
+    assert row["confidence"] == 97
+    # Five calls a day: it is not asked again before five hours are over.
+    assert fetch(app, "abuse")["status"] == "NOT_DUE"
+    assert len(feeds.requests) == 1
+    due = db.threat_feeds.find_one({"_id": "abuse"})["next_fetch_at"]
+    assert due > dt.datetime.utcnow() + dt.timedelta(hours=4.9)
+    task = app.send_task("threat_feeds.fetch_all_enabled_feeds", queue="threat_feeds")
+    assert get(task) == {"sent": 0, "not_due": 1}
+
+
+def test_abuseipdb_refuses_the_key(app: Celery, worker: Any, db: Database,
+                                   feeds: FeedServer) -> None:
+    sample = (SAMPLES / "feeds/abuseipdb-error-401.json").read_bytes()
+    add_feed(db, "abuse", "abuseipdb", feeds.serve("/x", sample, 401), secret="ABUSE")
+    with pytest.raises(RuntimeError, match="HTTP 401"):
+        fetch(app, "abuse")
+    assert db.threat_feeds.find_one({"_id": "abuse"})["status"] == "ERROR"
+    assert "abuse-key" not in str(list(db.threat_feeds.find()))
+
+
+def test_long_retry_after_becomes_an_eta(app: Celery, worker: Any, db: Database,
+                                         feeds: FeedServer, keys: Any) -> None:
+    add_feed(db, "abuse", "abuseipdb", feeds.serve("/x", b"{}", 429, Retry_After="29241"),
+             secret="ABUSE")
+    assert fetch(app, "abuse")["status"] == "DEFERRED"
+    feed = db.threat_feeds.find_one({"_id": "abuse"})
+    assert feed["status"] == "DEFERRED" and "429" in feed["error"]
+    wait = feed["next_fetch_at"] - dt.datetime.utcnow()
+    assert dt.timedelta(seconds=29100) < wait <= dt.timedelta(seconds=29241)
+    wait_until(lambda: keys.zcard("{threat_feeds}.cworker.delayed") == 1)
+    assert fetch(app, "abuse")["status"] == "NOT_DUE"
+
+
+def test_short_retry_after_is_waited_for(app: Celery, worker: Any, db: Database,
+                                         feeds: FeedServer) -> None:
+    answers = iter([(429, {"Retry-After": "1"}, b""), (200, {}, LIST)])
+    feeds.routes["/list"] = lambda *_: next(answers)
+    add_feed(db, "plain", "plain", feeds.url + "/list")
+    assert fetch(app, "plain")["status"] == "OK"
+
+
+def test_server_error_is_retried(app: Celery, worker: Any, db: Database,
+                                 feeds: FeedServer) -> None:
+    add_feed(db, "plain", "plain", feeds.serve("/list", b"", 500))
+    task = app.send_task("threat_feeds.fetch_feed", args=["plain"], queue="threat_feeds")
+    wait_state(task, "RETRY")
+    feed = wait_until(lambda: db.threat_feeds.find_one({"_id": "plain", "status": "ERROR"}))
+    assert feed["error"] == "RuntimeError: HTTP 500 from 127.0.0.1"
+
+
+# --- OTX ---------------------------------------------------------------------------------------------
+
+def otx_pulses(count: int) -> list[dict[str, Any]]:
+    sample = json.loads((SAMPLES / "feeds/otx-pulses-subscribed-page1.json").read_text())
+    return [{**sample["results"][0], "id": f"{i:024x}",
+             "modified": f"2026-11-{10 + i:02d}T10:11:12.131000",
+             "indicators": [*sample["results"][0]["indicators"],
+                            {"indicator": f"pulse{i}.example", "type": "hostname",
+                             "is_active": 1, "created": "2026-11-19T09:08:08"}]}
+            for i in range(count)]
+
+
+def serve_otx(feeds: FeedServer, pulses: list[dict[str, Any]], limit: int) -> str:
+    path = "/api/v1/pulses/subscribed"
+
+    def answer(query: dict, headers: dict) -> tuple[int, dict[str, str], bytes]:
+        if headers.get("x-otx-api-key") != "otx-key":
+            return 403, {}, b'{"detail": "Authentication required"}'
+        page, since = int(query["page"]), query.get("modified_since", "")
+        fresh = [pulse for pulse in pulses if pulse["modified"] > since]
+        more = page * limit < len(fresh)
+        following = f"{feeds.url}{path}?limit={limit}&page={page + 1}&modified_since={since}"
+        return 200, {}, json.dumps({
+            "results": fresh[(page - 1) * limit:page * limit], "count": len(fresh),
+            "next": following if more else None, "previous": None}).encode()
+    feeds.routes[path] = answer
+    return feeds.url + path
+
+
+def test_otx_pages_and_cursor(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    pulses = otx_pulses(7)
+    add_feed(db, "otx", "otx", serve_otx(feeds, pulses, 3), secret="OTX")
+    done = fetch(app, "otx")
+    assert (done["indicators"], done["skipped"], done["withdrawn"]) == (7 * 4, 7, 7)
+    assert len(feeds.requests) == 3
+    found = values(db)
+    assert {"203.0.113.7": "ip", "evil.example": "domain", "pulse6.example": "domain",
+            "http://evil.example/a.exe": "url"}.items() <= found.items()
+    row = db.threat_indicators.find_one({"value": "evil.example"})
+    assert {"c2", "botnet"} <= set(row["tags"])
+    assert row["first_seen"] == dt.datetime(2026, 11, 19, 9, 8, 8)
+    cursor = db.threat_feeds.find_one({"_id": "otx"})["state"]["cursor"]
+    assert cursor == pulses[-1]["modified"]
+    before = snapshot(db)
+    assert fetch(app, "otx")["indicators"] == 0
+    assert snapshot(db) == before
+    assert feeds.requests[-1][1]["modified_since"] == cursor
+
+
+def test_otx_next_page_elsewhere(app: Celery, worker: Any, db: Database,
+                                 feeds: FeedServer) -> None:
+    page = {"results": [], "next": "http://localhost:1/steal"}
+    add_feed(db, "otx", "otx", feeds.serve("/p", page), secret="OTX")
+    with pytest.raises(ValueError, match="not the feed's own"):
+        fetch(app, "otx")
+
+
+def test_cut_json(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    body = json.dumps({"results": otx_pulses(2), "next": None}).encode()
+    add_feed(db, "otx", "otx", feeds.serve("/p", body[:-40]), secret="OTX")
+    with pytest.raises(ValueError, match="JSON"):
+        fetch(app, "otx")
+    assert "cursor" not in db.threat_feeds.find_one({"_id": "otx"}).get("state", {})
+
+
+# --- TAXII: a real server ----------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def medallion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    program = Path(sys.executable).with_name("medallion")
+    if not program.exists():
+        pytest.skip("medallion is not installed")
+    folder, port = tmp_path_factory.mktemp("medallion"), free_port()
+    data = (SAMPLES / "taxii/medallion-data.json").read_text().replace(":15000", f":{port}")
+    conf = json.loads((SAMPLES / "taxii/medallion.conf.json").read_text())
+    (folder / "med-data.json").write_text(data)
+    conf["backend"]["filename"] = str(folder / "med-data.json")
+    (folder / "conf.json").write_text(json.dumps(conf))
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen([str(program), "--host", "127.0.0.1", "--port", str(port),
+                                    str(folder / "conf.json")], stdout=log, stderr=log,
+                                   cwd=folder)
+    url = f"http://127.0.0.1:{port}/trustgroup1/"
+
+    def is_up() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        try:
+            request = Request(url, headers={"Accept": "application/taxii+json;version=2.1",
+                                            "Authorization": "Basic YWRtaW46UGFzc3dvcmQw"})
+            return urlopen(request, timeout=1).status == 200
+        except OSError:
+            return False
+    try:
+        wait_until(is_up, 30, "medallion's start")
+        yield url
+    finally:
+        end_process(process)
+
+
+@pytest.mark.parametrize("path", ["", "collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/"])
+def test_taxii(app: Celery, worker: Any, db: Database, medallion: str, path: str) -> None:
+    add_feed(db, "taxii", "taxii", medallion + path, username="admin", secret="TAXII", limit=2)
+    done = fetch(app, "taxii")
+    assert done["status"] == "OK" and done["indicators"] >= 3
+    row = db.threat_indicators.find_one({"value": "203.0.113.0"})
+    assert row["type"] == "ip" and row["confidence"] == 80 and row["tags"] == ["c2"]
+    assert row["expires_at"] == dt.datetime(2027, 1, 1)
+    before = snapshot(db)
+    assert fetch(app, "taxii")["indicators"] == 0
+    assert snapshot(db) == before
+
+
+def test_taxii_wrong_password(app: Celery, worker: Any, db: Database, medallion: str) -> None:
+    add_feed(db, "taxii", "taxii", medallion, username="admin", secret="OTX")
+    with pytest.raises(RuntimeError, match="HTTP 401"):
+        fetch(app, "taxii")
+
+
+def test_taxii_revoked_and_circles(app: Celery, worker: Any, db: Database,
+                                   feeds: FeedServer) -> None:
+    def indicator(value: str, **more: Any) -> dict[str, Any]:
+        return {"type": "indicator", "pattern": f"[domain-name:value = '{value}']",
+                "pattern_type": "stix", **more}
+    path = "/root/collections/c1/objects/"
+    feeds.serve(path, {"objects": [indicator("a.example"), indicator("b.example"),
+                                   {"type": "malware"}, {"type": "indicator"}]})
+    add_feed(db, "taxii", "taxii", feeds.url + path)
+    done = fetch(app, "taxii")
+    assert (done["indicators"], done["bad"]) == (2, 1)
+    feeds.serve(path, {"objects": [indicator("a.example", revoked=True)]})
+    assert fetch(app, "taxii")["withdrawn"] == 1
+    row = db.threat_indicators.find_one({"value": "a.example"})
+    assert row["sources"] == [] and row["expires_at"] <= dt.datetime.utcnow()
+    feeds.serve(path, {"more": True, "next": "same", "objects": []})
+    with pytest.raises(ValueError, match="without an end"):
+        fetch(app, "taxii")
+    feeds.serve(path, {})
+    assert fetch(app, "taxii")["status"] == "OK"
+
+
+# --- MISP: a feed written by PyMISP ------------------------------------------------------------------
+
+def misp_feed(folder: Path) -> None:
+    pymisp = pytest.importorskip("pymisp")
+    manifest = {}
+    for number in range(3):
+        event = pymisp.MISPEvent()
+        event.uuid = str(uuid.UUID(int=number, version=4))
+        event.info = f"Event {number}"
+        event.date = "2026-11-20"
+        event.timestamp = 1795180000 + number
+        org = pymisp.MISPOrganisation()
+        org.name, org.uuid = "TESTORG", str(uuid.UUID(int=99, version=4))
+        event.Orgc = org
+        event.add_tag("tlp:white")
+        event.add_attribute("ip-dst", f"203.0.113.{number + 1}", to_ids=True)
+        event.add_attribute("filename|sha256", f"a b.exe|{number:064x}", to_ids=True)
+        event.add_attribute("comment", "no indicator", to_ids=False)
+        item = pymisp.MISPObject("file")
+        item.add_attribute("md5", value=f"{number:032x}", to_ids=True)
+        event.add_object(item)
+        feed = event.to_feed(with_meta=True) if number < 0 else event.to_feed()
+        feed["Event"].pop("_hashes", None)
+        manifest.update(feed["Event"].pop("_manifest", None) or event.manifest)
+        (folder / f"{event.uuid}.json").write_text(json.dumps(feed, default=str))
+    (folder / "manifest.json").write_text(json.dumps(manifest, default=str))
+
+
+def serve_folder(feeds: FeedServer, folder: Path, path: str = "/misp/") -> str:
+    for file in folder.iterdir():
+        feeds.serve(path + file.name, file.read_bytes(), ETag=f'"{file.stat().st_mtime_ns}"')
+    return feeds.url + path
+
+
+def test_misp_feed(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                   tmp_path: Path) -> None:
+    folder = tmp_path / "misp"
+    folder.mkdir()
+    misp_feed(folder)
+    add_feed(db, "misp", "misp", serve_folder(feeds, folder))
+    done = fetch(app, "misp")
+    assert done["indicators"] == 9, done
+    assert {"203.0.113.1": "ip", f"{1:064x}": "hash", f"{2:032x}": "hash"}.items() \
+        <= values(db).items()
+    assert db.threat_indicators.find_one({"value": "203.0.113.1"})["tags"] == ["tlp:white"]
+    assert len(feeds.requests) == 4
+    before = snapshot(db)
+    assert fetch(app, "misp")["status"] == "OK"
+    assert len(feeds.requests) == 5 and snapshot(db) == before  # only the manifest
+
+
+def test_misp_hostile_manifest(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    good, lost = str(uuid.uuid4()), str(uuid.uuid4())
+    feeds.serve("/m/manifest.json", {"../../etc/passwd": {"timestamp": 1},
+                                     good: {"timestamp": "1795180000"}, lost: {"timestamp": 2}})
+    feeds.serve(f"/m/{good}.json", (SAMPLES / "misp/5f1b1f1e-0000-4000-8000-000000000001.json")
+                .read_bytes())
+    add_feed(db, "misp", "misp", feeds.url + "/m/")
+    done = fetch(app, "misp")
+    assert (done["status"], done["indicators"], done["bad"]) == ("OK", 5, 2)
+    assert [path for path, *_ in feeds.requests if "passwd" in path] == []
+
+
+# --- the fan-out, and what is refused ----------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["threat_feeds.fetch_all_enabled_feeds",
+                                  "app.workers.tasks.fetch_threat_intel"])
+def test_one_bad_feed_does_not_stop_the_others(app: Celery, worker: Any, db: Database,
+                                               feeds: FeedServer, name: str) -> None:
+    add_feed(db, "good", "plain", feeds.serve("/good", b"203.0.113.1\n"))
+    add_feed(db, "gone", "plain", feeds.url + "/missing")
+    add_feed(db, "wrong", "carrier-pigeon", feeds.url + "/good")
+    add_feed(db, "off", "plain", feeds.url + "/good", enabled=False)
+    assert get(app.send_task(name, queue="threat_feeds")) == {"sent": 3, "not_due": 0}
+    wait_until(lambda: db.threat_feeds.count_documents({"status": {"$in": ["OK", "ERROR"]}}) == 3)
+    errors = {row["_id"]: row.get("error") for row in db.threat_feeds.find()}
+    assert errors["good"] is None and errors["off"] is None
+    assert errors["gone"] == "RuntimeError: HTTP 404 from 127.0.0.1"
+    assert errors["wrong"].startswith("ValueError: kind must be")
+    assert values(db) == {"203.0.113.1": "ip"}
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://169.254.169.254/latest",
+                                 "http://[::1]/", "http://localhost/x"])
+def test_ssrf_guard(app: Celery, cworker: Callable[..., Any], mongo: Any, db: Database,
+                    url: str) -> None:
+    start_worker(cworker, mongo, db, hosts="misp.example")
+    add_feed(db, "inside", "plain", url, allow_private=True)
+    with pytest.raises(PermissionError):
+        fetch(app, "inside")
+
+
+@pytest.mark.parametrize(("fields", "error"), [
+    ({"url": "file:///etc/passwd"}, "url must be"),
+    ({"url": "-o/tmp/x"}, "url must be"),
+    ({"secret": "../../x"}, "no secret"),
+    ({"secret": "NOT_SET"}, "no secret: set THREAT_FEED_NOT_SET"),
+    ({"auth_header": "X: y\r\nHost"}, "auth_header"),
+])
+def test_bad_documents(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                       fields: dict[str, Any], error: str) -> None:
+    add_feed(db, "bad", "plain", **{"url": feeds.serve("/x", LIST), **fields})
+    with pytest.raises((ValueError, RuntimeError), match=error):
+        fetch(app, "bad")
+    assert feeds.requests == []
+
+
+def test_unknown_feed(app: Celery, worker: Any) -> None:
+    with pytest.raises(LookupError, match="no threat feed nope"):
+        fetch(app, "nope")
+
+
+def test_clean_up(app: Celery, worker: Any, db: Database) -> None:
+    now = dt.datetime.now(UTC)
+    day = dt.timedelta(days=1)
+    db.threat_indicators.insert_many([
+        {"type": "ip", "value": "1", "last_seen": now, "expires_at": now + day},
+        {"type": "ip", "value": "2", "last_seen": now, "expires_at": now - day},
+        {"type": "ip", "value": "3", "last_seen": now - 91 * day, "expires_at": now + day}])
+    task = "threat_feeds.cleanup_old_indicators"
+    assert get(app.send_task(task, queue="threat_feeds")) == {"expired": 1, "old": 1}
+    assert get(app.send_task(task, queue="threat_feeds")) == {"expired": 0, "old": 0}
+    assert [row["value"] for row in db.threat_indicators.find()] == ["1"]
+    with pytest.raises(ValueError, match="max_age_days"):
+        get(app.send_task(task, kwargs={"max_age_days": 0}, queue="threat_feeds"))
+    with pytest.raises(TypeError, match="max_age_days"):
+        get(app.send_task(task, kwargs={"max_age_days": "x"}, queue="threat_feeds"))
+
+
+def test_a_killed_worker_ends_in_the_same_documents(app: Celery, cworker: Callable[..., Any],
+                                                    mongo: Any, db: Database,
+                                                    feeds: FeedServer) -> None:
+    """The list stalls until the first worker is dead; the second one reads it again."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"".join(b"203.0.113.%d\n" % i for i in range(1, 200))
+        started.set()
+        go_on.wait(30)
+        yield b"last.example\n"
+    feeds.routes["/slow"] = lambda *_: (200, {}, body())
+    add_feed(db, "slow", "plain", feeds.url + "/slow")
+    first = start_worker(cworker, mongo, db, name="same@test")
+    task = app.send_task("threat_feeds.fetch_feed", args=["slow"], queue="threat_feeds")
+    assert started.wait(15)
+    first.kill()
+    go_on.set()
+    start_worker(cworker, mongo, db, name="same@test")
+    assert get(task, 60)["indicators"] == 200
+    assert db.threat_indicators.count_documents({}) == 200
+
+
+def test_a_large_list_in_bounded_memory(app: Celery, worker: Any, db: Database,
+                                        feeds: FeedServer) -> None:
+    count = int(os.environ.get("FEED_INDICATORS", "50000"))
+
+    def body() -> Iterator[bytes]:
+        for start in range(0, count, 10000):
+            yield b"".join(b"host-%d.evil.example\n" % i for i in range(start, start + 10000))
+    feeds.routes["/large"] = lambda *_: (200, {}, body())
+    add_feed(db, "large", "plain", feeds.url + "/large")
+    begun = time.monotonic()
+    assert fetch(app, "large", 900)["indicators"] == count
+    peaks = [peak_kb(child) for child in children(worker.pid)]
+    print(f"{count / (time.monotonic() - begun):.0f} indicators/s, peak {max(peaks)} kB")
+    assert max(peaks) < 200_000 or "sanit" in os.environ.get("CWORKER_BIN", "address")
+    assert db.threat_indicators.count_documents({}) == count
+
+
+def children(pid: int) -> list[int]:
+    from harness import descendants
+    return descendants(pid)
+
+
+def peak_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
