@@ -11,6 +11,11 @@
 #define COMMANDS(X)                                                                                \
     X(call, "publish one task")                                                                    \
     X(result, "print the result of a task")                                                        \
+    X(status, "workers that are online")                                                           \
+    X(inspect, "ask workers: active, reserved, scheduled, stats, ...")                             \
+    X(control, "tell workers: revoke, rate_limit, pool_grow, shutdown, ...")                       \
+    X(events, "events of workers and tasks as they happen")                                        \
+    X(queues, "queues: lengths, ages, what is held, who consumes")                                 \
     X(purge, "empty queues")                                                                       \
     X(dead, "look at messages that were set aside; put them back, or throw them away")             \
     X(recover, "give everything back to Kombu's own keys, for a fleet without cworkers")           \
@@ -32,6 +37,8 @@ enum { EXIT_USAGE = 2, EXIT_UNAVAILABLE = 69, EXIT_PIDFILE = 73 };
 const char *command_value(const struct options *o, const char *name); /* NULL: not given */
 bool command_flag(const struct options *o, const char *name);
 const char *command_word(const struct options *o, int index); /* NULL: there are fewer */
+/* --timeout, by default 1; 0, or EXIT_USAGE having said why. */
+int command_timeout(const struct options *o, double *ret_timeout);
 /* "cworker call: …" on stderr; returns EXIT_USAGE. */
 int command_usage(const struct options *o, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

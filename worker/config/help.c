@@ -42,6 +42,38 @@ static const struct text {
          "Prints what a task returned, as JSON. Of a failed task the state and the traceback go to "
          "stderr.",
          "Exit status: 0 succeeded, 1 failed, 69 no result is stored (yet).\n"},
+    [COMMAND_status] = {"cworker [OPTIONS] status [OPTIONS]",
+                        "Shows the workers that are online, Celery's too.",
+                        "Exit status: 0; 69 when no node replied or Redis does not answer.\n"},
+    [COMMAND_inspect] =
+        {"cworker [OPTIONS] inspect COMMAND [ARGUMENTS] [OPTIONS]",
+         "Asks the workers, Celery's too; `cworker inspect --list` names the commands.",
+         "Examples:\n"
+         "  cworker inspect active\n"
+         "  cworker inspect stats -d celery@host1 --json\n"
+         "\n"
+         "Exit status: 0; 69 when no node replied or Redis does not answer.\n"},
+    [COMMAND_control] =
+        {"cworker [OPTIONS] control COMMAND [ARGUMENTS] [OPTIONS]",
+         "Tells the workers, Celery's too, what to do; `cworker control --list` names the commands.",
+         "Examples:\n"
+         "  cworker control rate_limit proj.tasks.add 10/m\n"
+         "  cworker control shutdown -d celery@host1\n"
+         "\n"
+         "Exit status: 0; 69 when no node replied (`shutdown` has no reply) or Redis does not "
+         "answer.\n"},
+    [COMMAND_events] =
+        {"cworker [OPTIONS] events [OPTIONS]",
+         "Shows what happens: on a terminal a screen of workers and tasks, else a line for each "
+         "event. Workers tell of tasks with -E, or after `cworker control enable_events`.",
+         "Exit status: 0 after Ctrl-C; 69 when Redis does not answer.\n"},
+    [COMMAND_queues] =
+        {"cworker [OPTIONS] queues [OPTIONS]",
+         "Shows the queues: those of -Q, else all that a worker consumes or once consumed. "
+         "WAITING is what nobody has taken, with the parts of each priority step; IN-FLIGHT what "
+         "cworkers hold, UNACKED what Python workers hold, DELAYED what waits for its time, DEAD "
+         "what was set aside.",
+         "Exit status: 0; 69 when Redis does not answer.\n"},
     [COMMAND_purge] = {"cworker [OPTIONS] purge [OPTIONS]",
                        "Throws all waiting messages of the queues away, of every priority. Running "
                        "tasks, and tasks "

@@ -7,7 +7,8 @@
 
 #define S OPTION_SETTING
 #define W IN_worker
-#define Q (IN_worker | IN_purge | IN_dead)
+#define Q (IN_worker | IN_purge | IN_dead | IN_queues)
+#define REMOTE (IN_status | IN_inspect | IN_control)
 
 const struct option_row option_rows[] = {
     /* everywhere */
@@ -111,12 +112,26 @@ const struct option_row option_rows[] = {
      "print the traceback instead of the value"},
     {"task", 't', "NAME", IN_result, OPTION_NOTHING, NULL, "name of the task"},
 
+    /* several */
+    {"timeout", 't', "SECONDS", REMOTE | IN_queues, OPTION_REST, NULL,
+     "wait for a reply this long; default 1"},
+    {"destination", 'd', "LIST", REMOTE, OPTION_REST, NULL,
+     "only these nodes, with commas between"},
+    {"json", 'j', NULL, REMOTE | IN_events | IN_queues | IN_dead | IN_recover, OPTION_REST, NULL,
+     "print JSON, for programs"},
+    {"list", 0, NULL, IN_inspect | IN_control, OPTION_REST, NULL, "list the commands and exit"},
+
+    /* events */
+    {"dump", 'd', NULL, IN_events, OPTION_REST, NULL,
+     "a line for each event; so it is where there is no terminal"},
+    {"frequency", 'F', "SECONDS", IN_events, OPTION_REST, NULL,
+     "renew the screen this often; default 1"},
+
     /* purge */
     {"force", 'f', NULL, IN_purge | IN_dead, OPTION_REST, NULL, "do not ask"},
 
     /* dead, recover */
     {"all", 0, NULL, IN_dead, OPTION_REST, NULL, "every letter (of -Q) instead of some"},
-    {"json", 0, NULL, IN_dead | IN_recover, OPTION_REST, NULL, "print JSON, for programs"},
     {"force", 0, NULL, IN_recover, OPTION_REST, NULL,
      "take the messages from workers that still live; they stop running them"},
 };
