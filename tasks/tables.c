@@ -5,6 +5,7 @@
 
 const struct cw_table *const builtin_tables[] = {
     &scans_table,
+    &compliance_table,
     &threat_feeds_table,
     NULL,
 };

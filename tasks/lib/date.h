@@ -6,8 +6,9 @@
 
 #define DATE_NONE INT64_MIN
 
-/* Milliseconds UTC of an ISO 8601 time (`2026-11-21T10:00:00.5+01:00`, with a blank for the T, without
- * a zone: UTC; a date alone) or of whole seconds since 1970; DATE_NONE when it is neither. */
+/* Milliseconds UTC of an ISO 8601 time (`2026-11-21T10:00:00.5+01:00`, with a blank for the T,
+ * without a zone: UTC; a date alone) or of whole seconds since 1970; DATE_NONE when it is neither.
+ */
 int64_t date_read(const char *text);
 
 #endif

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* SHA-256 over parts. It runs once for each finding of a synchronisation, so one buffer holds what is
- * usual and the digest is computed in one call. */
+/* SHA-256 over parts. It runs once for each finding of a synchronisation, so one buffer holds what
+ * is usual and the digest is computed in one call. */
 
 enum { USUAL = 1024 };
 

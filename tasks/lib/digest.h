@@ -4,9 +4,9 @@
 
 #include "tasks/cworker.h"
 
-/* Keys made from what they stand for, so that a second delivery makes the same ones: SHA-256 over the
- * parts, each ended by a line feed (one inside a part is escaped, so that ("a", "bc") and ("ab", "c")
- * differ). NULL ends the list. */
+/* Keys made from what they stand for, so that a second delivery makes the same ones: SHA-256 over
+ * the parts, each ended by a line feed (one inside a part is escaped, so that ("a", "bc") and
+ * ("ab", "c") differ). NULL ends the list. */
 
 #define DIGEST_SIZE 65 /* 64 hexadecimal digits */
 

@@ -101,6 +101,14 @@ const char *tree_text(const cJSON *value, const char *path)
     return cJSON_GetStringValue(tree_at(value, path));
 }
 
+cJSON *doc_tree(const bson_t *document)
+{
+    char *text = bson_as_relaxed_extended_json(document, NULL);
+    cJSON *tree = text ? cJSON_Parse(text) : NULL;
+    bson_free(text);
+    return tree ? tree : cJSON_CreateObject();
+}
+
 /* --- writing --- */
 
 /* Bytes of the valid UTF-8 character at `at`, 0 for none (overlong forms and surrogates are none).

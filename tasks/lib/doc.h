@@ -27,6 +27,10 @@ const char *doc_next_text(bson_iter_t *list);
 const cJSON *tree_at(const cJSON *value, const char *path);  /* NULL: absent */
 const char *tree_text(const cJSON *value, const char *path); /* NULL unless a string */
 
+/* A document as a tree (dates and ids in MongoDB's relaxed extended JSON); the caller deletes it.
+ */
+cJSON *doc_tree(const bson_t *document);
+
 /* --- writing --- */
 /* At most `max` bytes of text, bytes that are not UTF-8 replaced; nothing at all for NULL or "". */
 void doc_put(bson_t *document, const char *field, const char *text, size_t max);

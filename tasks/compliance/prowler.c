@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/compliance/prowler.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Prowler writes its files at the very end, so "no file" means either no finding (exit 0) or a run
+ * that did not end; the exit status decides: 0 nothing failed, 3 something failed (a good run for
+ * us), 2 wrong usage, 1 anything else, which only its own words tell apart. */
+
+enum { MAX_FRAMEWORKS = 60, WORDS = 4096 };
+
+/* The end of what it said: it logs to standard output as much as to standard error. */
+struct talk {
+    char last[WORDS];
+    size_t size;
+    const struct prowler_run *run;
+};
+
+static void on_line(cw_task *t, const char *line, size_t size, void *arg)
+{
+    struct talk *talk = arg;
+    (void)t;
+    if (size > 600)
+        size = 600;
+    if (talk->size + size + 2 > WORDS) {
+        size_t drop = WORDS / 2 < talk->size ? talk->size - WORDS / 2 : 0;
+        memmove(talk->last, talk->last + drop, talk->size - drop);
+        talk->size -= drop;
+    }
+    memcpy(talk->last + talk->size, line, size);
+    talk->size += size;
+    talk->last[talk->size++] = '\n';
+    talk->last[talk->size] = '\0';
+}
+
+static int on_tick(cw_task *t, double seconds, void *arg)
+{
+    struct talk *talk = arg;
+    return talk->run->on_tick ? talk->run->on_tick(t, seconds, talk->run->arg) : 0;
+}
+
+/* What AWS clients read; anything else of our environment is none of prowler's business. */
+static const char *const *environment_make(cw_task *t, const char *folder)
+{
+    static const char *const passed[] = {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ENDPOINT_URL",
+        "AWS_CA_BUNDLE",
+        "AWS_PROFILE",
+        "AWS_CONFIG_FILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_ROLE_ARN",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_DEFAULT_REGION",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    };
+    static const size_t n_passed = sizeof passed / sizeof *passed;
+    const char **list = cw_alloc(t, (n_passed + 4) * sizeof *list);
+    size_t n = 0;
+    for (size_t i = 0; i < n_passed; i++) {
+        const char *value = cw_secret(t, passed[i]);
+        if (value)
+            list[n++] = cw_printf(t, "%s=%s", passed[i], value);
+    }
+    const char *metadata = getenv("AWS_EC2_METADATA_DISABLED");
+    list[n++] = cw_printf(t, "AWS_EC2_METADATA_DISABLED=%s", metadata ? metadata : "true");
+    list[n++] = cw_printf(t, "HOME=%s", folder);
+    return list;
+}
+
+static void arguments_make(cw_task *t, const struct prowler_run *run, const char *folder,
+                           const char *argv[MAX_FRAMEWORKS + 20])
+{
+    const char *program = cw_setting(t, "prowler");
+    size_t n = 0;
+    argv[n++] = program ? program : "prowler";
+    argv[n++] = "aws";
+    argv[n++] = "--region";
+    argv[n++] = run->region;
+    if (*run->frameworks)
+        argv[n++] = "--compliance";
+    for (size_t i = 0; run->frameworks[i] && i < MAX_FRAMEWORKS; i++)
+        argv[n++] = run->frameworks[i];
+    if (run->role) {
+        argv[n++] = "--role";
+        argv[n++] = run->role;
+    }
+    argv[n++] = "-M";
+    argv[n++] = "json-ocsf";
+    argv[n++] = "-o";
+    argv[n++] = folder;
+    argv[n++] = "-F";
+    argv[n++] = "findings";
+    argv[n++] = "-b";
+    argv[n++] = "--no-color";
+    argv[n] = NULL;
+}
+
+static bool says(const struct talk *talk, const struct cw_exit *e, const char *const *words)
+{
+    for (; *words; words++)
+        if (strcasestr(talk->last, *words) || strcasestr(e->errors, *words))
+            return true;
+    return false;
+}
+
+static int judge_failure(cw_task *t, const struct prowler_run *run, const struct talk *talk,
+                         const struct cw_exit *e)
+{
+    static const char *const denied[] = {"credentials",          "AccessDenied",
+                                         "InvalidClientTokenId", "UnauthorizedOperation",
+                                         "ExpiredToken",         NULL};
+    static const char *const passing[] = {"could not connect", "timed out", "timeout",
+                                          "throttl",           "endpoint",  "connection",
+                                          "rate exceeded",     NULL};
+    const char *words = *e->errors ? e->errors : talk->last;
+    size_t size = strlen(words);
+    words += size > 500 ? size - 500 : 0;
+    if (e->signal)
+        return cw_problem(t, true, "RuntimeError", "prowler (%s) was ended by signal %d",
+                          run->region, e->signal);
+    if (e->status == 2)
+        return cw_problem(t, false, "ValueError", "prowler (%s) refused its arguments: %s",
+                          run->region, words);
+    if (says(talk, e, denied))
+        return cw_problem(t, false, "PermissionError", "prowler (%s) was refused access: %s",
+                          run->region, words);
+    bool again = says(talk, e, passing);
+    return cw_problem(t, again, again ? "ConnectionError" : "RuntimeError",
+                      "prowler (%s) ended with exit status %d: %s", run->region, e->status, words);
+}
+
+int prowler_run(cw_task *t, const struct prowler_run *run, const char **ret_path)
+{
+    const char *argv[MAX_FRAMEWORKS + 20], *folder = cw_tmpdir(t);
+    struct talk talk = {.run = run};
+    struct cw_exit end;
+    if (!folder)
+        return -1;
+    folder = cw_printf(t, "%s/%s", folder, run->region);
+    if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+        return cw_problem(t, true, "OSError", "%s: %s", folder, strerror(errno));
+    char *path = cw_printf(t, "%s/findings.ocsf.json", folder);
+    unlink(path);
+    arguments_make(t, run, folder, argv);
+    struct cw_command command = {
+        .argv = argv,
+        .environment = environment_make(t, folder),
+        .on_line = on_line,
+        .on_tick = on_tick,
+        .arg = &talk,
+        .hint = "install it (pip install prowler, in an environment of its own) or set "
+                "CWORKER_PROWLER to its path",
+    };
+    if (cw_exec(t, &command, &end) < 0)
+        return -1;
+    if (end.signal || (end.status != 0 && end.status != 3))
+        return judge_failure(t, run, &talk, &end);
+    bool there = access(path, R_OK) == 0;
+    if (!there && end.status == 3)
+        return cw_problem(t, true, "RuntimeError",
+                          "prowler (%s) says that checks failed but wrote no findings",
+                          run->region);
+    *ret_path = there ? path : NULL;
+    return 0;
+}

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prowler scans, posture and snapshots: real Redis and MongoDB protocol, a replayed prowler."""
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from celery import Celery
+from pymongo.database import Database
+
+from harness import Worker, descendants, get, is_alive, wait_state
+from services.mongo import MongoServer
+from services.process import wait_until
+from tools import FakeTool, finding, report, sample
+
+PROWLER = "compliance.execute_prowler_scan"
+
+
+@pytest.fixture
+def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
+    with mongo.client() as client:
+        name = f"{mongo_database}_tasks"
+        client.drop_database(name)
+        yield client[name]
+
+
+@pytest.fixture
+def prowler(tmp_path: Path) -> FakeTool:
+    return FakeTool(tmp_path, "prowler", {"*": report()})
+
+
+@pytest.fixture
+def worker(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
+           prowler: FakeTool) -> Worker:
+    return cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="compliance",
+                   env={"CWORKER_PROWLER": str(prowler.path), "AWS_ACCESS_KEY_ID": "key",
+                        "AWS_SECRET_ACCESS_KEY": "secret", "PRIVATE_VALUE": "ours"})
+
+
+@pytest.fixture
+def run_id(database: Database) -> str:
+    database.scan_runs.insert_one({
+        "_id": "run-1", "team_id": "team-1", "cloud_account_id": "123456789012", "provider": "aws",
+        "regions": ["eu-west-1", "us-east-1"], "frameworks": [], "status": "RUNNING"})
+    return "run-1"
+
+
+def send(app: Celery, name: str, *args: Any, **options: Any) -> Any:
+    return app.send_task(name, args=args, queue="compliance", **options)
+
+
+def states(database: Database) -> dict[str, str]:
+    return {f["resource_name"]: f["status"] for f in database.cspm_findings.find()}
+
+
+def test_findings_are_stored(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
+                             run_id: str) -> None:
+    prowler.set({"eu-west-1": {"write": sample("prowler/findings.ocsf.json"), "exit": 3},
+                 "us-east-1": {"exit": 0}})
+    result = get(send(app, PROWLER, run_id, ["eu-west-1", "us-east-1"], ["cis_1.4_aws"]))
+    assert result.pop("by_severity")["CRITICAL"] == 1
+    assert result == {"scan_run_id": run_id, "status": "COMPLETED", "regions": 2, "findings": 2,
+                      "fail": 1, "pass": 1, "manual": 0, "resolved": 0, "errors": []}
+    stored = database.cspm_findings.find_one({"status": "FAIL"})
+    assert stored["uid"] == \
+        "prowler-aws-s3_bucket_public_access-123456789012-eu-west-1-public-data"
+    assert (stored["team_id"], stored["account_id"]) == ("team-1", "123456789012")
+    assert (stored["region"], stored["severity"]) == ("eu-west-1", "CRITICAL")
+    assert stored["resource_id"] == "arn:aws:s3:::public-data"
+    assert {"framework": "ISO27001-2022", "requirements": ["A.8.1"]} in stored["compliance"]
+    assert stored["scopes"] == ["cis_1.4_aws"]
+    call = prowler.calls[0]
+    assert call["argv"][:4] == ["aws", "--region", "eu-west-1", "--compliance"]
+    assert call["env"]["AWS_SECRET_ACCESS_KEY"] == "secret"
+    assert call["env"]["AWS_EC2_METADATA_DISABLED"] == "true"
+    assert "PRIVATE_VALUE" not in call["env"] and "secret" not in worker.log
+    job = database.scan_jobs.find_one({"scan_run_id": run_id})
+    assert (job["status"], job["summary"]["fail"]) == ("COMPLETED", 1)
+
+
+def test_twice_is_once(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
+                       run_id: str) -> None:
+    prowler.set({"*": report(finding("a"), finding("b", "PASS"))})
+    first = get(send(app, PROWLER, run_id, ["eu-west-1"], []))
+    seen = database.cspm_findings.find_one({"resource_name": "a"})
+    assert get(send(app, PROWLER, run_id, ["eu-west-1"], [])) == first
+    again = database.cspm_findings.find_one({"resource_name": "a"})
+    assert database.cspm_findings.count_documents({}) == 2
+    assert again["first_seen"] == seen["first_seen"] and again["last_seen"] >= seen["last_seen"]
+    assert database.scan_jobs.count_documents({}) == 1
+    # The same message again: it has been done.
+    task_id = database.scan_jobs.find_one()["task_id"]
+    app.backend.forget(task_id)
+    assert get(send(app, PROWLER, run_id, ["eu-west-1"], [], task_id=task_id)) == first
+    assert len(prowler.calls) == 2
+
+
+def test_vanished_findings_are_resolved(app: Celery, worker: Worker, database: Database,
+                                        prowler: FakeTool, run_id: str) -> None:
+    prowler.set({"eu-west-1": report(finding("a"), finding("b")),
+                 "us-east-1": report(finding("c", region="us-east-1"))})
+    get(send(app, PROWLER, run_id, ["eu-west-1", "us-east-1"], []))
+    database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-2"})
+    prowler.set({"eu-west-1": report(finding("a")),
+                 "us-east-1": {"exit": 1, "errors": "AccessDenied: no"}})
+    result = get(send(app, PROWLER, "run-2", ["eu-west-1", "us-east-1"], []))
+    assert (result["status"], result["resolved"]) == ("PARTIAL", 1)
+    assert "us-east-1: PermissionError" in result["errors"][0]
+    # us-east-1 was not looked at: nothing there may vanish.
+    assert states(database) == {"a": "FAIL", "b": "RESOLVED", "c": "FAIL"}
+    # What comes back is open again.
+    database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-3"})
+    prowler.set({"*": report(finding("a"), finding("b"))})
+    get(send(app, PROWLER, "run-3", ["eu-west-1"], []))
+    assert states(database) == {"a": "FAIL", "b": "FAIL", "c": "FAIL"}
+
+
+def test_other_frameworks_resolve_nothing(app: Celery, worker: Worker, database: Database,
+                                          prowler: FakeTool, run_id: str) -> None:
+    prowler.set({"*": report(finding("a"))})
+    get(send(app, PROWLER, run_id, ["eu-west-1"], ["pci_4.0_aws"]))
+    database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-2"})
+    prowler.set({"*": report()})
+    get(send(app, PROWLER, "run-2", ["eu-west-1"], ["cis_1.4_aws"]))
+    assert states(database) == {"a": "FAIL"}
+    get(send(app, PROWLER, "run-2", ["eu-west-1"], ["pci_4.0_aws"]))
+    assert states(database) == {"a": "RESOLVED"}
+
+
+@pytest.mark.parametrize("step, error, text", [
+    ({"exit": 2, "errors": "unrecognized framework"}, "ValueError", "refused its arguments"),
+    ({"exit": 1, "errors": "Unable to locate credentials"}, "PermissionError", "refused access"),
+    ({"exit": 1, "output": "CRITICAL: unknown check\n"}, "RuntimeError", "exit status 1"),
+    ({"exit": 3, "write": '[{"metadata": {"event_code": "x"}, "fin'}, "ValueError", "it stops"),
+    ({"exit": 0, "write": '{"findings": []}'}, "ValueError", "finding_info.uid"),
+    ({"exit": 3, "write": '[{"finding_info": {"uid": 7}}]'}, "ValueError", "finding_info.uid"),
+    ({"exit": 0, "write": "[1, 2]"}, "ValueError", "not an object"),
+])
+def test_failures(app: Celery, worker: Worker, database: Database, prowler: FakeTool, run_id: str,
+                  step: dict[str, Any], error: str, text: str) -> None:
+    database.cspm_findings.insert_one(
+        {"team_id": "team-1", "uid": "old", "status": "FAIL", "resource_name": "old",
+         "cloud_account_id": "123456789012", "scan_region": "eu-west-1"})
+    prowler.set({"*": step})
+    result = send(app, PROWLER, run_id, ["eu-west-1"], [])
+    assert wait_state(result, "FAILURE", "RETRY") == "FAILURE"
+    assert type(result.result).__name__ == error and text in str(result.result)
+    job = database.scan_jobs.find_one()
+    assert job["status"] == "FAILED" and text in job["errors"][0]
+    assert database.cspm_findings.find_one({"uid": "old"})["status"] == "FAIL"
+
+
+def test_passing_trouble_is_retried(app: Celery, worker: Worker, database: Database,
+                                    prowler: FakeTool, run_id: str) -> None:
+    prowler.set({"*": {"exit": 1, "errors": "Could not connect to the endpoint URL"}})
+    result = send(app, PROWLER, run_id, ["eu-west-1"], [])
+    assert wait_state(result, "RETRY", "FAILURE") == "RETRY"
+    assert database.scan_jobs.find_one()["status"] == "RETRYING"
+    result.forget()
+
+
+@pytest.mark.parametrize("args, error", [
+    (["nothing", ["eu-west-1"], []], "LookupError"),
+    (["run-1", ["--help"], []], "TypeError"),
+    (["run-1", ["eu-west-1; id"], []], "TypeError"),
+    (["run-1", ["eu-west-1"], ["--role=x"]], "TypeError"),
+    (["run-1", "eu-west-1", []], "TypeError"),
+    ([], "TypeError"),
+])
+def test_hostile_arguments(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
+                           run_id: str, args: list[Any], error: str) -> None:
+    result = send(app, PROWLER, *args)
+    wait_state(result, "FAILURE")
+    assert type(result.result).__name__ == error, result.result
+    assert prowler.calls == []
+
+
+def test_hostile_documents(app: Celery, worker: Worker, database: Database, prowler: FakeTool) -> None:
+    base = {"team_id": "t", "provider": "aws", "regions": ["eu-west-1"], "frameworks": []}
+    database.cloud_accounts.insert_one({"_id": "acc", "role_arn": "--output=/etc/passwd"})
+    rows = [{"regions": ["-v"]}, {"regions": []}, {"frameworks": ["-x"]}, {"provider": "--gcp"},
+            {"cloud_account_id": "acc"}, {"regions": "eu-west-1"}]
+    for number, row in enumerate(rows):
+        database.scan_runs.insert_one({"_id": f"h{number}", **base, **row})
+        result = send(app, PROWLER, f"h{number}")
+        wait_state(result, "FAILURE")
+        assert type(result.result).__name__ == "ValueError", (row, result.result)
+    assert prowler.calls == []
+
+
+def test_missing_program(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
+                         database: Database, run_id: str) -> None:
+    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="compliance",
+            env={"CWORKER_PROWLER": "/nowhere/prowler"})
+    result = send(app, PROWLER, run_id, ["eu-west-1"], [])
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, FileNotFoundError)
+    assert "pip install prowler" in str(result.result) and "CWORKER_PROWLER" in str(result.result)
+
+
+def test_cancelled_run_ends_prowler(app: Celery, worker: Worker, database: Database,
+                                    prowler: FakeTool, run_id: str) -> None:
+    prowler.set({"*": report(finding("a"), sleep=60)})
+    result = send(app, PROWLER, run_id, ["eu-west-1"], [])
+    wait_until(lambda: prowler.calls, 10, "the start of prowler")
+    database.scan_runs.update_one({"_id": run_id}, {"$set": {"status": "CANCELLED"}})
+    assert get(result, timeout=30) == "CANCELLED"
+    assert not is_alive(prowler.calls[0]["pid"])
+    assert database.cspm_findings.count_documents({}) == 0
+    # A cancelled run starts no more of them.
+    assert get(send(app, PROWLER, run_id, ["eu-west-1"], [])) == "CANCELLED"
+    assert len(prowler.calls) == 1
+
+
+def test_killed_child(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
+                      run_id: str) -> None:
+    prowler.set({"*": report(finding("a"), sleep=30, then=report(finding("a")))})
+    result = send(app, PROWLER, run_id, ["eu-west-1"], [])
+    call = wait_until(lambda: prowler.calls, 10, "the start of prowler")[0]
+    child = next(pid for pid in descendants(worker.pid) if call["pid"] in descendants(pid)
+                 and call["pid"] in [int(p) for t in Path(f"/proc/{pid}/task").glob("*/children")
+                                     for p in t.read_text().split()])
+    os.kill(child, signal.SIGKILL)
+    assert get(result, timeout=30)["findings"] == 1
+    assert states(database) == {"a": "FAIL"}
+    wait_until(lambda: not is_alive(call["pid"]), 10, "the end of the lost prowler")
+
+
+def test_large_output_in_little_memory(app: Celery, worker: Worker, database: Database,
+                                       prowler: FakeTool, run_id: str) -> None:
+    database.cspm_findings.create_index([("team_id", 1), ("uid", 1)], unique=True)
+    prowler.set({"*": report(*[finding(f"r{i}", "PASS") for i in range(1200)])})
+    result = get(send(app, PROWLER, run_id, ["eu-west-1"], []), timeout=60)
+    assert result["findings"] == 1200
+    assert database.cspm_findings.count_documents({}) == 1200
+
+
+# --- posture and snapshots ---
+
+def put_findings(database: Database, team: Any) -> None:
+    rows = [("a", "FAIL", ["1.1", "1.2"], False), ("b", "PASS", ["1.1", "1.3"], False),
+            ("c", "MANUAL", ["1.4"], False), ("d", "RESOLVED", ["1.3"], False),
+            ("e", "FAIL", ["1.3"], True)]
+    for uid, status, controls, muted in rows:
+        database.cspm_findings.insert_one(
+            {"team_id": team, "uid": uid, "status": status, "muted": muted, "severity": "HIGH",
+             "compliance": [{"framework": "CIS-1.4", "requirements": controls}]})
+
+
+@pytest.mark.parametrize("team", ["team-1", ObjectId()])
+def test_refresh(app: Celery, worker: Worker, database: Database, team: Any) -> None:
+    put_findings(database, team)
+    database.compliance_posture.insert_one(
+        {"team_id": team, "framework": "gone", "refreshed_at": datetime(2020, 1, 1)})
+    for _ in range(2):
+        assert get(send(app, "compliance.run_compliance_refresh", str(team))) == \
+            {"teams": 1, "frameworks": 1}
+        [posture] = database.compliance_posture.find()
+        assert (posture["team_id"], posture["framework"]) == (team, "CIS-1.4")
+        assert [posture[k] for k in ("pass", "fail", "manual", "total", "score")] == \
+            [1, 2, 1, 4, 33.3]
+        assert [(c["control"], c["status"], c["pass"], c["fail"], c["score"])
+                for c in posture["controls"]] == \
+            [("1.1", "FAIL", 1, 1, 50.0), ("1.2", "FAIL", 0, 1, 0.0), ("1.3", "PASS", 1, 0, 100.0),
+             ("1.4", "MANUAL", 0, 0, None)]
+
+
+def test_snapshots(app: Celery, worker: Worker, database: Database) -> None:
+    put_findings(database, "team-1")
+    put_findings(database, "team-2")
+    assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 2
+    assert get(send(app, "compliance.snapshot_all_teams"))["teams"] == 2
+    wait_until(lambda: database.compliance_snapshots.count_documents({}) == 2, 10, "two snapshots")
+    before = list(database.compliance_snapshots.find().sort("team_id"))
+    assert before[0]["score"] == 33.3 and before[0]["open_findings"]["HIGH"] == 1
+    assert before[0]["frameworks"][0]["framework"] == "CIS-1.4"
+    database.cspm_findings.update_many({}, {"$set": {"status": "PASS"}})
+    get(send(app, "compliance.run_compliance_refresh"))
+    day = get(send(app, "compliance.snapshot_team", "team-1", before[0]["day"]))
+    assert day == before[0]["day"]
+    assert list(database.compliance_snapshots.find().sort("team_id")) == before
+
+
+def test_snapshot_of_nobody(app: Celery, worker: Worker) -> None:
+    result = send(app, "compliance.snapshot_team", "nobody", "2026-11-21")
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, LookupError)
+    result = send(app, "compliance.snapshot_team", "team-1", "today")
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError)

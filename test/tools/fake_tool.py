@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Plays prowler, testssl, nmap or trivy from a plan: fake_tool.py TOOL PLAN ARGUMENTS…
+
+The plan is JSON: what to do for a target ("*": any other). Each call's arguments and environment are
+appended to PLAN.calls, so that tests see what was run and how often.
+
+  sleep: seconds before the report is written    write: text of the report (absent: no file)
+  output, errors: what is said                   exit: exit status
+  once: done the first time only, then as the plan of "then" says
+"""
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def value_of(arguments: list[str], name: str) -> str:
+    return arguments[arguments.index(name) + 1]
+
+
+def target_and_report(tool: str, arguments: list[str]) -> tuple[str, Path | None]:
+    if tool == "prowler":
+        folder, name = value_of(arguments, "-o"), value_of(arguments, "-F")
+        return value_of(arguments, "--region"), Path(folder, f"{name}.ocsf.json")
+    if tool == "testssl":
+        return arguments[-1], Path(value_of(arguments, "--jsonfile"))
+    if tool == "trivy":
+        return arguments[-1], Path(value_of(arguments, "--output"))
+    return arguments[-1], None
+
+
+def main() -> int:
+    tool, plan_path, *arguments = sys.argv[1:]
+    plan = json.loads(Path(plan_path).read_text())
+    target, report = target_and_report(tool, arguments)
+    calls = Path(f"{plan_path}.calls")
+    before = calls.read_text().count(f'"target": {json.dumps(target)}') if calls.exists() else 0
+    with open(calls, "a") as file:
+        file.write(json.dumps({"target": target, "argv": arguments, "env": dict(os.environ),
+                               "pid": os.getpid()}) + "\n")
+    step = plan.get(target) or plan["*"]
+    if before and "then" in step:
+        step = step["then"]
+    sys.stdout.write(step.get("output", ""))
+    sys.stderr.write(step.get("errors", ""))
+    sys.stdout.flush()
+    time.sleep(step.get("sleep", 0))
+    if report and "write" in step:
+        report.write_text(step["write"])
+    return step.get("exit", 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
