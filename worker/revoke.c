@@ -8,7 +8,6 @@
 
 #include "worker/revoke.h"
 
-#include "proto/base/buf.h"
 #include "proto/base/mem.h"
 #include "worker/log.h"
 #include "worker/revoked.h"
@@ -81,21 +80,12 @@ static void terminate_by_id(struct request *r, void *arg)
     terminate_run(r, by->signal);
 }
 
-static void log_flagged(const char *const *ids, size_t n)
+static void find_waiting(struct request_list *list, void *arg)
 {
-    struct buf text = BUF_INIT(1 << 16);
-    for (size_t i = 0; i < n; i++)
-        buf_printf(&text, "%s%s", i ? ", " : "", ids[i]);
-    log_info("Tasks flagged as revoked: %s", text.data ? text.data : "");
-    buf_done(&text);
-}
-
-static void find_waiting(struct request_list *waiting, void *arg)
-{
-    const struct by_id *by = arg;
-    for (const struct request *r = waiting->first; r; r = r->next)
+    struct by_id *by = arg;
+    for (const struct request *r = list->first; r; r = r->next)
         if (find_id(by->ids, by->n, r->message.id))
-            found(arg, r);
+            found(by, r);
 }
 
 cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool terminate, int signal)
@@ -111,8 +101,6 @@ cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool term
         by.found = cJSON_CreateArray();
         flow_each_waiting(w, find_waiting, &by);
         each_run(w, terminate_by_id, &by);
-    } else {
-        log_flagged(ids, n);
     }
     flow_discard_revoked(w);
     worker_pump(w);
