@@ -115,6 +115,7 @@ static void options_take(struct channel *c, const struct channel_options *o)
     c->unacked.timeout = o->visibility_timeout;
     c->unacked.mutex_expire = o->unacked_mutex_expire > 0 ? o->unacked_mutex_expire : 300;
     c->unacked.limit = o->unacked_restore_limit;
+    c->wait_replicas = o->wait_replicas;
     c->max_message = o->max_message ? o->max_message : (size_t)512 << 20;
     c->poll_period = POLL_SECONDS;
     evutil_secure_rng_get_bytes(&c->nonce, sizeof c->nonce);

@@ -40,6 +40,7 @@ struct channel_options {
     double visibility_timeout, unacked_mutex_expire; /* seconds; expire 0: 300 */
     size_t unacked_restore_limit;                    /* messages for one look; 0: no limit */
     const char *unacked_key, *unacked_index_key, *unacked_mutex_key; /* NULL: Kombu's names */
+    int wait_replicas; /* that should have a settlement before its owner hears of it; 0: none */
     size_t max_message;        /* larger elements go to the dead-letter list unread; 0: 512 MiB */
 };
 

@@ -4,7 +4,8 @@
 
 /* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, which of
  * them may be fetched from), pause.c, recover.c (what happens before anything else on a connection),
- * fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c, restore.c. */
+ * fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c,
+ * restore.c, replicas.c. */
 
 #include "broker/channel.h"
 #include "broker/scripts.h"
@@ -44,6 +45,7 @@ struct settlement {
     struct argument_list *script; /* NULL: a plain LREM */
     bool asked;          /* an answer is under way */
     bool unheard;        /* sent on a connection that went: may have happened */
+    enum { AWAITS_NOTHING, AWAITS_NEXT, AWAITS_THIS } awaiting; /* done, and a WAIT is due or under way */
     bool lost;           /* was not ours any more when it was settled */
     bool beside;         /* leaves its delivery held: does nothing where that is gone */
     channel_settled_fn *fn;
@@ -86,6 +88,8 @@ struct channel {
     struct settlement *settling, *settling_last;
     struct event *retry_timer;
     uint64_t nonce;
+    int wait_replicas;
+    bool awaiting_replicas, few_replicas;
 
     /* delayed */
     struct event *delayed_timer;
@@ -165,6 +169,7 @@ void watch_jitter_over(evutil_socket_t fd, short what, void *arg);
 void settle_resend(struct channel *c);
 void settle_retry(evutil_socket_t fd, short what, void *arg);
 void settle_abandon(struct channel *c);
+void settlement_finish(struct settlement *s, int code); /* frees it, then tells its owner */
 void settle_beside(struct channel *c, struct delivery *d, const struct effect *effect,
                    channel_settled_fn *fn, void *arg);
 void settle_dead(struct lane *lane, struct slice text, const char *reason);
@@ -191,6 +196,9 @@ bool lease_host_is_ours(const char *host, const char *boot);
 bool process_is_gone(int64_t pid, int64_t start);
 void lease_renew(struct channel *c);
 void lease_tick(evutil_socket_t fd, short what, void *arg);
+
+/* replicas.c */
+void replicas_await(struct settlement *s);
 
 /* restore.c */
 void restore_look(evutil_socket_t fd, short what, void *arg);

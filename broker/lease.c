@@ -157,7 +157,7 @@ static void list_counted(const redisReply *reply, void *arg)
 {
     struct lane *lane = arg;
     struct channel *c = lane->c;
-    if (!reply || reply->type != REDIS_REPLY_INTEGER || !c->ready)
+    if (!reply || reply->type != REDIS_REPLY_INTEGER || !c->ready || c->awaiting_replicas)
         return;
     if ((size_t)reply->integer != lane->n_held + lane->n_settling)
         recover_start(c);

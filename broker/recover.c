@@ -203,7 +203,7 @@ static void durability_warn(struct channel *c, const char *info)
         strcmp(value, "noeviction") != 0)
         note(c, true, "Redis may evict queues: maxmemory-policy is %s, not noeviction", value);
     if (info_field(info, "\naof_enabled:", value, sizeof value) && strcmp(value, "0") == 0)
-        note(c, false, "Redis runs without append-only file: a crash of it may lose the last messages");
+        note(c, true, "Redis runs without append-only file: a crash of it may lose the last messages");
 }
 
 /* Client ids start again with each run of the server: another run's id may be somebody else's. */

@@ -2,6 +2,7 @@
 #include "broker/redis.h"
 
 #include "broker/redis_tls.h"
+#include "broker/sentinel.h"
 #include "proto/base/mem.h"
 
 #include <arpa/inet.h>
@@ -30,7 +31,8 @@ enum {
     FEED_SIZE = 16 * 1024,   /* hiredis moves the rest of its buffer after each reply: keep it small */
     SMALL_COMMAND = 8 * 1024 /* formatted in one piece */
 };
-static const double CONNECT_TIMEOUT = 10, BACKOFF_FIRST = 0.1, BACKOFF_MAX = 10;
+static const double CONNECT_TIMEOUT = 10, BACKOFF_FIRST = 0.1, BACKOFF_MAX = 10,
+                    BACKOFF_SENTINEL = 1; /* asking costs little, and a failover is soon over */
 
 enum state { STATE_DOWN, STATE_CONNECTING, STATE_GREETING, STATE_UP };
 
@@ -53,6 +55,8 @@ struct redis {
     struct pending *ring;
     size_t head, n_pending, capacity; /* capacity is a power of two */
     enum state state;
+    struct sentinel_search *search;
+    bool found; /* url has the master's address, for this attempt */
     int64_t client_id, last_read;
     unsigned attempts, life, depth;
     bool watching, closing;
@@ -374,6 +378,15 @@ static void greet_checked(const redisReply *reply, void *arg)
     connection_drop(r, reason);
 }
 
+/* A sentinel may not know yet that its master has become a replica. */
+static void greet_role(const redisReply *reply, void *arg)
+{
+    struct redis *r = arg;
+    bool told = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements && reply->element[0]->str;
+    if (told && strcmp(reply->element[0]->str, "master") != 0)
+        connection_drop(r, "the server is not the master any more");
+}
+
 static void greet_id(const redisReply *reply, void *arg)
 {
     struct redis *r = arg;
@@ -417,6 +430,8 @@ static void greeting_send(struct redis *r)
     if (r->client_name)
         command_queue(r, NULL, NULL, 3, (struct slice[]){slice_of("CLIENT"), slice_of("SETNAME"),
                                                          slice_of(r->client_name)});
+    if (r->url.n_sentinels)
+        command_queue(r, greet_role, r, 1, (struct slice[]){slice_of("ROLE")});
     command_queue(r, greet_id, r, 2, (struct slice[]){slice_of("CLIENT"), slice_of("ID")});
     command_queue(r, greet_done, r, 1, (struct slice[]){slice_of("PING")});
 }
@@ -488,10 +503,31 @@ static int connection_start(struct redis *r)
     return bufferevent_socket_connect_hostname(r->bev, r->dns, AF_UNSPEC, r->url.host, r->url.port);
 }
 
+static void connection_open(struct redis *r);
+
+static void master_found(const char *host, int port, const char *why, void *arg)
+{
+    struct redis *r = arg;
+    r->search = NULL;
+    if (!host) {
+        connection_drop(r, why);
+        return;
+    }
+    free(r->url.host);
+    r->url.host = mem_dup(host);
+    r->url.port = port;
+    r->found = true;
+    connection_open(r);
+}
+
 static void connection_open(struct redis *r)
 {
     r->state = STATE_CONNECTING;
     r->subscribed = false;
+    if (r->url.n_sentinels && !r->found) {
+        r->search = sentinel_ask(r->base, &r->url, master_found, r);
+        return;
+    }
     struct error err = {0};
     if (r->url.tls) {
         SSL *ssl = redis_tls_new(&r->url, &err);
@@ -522,13 +558,13 @@ static void connection_open(struct redis *r)
 
 static double backoff_next(struct redis *r)
 {
-    double wait = BACKOFF_FIRST;
-    for (unsigned i = 0; i < r->attempts && wait < BACKOFF_MAX; i++)
+    double wait = BACKOFF_FIRST, most = r->url.n_sentinels ? BACKOFF_SENTINEL : BACKOFF_MAX;
+    for (unsigned i = 0; i < r->attempts && wait < most; i++)
         wait *= 2;
     r->attempts++;
     unsigned char random;
     evutil_secure_rng_get_bytes(&random, 1);
-    return (wait < BACKOFF_MAX ? wait : BACKOFF_MAX) * (0.5 + random / 512.0);
+    return (wait < most ? wait : most) * (0.5 + random / 512.0);
 }
 
 static void connection_drop(struct redis *r, const char *reason)
@@ -540,6 +576,10 @@ static void connection_drop(struct redis *r, const char *reason)
     r->life++;
     r->state = STATE_DOWN;
     r->client_id = 0;
+    r->found = false;
+    if (r->search)
+        sentinel_cancel(r->search);
+    r->search = NULL;
     r->watching = false;
     if (r->bev)
         bufferevent_free(r->bev);
@@ -592,22 +632,12 @@ static void timer_fired(evutil_socket_t fd, short what, void *arg)
 
 /* --- the owner's calls --- */
 
-static struct redis_url url_copy(const struct redis_url *url)
-{
-    struct redis_url copy = *url;
-    char **strings[] = {&copy.host,    &copy.socket_path, &copy.user,    &copy.password,
-                        &copy.ca_file, &copy.cert_file,   &copy.key_file};
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        *strings[i] = mem_dup(*strings[i]);
-    return copy;
-}
-
 struct redis *redis_open(struct event_base *base, const struct redis_url *url,
                          const struct redis_options *options, const struct redis_handlers *handlers)
 {
     struct redis *r = mem_zalloc(sizeof *r);
     r->base = base;
-    r->url = url_copy(url);
+    r->url = redis_url_copy(url);
     r->client_name = mem_dup(options->client_name);
     /* Redis refuses spaces in a client's name. */
     for (char *at = r->client_name; at && *at; at++)

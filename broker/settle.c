@@ -243,7 +243,7 @@ static struct settlement *settlement_new(struct channel *c, struct lane *lane, s
     return s;
 }
 
-static void settlement_finish(struct settlement *s, int code)
+void settlement_finish(struct settlement *s, int code)
 {
     struct channel *c = s->c;
     if (s->prev)
@@ -281,13 +281,16 @@ static void settlement_answered(const redisReply *reply, void *arg)
     }
     bool certain = !s->lane && !s->beside;
     bool done = reply->integer > 0 || certain || (s->unheard && !s->beside);
-    settlement_finish(s, done ? 0 : ERROR_LOST);
+    if (done && s->c->wait_replicas)
+        replicas_await(s);
+    else
+        settlement_finish(s, done ? 0 : ERROR_LOST);
 }
 
 static void settlement_send(struct settlement *s)
 {
     struct channel *c = s->c;
-    if (!c->ready || s->asked || s->lost)
+    if (!c->ready || s->asked || s->lost || s->awaiting)
         return;
     int code;
     if (s->script)

@@ -75,7 +75,8 @@ static int verify_parse(const char *value, enum redis_verify *ret_verify)
     return ERROR_INVALID;
 }
 
-static int parameter_apply(struct redis_url *url, const char *name, char *value, struct error *err)
+static int parameter_apply(struct redis_url *url, const char *name, const char *value,
+                           struct error *err)
 {
     int code = 0;
     if (strcmp(name, "ssl_ca_certs") == 0) {
@@ -155,8 +156,8 @@ static int scheme_parse(const char *text, struct redis_url *url, bool *ret_socke
 {
     const char *rest = strstr(text, "://");
     if (!rest)
-        return error_set(err, ERROR_INVALID, "a Redis URL starts with redis://, rediss:// or "
-                                             "redis+socket://");
+        return error_set(err, ERROR_INVALID, "a Redis URL starts with redis://, rediss://, "
+                                             "redis+socket:// or sentinel://");
     size_t size = (size_t)(rest - text);
     char scheme[16] = "";
     if (size < sizeof scheme)
@@ -220,21 +221,130 @@ static int url_fill(const char *text, struct redis_url *url, struct error *err)
     return code;
 }
 
+/* --- sentinels --- */
+
+/* The first URL with a user, a database or parameters says these of the master. */
+static void master_fill(struct redis_url *url, struct redis_url *part)
+{
+    char **to[] = {&url->user, &url->password, &url->ca_file, &url->cert_file, &url->key_file};
+    char **from[] = {&part->user, &part->password, &part->ca_file, &part->cert_file, &part->key_file};
+    for (size_t i = 0; i < sizeof to / sizeof *to; i++)
+        if (!*to[i]) {
+            *to[i] = *from[i];
+            *from[i] = NULL;
+        }
+    url->db = url->db ? url->db : part->db;
+    url->tls = url->tls || part->tls;
+    url->verify = part->verify != REDIS_VERIFY_REQUIRED ? part->verify : url->verify;
+    url->check_hostname = url->check_hostname && part->check_hostname;
+}
+
+static int sentinel_add(struct redis_url *url, const char *text, struct error *err)
+{
+    struct redis_url part = {.port = 26379, .check_hostname = true};
+    char *redis = mem_printf("redis://%s", text);
+    int code = url_fill(redis, &part, err);
+    free(redis);
+    if (code == 0) {
+        const char *query = strchr(text, '?');
+        part.tls = query && strstr(query, "ssl_");
+        master_fill(url, &part);
+        url->sentinels = mem_realloc(url->sentinels,
+                                     ((size_t)url->n_sentinels + 1) * sizeof *url->sentinels);
+        url->sentinels[url->n_sentinels++] =
+            (struct redis_url){.host = part.host, .port = part.port, .check_hostname = true};
+        part.host = NULL;
+    }
+    redis_url_done(&part);
+    return code;
+}
+
+static int sentinels_fill(const char *text, struct redis_url *url, struct error *err)
+{
+    static const char scheme[] = "sentinel://";
+    int code = 0;
+    while (code == 0 && *text) {
+        size_t size = strcspn(text, ";");
+        char *part = mem_ndup(text, size);
+        bool plain = !strstr(part, "://");
+        if (!plain && strncasecmp(part, scheme, strlen(scheme)) != 0)
+            code = error_set(err, ERROR_UNSUPPORTED, "a list of sentinels holds sentinel:// URLs only");
+        else if (size)
+            code = sentinel_add(url, plain ? part : part + strlen(scheme), err);
+        free(part);
+        text += size + (text[size] == ';');
+    }
+    return code;
+}
+
+static int kwarg_apply(struct redis_url *sentinel, const cJSON *value, struct error *err)
+{
+    const char *name = value->string, *text = cJSON_GetStringValue(value);
+    if (strcmp(name, "ssl") == 0)
+        sentinel->tls = cJSON_IsTrue(value);
+    else if (text && strcmp(name, "username") == 0)
+        string_set(&sentinel->user, mem_dup(text));
+    else if (text && strcmp(name, "password") == 0)
+        string_set(&sentinel->password, mem_dup(text));
+    else if (strncmp(name, "ssl_", 4) == 0 && (text || cJSON_IsBool(value)))
+        return parameter_apply(sentinel, name, text ? text : cJSON_IsTrue(value) ? "true" : "false",
+                               err);
+    return 0; /* the rest tunes Python's connections */
+}
+
+int redis_url_set_master(struct redis_url *url, const char *name, const cJSON *kwargs, struct error *err)
+{
+    if (!url->n_sentinels)
+        return 0;
+    if (!name || !*name)
+        return error_set(err, ERROR_INVALID,
+                         "a sentinel:// URL needs master_name in the transport options");
+    string_set(&url->master, mem_dup(name));
+    const cJSON *value;
+    for (int i = 0; i < url->n_sentinels; i++)
+        cJSON_ArrayForEach(value, kwargs)
+        {
+            int code = value->string ? kwarg_apply(&url->sentinels[i], value, err) : 0;
+            if (code)
+                return error_wrap(err, "sentinel_kwargs");
+        }
+    return 0;
+}
+
+/* --- whole URLs --- */
+
 int redis_url_parse(const char *text, struct redis_url *ret_url, struct error *err)
 {
     *ret_url = (struct redis_url){.port = 6379, .check_hostname = true};
-    int code = url_fill(text, ret_url, err);
+    bool sentinel = strncasecmp(text, "sentinel://", 11) == 0;
+    int code = sentinel ? sentinels_fill(text, ret_url, err) : url_fill(text, ret_url, err);
     if (code)
         redis_url_done(ret_url);
     return code;
 }
 
+struct redis_url redis_url_copy(const struct redis_url *url)
+{
+    struct redis_url copy = *url;
+    char **strings[] = {&copy.host,    &copy.socket_path, &copy.user,     &copy.password,
+                        &copy.ca_file, &copy.cert_file,   &copy.key_file, &copy.master};
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        *strings[i] = mem_dup(*strings[i]);
+    copy.sentinels = mem_zalloc(((size_t)url->n_sentinels + 1) * sizeof *copy.sentinels);
+    for (int i = 0; i < url->n_sentinels; i++)
+        copy.sentinels[i] = redis_url_copy(&url->sentinels[i]);
+    return copy;
+}
+
 void redis_url_done(struct redis_url *url)
 {
-    char *strings[] = {url->host,    url->socket_path, url->user,    url->password,
-                       url->ca_file, url->cert_file,   url->key_file};
+    char *strings[] = {url->host,    url->socket_path, url->user,     url->password,
+                       url->ca_file, url->cert_file,   url->key_file, url->master};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         free(strings[i]);
+    for (int i = 0; i < url->n_sentinels; i++)
+        redis_url_done(&url->sentinels[i]);
+    free(url->sentinels);
     *url = (struct redis_url){0};
 }
 

@@ -299,7 +299,7 @@ static void connect_redis(struct events *e)
 {
     const struct settings *s = &e->worker->options->settings;
     struct redis_url url = {0};
-    if (e->redis || redis_url_parse(s->broker_url, &url, NULL) < 0)
+    if (e->redis || settings_broker(s, &url, NULL) < 0)
         return;
     struct redis_options options = {.client_name = "cworker-events"};
     struct redis_handlers handlers = {.on_up = on_up, .arg = e};

@@ -244,7 +244,7 @@ static int open_channel(struct worker *w, struct error *err)
 {
     const struct settings *s = &w->options->settings;
     struct redis_url url = {0};
-    int code = redis_url_parse(s->broker_url, &url, err);
+    int code = settings_broker(s, &url, err);
     if (code < 0)
         return error_wrap(err, "broker_url");
     struct channel_options options = {
@@ -252,6 +252,7 @@ static int open_channel(struct worker *w, struct error *err)
         .key_prefix = s->global_keyprefix,
         .queues = (const char *const *)w->options->queues,
         .lease = s->worker_lease,
+        .wait_replicas = (int)s->broker_wait_replicas,
         .visibility_timeout = s->visibility_timeout,
         .unacked_restore_limit = (size_t)s->unacked_restore_limit,
         .unacked_mutex_expire = s->unacked_mutex_expire,

@@ -64,7 +64,7 @@ int command_redis_open(struct command_redis *c, const struct options *o)
     *c = (struct command_redis){.command = o->command};
     struct error err = {0};
     struct redis_url url;
-    if (redis_url_parse(o->settings.broker_url, &url, &err) != 0) {
+    if (settings_broker(&o->settings, &url, &err) != 0) {
         fprintf(stderr, "cworker %s: broker_url: %s\n", c->command, err.text);
         return EXIT_USAGE;
     }

@@ -68,7 +68,7 @@ static const struct choice {
 static const char *const transport_rows[] = {
     "visibility_timeout", "priority_steps", "global_keyprefix", "queue_order_strategy",
     "unacked_key", "unacked_index_key", "unacked_mutex_key", "unacked_mutex_expire",
-    "unacked_restore_limit", "fanout_prefix", "fanout_patterns",
+    "unacked_restore_limit", "fanout_prefix", "fanout_patterns", "master_name", "sentinel_kwargs",
 };
 
 /* Members that Kombu's Redis transport knows and that have no effect here. */
@@ -76,7 +76,7 @@ static const char *const transport_ignored[] = {
     "socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options",
     "health_check_interval", "retry_on_timeout", "max_connections", "max_retries", "interval_start",
     "interval_step", "interval_max", "unacked_restore_interval", "unacked_restore_throttle",
-    "polling_interval", "client_name",
+    "polling_interval", "client_name", "min_other_sentinels", "sentinel_fanout_compat",
 };
 
 static const struct row *row_find(const char *name)
@@ -704,6 +704,11 @@ void settings_done(struct settings *s)
 
 int settings_check(const struct settings *s, struct error *err)
 {
+    struct redis_url url;
+    int code = settings_broker(s, &url, err);
+    if (code != 0)
+        return error_wrap(err, "broker_url");
+    redis_url_done(&url);
     if (s->task_time_limit > 0 && s->task_soft_time_limit > s->task_time_limit)
         return error_set(
             err, ERROR_INVALID,

@@ -25,6 +25,9 @@
     X(priority_steps, LIST, "0,3,6,9", "", "priority steps of the queues")                         \
     X(global_keyprefix, TEXT, NULL, "", "put before every key in Redis")                           \
     X(queue_order_strategy, TEXT, "round_robin", "", "round_robin, priority or sorted")            \
+    X(master_name, TEXT, NULL, "", "which master a sentinel:// broker means")                      \
+    X(sentinel_kwargs, JSON, NULL, "", "username, password, ssl … of the sentinels themselves")    \
+    X(broker_wait_replicas, INT, "0", "", "replicas that should have an ack before it counts")     \
     X(unacked_key, TEXT, "unacked", "", "Kombu's hash of unacked messages")                        \
     X(unacked_index_key, TEXT, "unacked_index", "", "Kombu's index of it")                         \
     X(unacked_mutex_key, TEXT, "unacked_mutex", "", "Kombu's lock on its restore")                 \
@@ -94,6 +97,9 @@ int settings_load_file(struct settings *s, const char *path, struct error *err);
 int settings_load_environment(struct settings *s, struct error *err);
 int settings_check(const struct settings *s, struct error *err); /* contradictions */
 bool settings_ignored(const char *name);
+/* broker_url with what the transport options say of sentinels. redis_url_done is due after success. */
+struct redis_url;
+int settings_broker(const struct settings *s, struct redis_url *ret_url, struct error *err);
 /* "10/m", "0.5/s", "3", … as starts per second; NULL, "" and "0" are 0: no limit. False: it is no rate. */
 bool settings_rate(const char *text, double *ret_per_second);
 

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sentinel:// brokers: real sentinels, failovers, and WAIT."""
+import signal
+from collections.abc import Iterator
+
+import pytest
+from harness import get, inflight, run_cworker, wait_until
+
+from services.sentinel import MASTER_NAME, Sentinels
+
+
+@pytest.fixture
+def fleet() -> Iterator[Sentinels]:
+    with Sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def worker(fleet, cworker, redis):
+    def start(*options, **more):
+        return cworker(*fleet.worker_options(), *options, broker=fleet.url(), backend=redis.url(),
+                       **more)
+    return start
+
+
+@pytest.fixture
+def producer(fleet, make_app, redis):
+    return make_app(broker=fleet.url(), backend=redis.url(),
+                    broker_transport_options=fleet.transport_options())
+
+
+def test_tasks(fleet, producer, worker):
+    """The first sentinel is gone already; a second database, too."""
+    fleet.processes[0].kill()
+    fleet.processes[0].wait()
+    log = worker()
+    assert [get(producer.send_task("demo.add", (i, 1))) for i in range(10)] == list(range(1, 11))
+    assert "sentinel://127.0.0.1" in log.log
+
+
+def test_master_dies(fleet, producer, worker):
+    """kill -9 of the master: what was replicated is done, once the sentinels have chosen."""
+    log = worker("--set", "broker_wait_replicas=1")
+    results = [producer.send_task("demo.sleep", (0.05,)) for _ in range(100)]
+    master, replica = fleet.master(), fleet.replica()
+    wait_until(lambda: any(result.state == "SUCCESS" for result in results), what="a first result")
+    with master.client() as client:
+        assert client.wait(1, 5000) == 1
+    master.kill()
+    wait_until(lambda: fleet.master_port() == replica.port, 20, "the failover")
+    assert [get(result, timeout=30) for result in results] == [0.05] * 100
+    assert get(producer.send_task("demo.add", (1, 2)), timeout=30) == 3
+    assert "Trying to re-establish the connection" in log.log
+    with replica.client() as client:
+        wait_until(lambda: not client.llen("celery") and not inflight(client), what="empty queues")
+
+
+def test_planned_failover(fleet, producer, worker):
+    """The old master lives on as a replica; the worker leaves it."""
+    log = worker()
+    assert get(producer.send_task("demo.add", (1, 2))) == 3
+    results = [producer.send_task("demo.sleep", (0.05,)) for _ in range(60)]
+    old, new = fleet.master(), fleet.replica()
+    with old.client() as client:
+        assert client.wait(1, 5000) == 1
+    with fleet.sentinel() as client:
+        client.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
+    wait_until(lambda: fleet.master_port() == new.port, 20, "the failover")
+    assert [get(result, timeout=30) for result in results] == [0.05] * 60
+    with new.client() as client:
+        wait_until(lambda: client.exists("cworker.incarnations") and not client.llen("celery"),
+                   20, "the worker at the new master")
+    log.stop()
+
+
+def test_password_of_the_sentinels(make_app, cworker, redis):
+    with Sentinels(n=1, password="se-cret") as fleet:
+        app = make_app(broker=fleet.url(3), backend=redis.url(),
+                       broker_transport_options=fleet.transport_options())
+        worker = cworker(*fleet.worker_options(), broker=fleet.url(3), backend=redis.url())
+        assert get(app.send_task("demo.add", (1, 2))) == 3
+        with fleet.first.client(3) as client:
+            assert client.exists("cworker.incarnations")
+        done = run_cworker("-b", fleet.url(3), *fleet.worker_options(), "purge", "-f")
+        assert done.returncode == 0, done
+        worker.stop()
+        assert "se-cret" not in worker.log
+
+
+def test_replicas_that_do_not_answer(fleet, producer, worker):
+    log = worker("--set", "broker_wait_replicas=1")
+    assert get(producer.send_task("demo.add", (1, 2))) == 3
+    assert "replicas have" not in log.log
+    fleet.replica().process.send_signal(signal.SIGSTOP)
+    try:
+        producer.send_task("demo.add", (1, 2))
+        log.wait_log("0 of 1 replicas have what was written")
+        assert get(producer.send_task("demo.add", (2, 2))) == 4
+        log.stop()
+    finally:
+        fleet.second.process.send_signal(signal.SIGCONT)
+
+
+def test_wrong_options():
+    done = run_cworker("-b", "sentinel://127.0.0.1:1", "purge", "-f")
+    assert done.returncode == 2 and "master_name" in done.stderr
+    done = run_cworker("-b", "sentinel://h:1;redis://h", "--set", "master_name=m", "purge", "-f")
+    assert done.returncode == 2 and "sentinel://" in done.stderr
+    done = run_cworker("-b", "sentinel://:hush@127.0.0.1:1", "--set", "master_name=m", "purge", "-f")
+    assert done.returncode == 69 and "no sentinel knows" in done.stderr
+    assert "hush" not in done.stderr
