@@ -35,7 +35,7 @@ UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
 FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
 PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),4) -p no:cacheprovider
 
-.PHONY: all debug asan check check-quick check-unit check-integration lint shape bench fault demo install \
+.PHONY: all debug asan check check-quick check-unit check-integration lint shape bench fault upstream demo install \
         clean help
 
 all: $(B)/cworker $(B)/demo.so ## the program and the demo plugin (release, hardened)
@@ -65,6 +65,10 @@ $(B)/demo.so: examples/demo/demo.c tasks/cworker.h
 $(B)/ledger.so: test/fault/ledger.c tasks/cworker.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $<
+
+$(B)/upstream.so: test/upstream/tasks.c tasks/cworker.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lhiredis
 
 $(B)/test/%: test/unit/%.c $(LIB)
 	@mkdir -p $(@D)
@@ -102,6 +106,9 @@ bench: all ## tasks per second, start-up, memory: side by side with Celery
 fault: all $(B)/ledger.so ## a storm of kills, pauses and cut connections: SEED=7 SECONDS=300 WORKERS=4
 	$(Q)test/setup.sh all && .venv/bin/python test/fault/storm.py --seconds $(or $(SECONDS),60) \
 	    --workers $(or $(WORKERS),2) $(if $(SEED),--seed $(SEED)) $(if $(MONGO),--mongo)
+
+upstream: all $(B)/upstream.so ## Celery's own integration suite against cworker: the score for each backend
+	$(Q)test/setup.sh all && CWORKER_BIN=$(B)/cworker .venv/bin/python test/upstream/run.py
 
 demo: ## sets up this machine, builds, and shows the whole thing at work
 	$(Q)test/setup.sh all

@@ -134,6 +134,7 @@ struct cw_info {
     const cJSON *headers;    /* all headers of the message, custom ones included */
 };
 const struct cw_info *cw_info(cw_task *t);
+const cJSON *cw_properties(cw_task *t); /* the message's: priority, delivery_info, reply_to, app_id … */
 
 /* --- verdicts ---------------------------------------------------------------------------------- */
 

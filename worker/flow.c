@@ -225,6 +225,7 @@ static void run(struct request *r)
         .name = slice_of(m->task),
         .queue = slice_of(r->delivery.queue),
         .headers = m->headers,
+        .properties = m->properties,
         .body = m->body,
         .root_id = slice_of(m->root_id),
         .parent_id = slice_of(m->parent_id),

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { SLICES_MAX = 8 };
+enum { SLICES_MAX = 9 };
 
 struct layout {
     size_t size;
@@ -22,9 +22,10 @@ struct layout {
 
 static const struct layout layouts[] = {
     [FRAME_TASK] = {sizeof(struct task_frame),
-                    8,
-                    {TASK_AT(id), TASK_AT(name), TASK_AT(queue), TASK_AT(headers), TASK_AT(body),
-                     TASK_AT(root_id), TASK_AT(parent_id), TASK_AT(group_id)}},
+                    9,
+                    {TASK_AT(id), TASK_AT(name), TASK_AT(queue), TASK_AT(headers),
+                     TASK_AT(properties), TASK_AT(body), TASK_AT(root_id), TASK_AT(parent_id),
+                     TASK_AT(group_id)}},
     [FRAME_STARTED] = {sizeof(struct started_frame), 0, {0}},
     [FRAME_STATE] = {sizeof(struct state_frame), 2, {STATE_AT(state), STATE_AT(meta)}},
     [FRAME_OUTCOME] = {sizeof(struct outcome_frame),

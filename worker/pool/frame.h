@@ -34,7 +34,9 @@ struct task_frame {
     uint32_t lane, place; /* where its claim lies (lane.h); the pool fills them in */
     double soft_limit, hard_limit; /* 0: none; kept by main, told for cw_time_left */
     int64_t retries;
-    struct slice id, name, queue, headers, body; /* headers: raw JSON object; body: [args, kwargs, embed] */
+    struct slice id, name, queue;
+    struct slice headers, properties; /* of the message, raw JSON objects */
+    struct slice body;                /* [args, kwargs, embed] */
     struct slice root_id, parent_id, group_id;
 };
 

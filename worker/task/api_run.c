@@ -93,6 +93,14 @@ const struct cw_info *cw_info(cw_task *t)
     return &t->info;
 }
 
+const cJSON *cw_properties(cw_task *t)
+{
+    struct slice text = t->frame->properties;
+    if (!t->properties && text.at)
+        t->properties = json_parse(text.at, text.size, NULL);
+    return t->properties;
+}
+
 void *cw_data(cw_task *t)
 {
     bool ok;

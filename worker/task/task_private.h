@@ -39,7 +39,7 @@ struct cw_task {
     const struct task_port *port;
     int64_t started_us;
 
-    cJSON *body, *headers;
+    cJSON *body, *headers, *properties;
     cJSON *args, *kwargs; /* inside body */
     int n_args;
     const cJSON **values; /* by the place in def->args; NULL: not given */

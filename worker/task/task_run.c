@@ -220,6 +220,7 @@ void task_run_done(void *token)
     run_deferred(t);
     cJSON_Delete(t->body);
     cJSON_Delete(t->headers);
+    cJSON_Delete(t->properties);
     cJSON_Delete(t->sends);
     buf_done(&t->result);
     buf_done(&t->traceback);
