@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pytest plugin that lets Celery's own integration suite run against a worker outside of its process.
+
+The suite starts its worker as a thread of the test process (celery.contrib.testing.worker). Here the
+same function starts the command of UPSTREAM_WORKER, and what the tests reach into that thread for is
+passed on: settings that are set for one class of tests, the set of revoked stamps, the worker's pid."""
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import celery.contrib.testing.worker as testing_worker
+import pytest
+from celery import Celery
+from celery.utils.nodenames import anon_nodename
+
+LIMIT = 320
+workers: list[subprocess.Popen] = []
+
+
+def settings_of(app: Celery) -> list[str]:
+    """What tests change in app.conf before they start a worker of their own."""
+    words = []
+    for name in ("worker_deduplicate_successful_tasks", "task_acks_late"):
+        words += ["--set", f"{name}={str(bool(app.conf[name])).lower()}"]
+    return words
+
+
+class RevokedStamps:
+    """Stands in for celery.worker.state.revoked_stamps, which a test clears between its rounds."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def clear(self) -> None:
+        self.app.control.broadcast("revoked_stamps_clear", reply=True, timeout=1)
+
+
+@contextlib.contextmanager
+def start_worker(app: Celery, concurrency: int = 1, pool: str = "solo", hostname: str = "",
+                 **_: Any) -> Iterator[types.SimpleNamespace]:
+    import celery.worker.state
+    from celery.result import _set_task_join_will_block
+    testing_worker.setup_app_for_worker(app, "error", None)
+    import celery.contrib.testing.tasks  # noqa: F401 (registers celery.ping)
+    node = hostname or anon_nodename()
+    words = [*os.environ["UPSTREAM_WORKER"].split(), "-n", node, "-c", str(concurrency),
+             *settings_of(app)]
+    with open(os.environ["UPSTREAM_LOG"], "ab") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    workers.append(process)
+    celery.worker.state.revoked_stamps = RevokedStamps(app)
+    try:
+        for _attempt in range(20):
+            if app.control.inspect(destination=[node], timeout=0.5).ping():
+                break
+        else:
+            raise RuntimeError(f"the worker does not answer: {words}")
+        _set_task_join_will_block(False)
+        yield types.SimpleNamespace(hostname=node, pid=process.pid, app=app)
+    finally:
+        workers.remove(process)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+testing_worker.start_worker = start_worker
+
+
+@pytest.fixture(autouse=True)
+def worker_pid(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """test_stats compares the worker's pid with its own process'."""
+    if request.node.name.startswith("test_stats") and workers:
+        module = sys.modules[request.module.__name__]
+        monkeypatch.setattr(module, "os", types.SimpleNamespace(getpid=lambda: workers[-1].pid))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in ("flaky", "timeout", "celery"):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No hidden reruns, one limit for all; and on MongoDB no expected failures that are none there."""
+    mongo = os.environ["TEST_BACKEND"].startswith("mongodb")
+    for item in items:
+        for node in item.listchain():
+            node.own_markers = [mark for mark in node.own_markers
+                                if mark.name not in ("flaky", "timeout") and
+                                not (mongo and mark.name == "xfail")]
+        item.add_marker(pytest.mark.timeout(LIMIT))
