@@ -10,11 +10,30 @@
 /* Arguments in, replies out. The one idea: a client cannot tell us from Celery, so what Python would
  * raise for wrong arguments is answered in the words of its repr(). */
 
+/* Celery's saferepr, which repr_print is, knows single quotes only; Python takes double ones for a text
+ * with an apostrophe. */
+static void double_quotes(const char *text, struct buf *out)
+{
+    buf_char(out, '"');
+    for (const char *at = text + 1; at[0] && at[1]; at++) {
+        at += at[0] == '\\' && at[1] == '\'';
+        buf_char(out, *at);
+        if (at[0] == '\\')
+            buf_char(out, *++at);
+    }
+    buf_char(out, '"');
+}
+
 char *call_repr(const cJSON *value)
 {
-    struct buf out = BUF_INIT(1 << 24);
+    struct buf out = BUF_INIT(1 << 24), doubled = BUF_INIT(1 << 24);
     repr_print(value, false, 1 << 24, &out);
-    return buf_take(&out);
+    bool apostrophe = cJSON_IsString(value) && strchr(value->valuestring, '\'');
+    if (!apostrophe || strchr(value->valuestring, '"'))
+        return buf_take(&out);
+    double_quotes(out.data, &doubled);
+    buf_done(&out);
+    return buf_take(&doubled);
 }
 
 static cJSON *reply_of(const char *key, char *text)
