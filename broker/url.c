@@ -223,6 +223,19 @@ static int url_fill(const char *text, struct redis_url *url, struct error *err)
 
 /* --- sentinels --- */
 
+/* A semicolon ends one URL of a list only where the next one follows; else it belongs to a password. */
+static const char *next_url(const char *text)
+{
+    for (const char *at = strchr(text, ';'); at; at = strchr(at + 1, ';')) {
+        size_t scheme = 0;
+        while (isalnum((unsigned char)at[1 + scheme]) || at[1 + scheme] == '+')
+            scheme++;
+        if (scheme && strncmp(at + 1 + scheme, "://", 3) == 0)
+            return at;
+    }
+    return NULL;
+}
+
 /* The first URL with a user, a database or parameters says these of the master. */
 static void master_fill(struct redis_url *url, struct redis_url *part)
 {
@@ -263,16 +276,15 @@ static int sentinels_fill(const char *text, struct redis_url *url, struct error 
 {
     static const char scheme[] = "sentinel://";
     int code = 0;
-    while (code == 0 && *text) {
-        size_t size = strcspn(text, ";");
-        char *part = mem_ndup(text, size);
-        bool plain = !strstr(part, "://");
-        if (!plain && strncasecmp(part, scheme, strlen(scheme)) != 0)
+    while (code == 0 && text) {
+        const char *next = next_url(text);
+        char *part = next ? mem_ndup(text, (size_t)(next - text)) : mem_dup(text);
+        if (strncasecmp(part, scheme, strlen(scheme)) != 0)
             code = error_set(err, ERROR_UNSUPPORTED, "a list of sentinels holds sentinel:// URLs only");
-        else if (size)
-            code = sentinel_add(url, plain ? part : part + strlen(scheme), err);
+        else
+            code = sentinel_add(url, part + strlen(scheme), err);
         free(part);
-        text += size + (text[size] == ';');
+        text = next ? next + 1 : NULL;
     }
     return code;
 }
@@ -392,19 +404,6 @@ static void segment_mask(const char *text, size_t size, struct buf *out)
     size_t plain = query ? (size_t)(query + 1 - text) : size;
     buf_add(out, text, plain);
     query_mask(text + plain, size - plain, out);
-}
-
-/* A semicolon ends one URL of a list only where the next one follows; else it belongs to a password. */
-static const char *next_url(const char *text)
-{
-    for (const char *at = strchr(text, ';'); at; at = strchr(at + 1, ';')) {
-        size_t scheme = 0;
-        while (isalnum((unsigned char)at[1 + scheme]) || at[1 + scheme] == '+')
-            scheme++;
-        if (scheme && strncmp(at + 1 + scheme, "://", 3) == 0)
-            return at;
-    }
-    return NULL;
 }
 
 char *url_mask(const char *text)

@@ -83,6 +83,9 @@ static void sockets(void **state)
     redis_url_done(&url);
 }
 
+static const char KWARGS[] = "{\"password\": \"secret\", \"ssl\": true, \"ssl_cert_reqs\": "
+                             "\"none\", \"socket_timeout\": 5}";
+
 static void refused(void **state)
 {
     (void)state;
@@ -98,7 +101,10 @@ static void refused(void **state)
         "redis://h?ssl_cert_reqs=perhaps",
         "redis://h?no_such=1",
         "redis+socket://",
-        "sentinel://a;sentinel://b",
+        "sentinel://a;redis://b",
+        "sentinel://a:26379;b:26379",
+        "sentinel://a;sentinel://b:port",
+        "sentinel://a/zero",
         "redis://a;redis://b",
         "redis://h/-1",
     };
@@ -113,6 +119,42 @@ static void refused(void **state)
     struct error err = {0};
     assert_int_not_equal(redis_url_parse("redis://:hush@h:x/y?z=hush", &url, &err), 0);
     assert_null(strstr(err.text, "hush"));
+}
+
+static void sentinels(void **state)
+{
+    (void)state;
+    struct redis_url url = parse("sentinel://us%40er:p%3Bw@h1;sentinel://h2:5000/3;sentinel://[::1]:1/");
+    assert_int_equal(url.n_sentinels, 3);
+    assert_string_equal(url.sentinels[0].host, "h1");
+    assert_int_equal(url.sentinels[0].port, 26379);
+    assert_string_equal(url.sentinels[1].host, "h2");
+    assert_int_equal(url.sentinels[1].port, 5000);
+    assert_string_equal(url.sentinels[2].host, "::1");
+    assert_string_equal(url.user, "us@er");
+    assert_string_equal(url.password, "p;w");
+    assert_null(url.sentinels[0].password);
+    assert_int_equal(url.db, 3);
+    assert_false(url.tls);
+    struct error err = {0};
+    assert_int_equal(redis_url_set_master(&url, NULL, NULL, &err), ERROR_INVALID);
+    cJSON *kwargs = json_parse(KWARGS, strlen(KWARGS), NULL);
+    assert_int_equal(redis_url_set_master(&url, "main", kwargs, &err), 0);
+    struct redis_url copy = redis_url_copy(&url);
+    redis_url_done(&url);
+    assert_string_equal(copy.master, "main");
+    assert_string_equal(copy.sentinels[2].password, "secret");
+    assert_true(copy.sentinels[0].tls);
+    assert_int_equal(copy.sentinels[0].verify, REDIS_VERIFY_NONE);
+    redis_url_done(&copy);
+    cJSON_Delete(kwargs);
+    url = parse("redis://h");
+    assert_int_equal(redis_url_set_master(&url, NULL, NULL, &err), 0);
+    redis_url_done(&url);
+    url = parse("sentinel://h?ssl_ca_certs=/ca.pem");
+    assert_true(url.tls);
+    assert_string_equal(url.ca_file, "/ca.pem");
+    redis_url_done(&url);
 }
 
 static void masks(void **state)
@@ -140,7 +182,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tcp),     cmocka_unit_test(tls),   cmocka_unit_test(sockets),
-        cmocka_unit_test(refused), cmocka_unit_test(masks),
+        cmocka_unit_test(refused), cmocka_unit_test(sentinels), cmocka_unit_test(masks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
