@@ -517,8 +517,7 @@ static void on_broken(void *arg)
     struct worker *w = arg;
     log_line(LOG_CRITICAL, "The zygote process is gone: shutting down, all tasks go back");
     w->exit_status = 1;
-    w->phase = WORKER_COLD;
-    worker_pump(w);
+    worker_stop_cold(w);
 }
 
 const struct pool_handlers flow_pool_handlers = {

@@ -15,7 +15,6 @@
 #include "worker/unique.h"
 
 #include <event2/thread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -69,7 +68,8 @@ static size_t window(const struct worker *w)
 
 static void stop_when_done(struct worker *w)
 {
-    if (w->n_requests == 0 && channel_is_quiet(w->channel) && store_pending(w->store) == 0)
+    if (w->n_requests == 0 && channel_is_quiet(w->channel) && store_pending(w->store) == 0 &&
+        worker_may_end(w))
         event_base_loopbreak(w->base);
 }
 
@@ -91,41 +91,7 @@ static void pump(evutil_socket_t fd, short what, void *arg)
         stop_when_done(w);
 }
 
-/* --- signals ----------------------------------------------------------------------------------------- */
-
-static void shut(struct worker *w, enum worker_phase phase)
-{
-    if (phase <= w->phase)
-        return;
-    w->phase = phase;
-    log_warning("worker: %s shutdown (MainProcess)", phase == WORKER_WARM ? "Warm" : "Cold");
-    channel_stop_fetching(w->channel);
-    worker_pump(w);
-}
-
-void worker_stop(struct worker *w)
-{
-    shut(w, WORKER_WARM);
-}
-
-static void on_signal(evutil_socket_t number, short what, void *arg)
-{
-    (void)what;
-    struct worker *w = arg;
-    switch (number) {
-    case SIGHUP:
-        log_reopen();
-        break;
-    case SIGQUIT:
-        shut(w, WORKER_COLD);
-        break;
-    case SIGINT: /* Celery's exit status for Ctrl-C */
-        w->exit_status = 1;
-        /* fall through */
-    default:
-        shut(w, w->phase == WORKER_RUNNING ? WORKER_WARM : WORKER_COLD);
-    }
-}
+/* --- now and then -------------------------------------------------------------------------------------- */
 
 /* Whoever reads "ready." may send commands; without PUB/SUB it comes all the same, a little later. */
 static void greet(struct worker *w, bool late)
@@ -200,8 +166,18 @@ static void on_up(void *arg)
     if (w->control)
         control_up(w->control);
     w->connected = true;
+    w->n_failures = 0;
     greet(w, false);
     worker_pump(w);
+}
+
+/* Nothing can be acked without a broker: what is held comes back with the lease. */
+static bool gives_up(struct worker *w)
+{
+    const struct settings *s = &w->options->settings;
+    int64_t most = s->broker_connection_max_retries;
+    bool retries = w->connected ? s->broker_connection_retry : s->broker_connection_retry_on_startup;
+    return !retries || (most > 0 && ++w->n_failures > most);
 }
 
 static void on_down(const char *reason, void *arg)
@@ -215,6 +191,11 @@ static void on_down(const char *reason, void *arg)
     else
         log_error("consumer: Cannot connect to %s: %s. Trying again...", url, reason);
     free(url);
+    if (gives_up(w)) {
+        log_line(LOG_CRITICAL, "No connection to the broker: giving up, as broker_connection_retry says");
+        w->exit_status = 1;
+        event_base_loopbreak(w->base);
+    }
 }
 
 static void on_note(const char *text, bool warning, void *arg)
@@ -294,33 +275,6 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
     return err.code;
 }
 
-static const int signals_heard[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
-enum { N_SIGNALS = sizeof signals_heard / sizeof *signals_heard };
-
-static void mask_signals(int how)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    for (int i = 0; i < N_SIGNALS; i++)
-        sigaddset(&set, signals_heard[i]);
-    sigprocmask(how, &set, NULL);
-}
-
-void worker_hold_signals(void)
-{
-    mask_signals(SIG_BLOCK);
-}
-
-static void listen_to_signals(struct worker *w, struct event **events)
-{
-    for (int i = 0; i < N_SIGNALS; i++) {
-        events[i] = evsignal_new(w->base, signals_heard[i], on_signal, w);
-        event_add(events[i], NULL);
-    }
-    mask_signals(SIG_UNBLOCK);
-    signal(SIGPIPE, SIG_IGN);
-}
-
 static struct event *every(struct worker *w, int seconds, event_callback_fn fn)
 {
     struct event *timer = event_new(w->base, -1, EV_PERSIST, fn, w);
@@ -331,13 +285,13 @@ static struct event *every(struct worker *w, int seconds, event_callback_fn fn)
 int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool)
 {
     struct worker *w = mem_zalloc(sizeof *w);
-    struct event *signals[N_SIGNALS] = {0};
+    struct event *signals[WORKER_SIGNALS] = {0};
     w->options = options;
     evthread_use_pthreads();
     w->base = event_base_new();
     w->pump = event_new(w->base, -1, 0, pump, w);
     w->totals = mem_zalloc(((size_t)registry_size + 1) * sizeof *w->totals);
-    listen_to_signals(w, signals);
+    worker_hear_signals(w, signals);
     if (open_parts(w, zygote, pool) == 0) {
         events_open(w);
         if (options->settings.worker_enable_remote_control)
@@ -362,7 +316,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     rate_close(w);
     pool_shut(w->pool, false);
     pool_close(w->pool);
-    for (int i = 0; i < N_SIGNALS; i++)
+    for (int i = 0; i < WORKER_SIGNALS; i++)
         if (signals[i])
             event_free(signals[i]);
     revoke_close(w);

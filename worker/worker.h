@@ -17,6 +17,7 @@ enum { WORKER_JOB_BUCKETS = 1 << 12 };
 enum worker_phase {
     WORKER_RUNNING,
     WORKER_WARM, /* nothing new; what runs may finish; what waits goes back */
+    WORKER_SOFT, /* the same, for a limited time */
     WORKER_COLD, /* what runs is ended and goes back too */
 };
 
@@ -37,6 +38,7 @@ struct worker {
     enum worker_phase phase;
     int exit_status;
     bool connected;             /* at least once */
+    int64_t n_failures;         /* to connect, one after the other */
     bool greeted;               /* "ready." has been logged */
     int64_t clock_offset;       /* µs to add to our clock to get Redis' */
 
@@ -56,20 +58,23 @@ struct worker {
     bool task_events;           /* somebody wants to hear of tasks */
 };
 
-/* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children
- * must not inherit the mask. */
-void worker_hold_signals(void);
-
 /* Runs until told to stop; the exit status. */
 int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool);
-
-/* Warm shutdown, as by SIGTERM. */
-void worker_stop(struct worker *w);
 
 /* Asks for another turn of dispatch, window and end-of-work checks, once the current events are done. */
 void worker_pump(struct worker *w);
 int64_t worker_now(const struct worker *w); /* µs since the epoch by Redis' clock */
 int64_t monotonic_now(void);                /* µs */
+
+/* --- shutdown.c --- */
+/* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children
+ * must not inherit the mask. */
+void worker_hold_signals(void);
+enum { WORKER_SIGNALS = 4 };
+void worker_hear_signals(struct worker *w, struct event *events[WORKER_SIGNALS]);
+void worker_stop(struct worker *w);      /* warm, as by SIGTERM */
+void worker_stop_cold(struct worker *w);
+bool worker_may_end(const struct worker *w); /* once all is done: is there nothing else to wait for? */
 
 /* --- flow.c --- */
 void flow_message(char *text, size_t size, const char *queue, int step, void *worker);

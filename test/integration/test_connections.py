@@ -94,6 +94,22 @@ def test_worker_without_redis_can_be_stopped(cworker):
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.parametrize("setting", ["broker_connection_retry_on_startup=false",
+                                     "broker_connection_max_retries=1"])
+def test_gives_up_at_the_start(cworker, setting):
+    worker = cworker("--set", setting, broker="redis://127.0.0.1:1/0", ready=False)
+    assert worker.wait() == 1
+    assert "giving up" in worker.log
+
+
+def test_gives_up_when_redis_goes(cworker):
+    with RedisServer() as server:
+        worker = cworker("--set", "broker_connection_retry=false", broker=server.url(),
+                         backend="disabled://")
+        server.kill()
+        assert worker.wait() == 1
+
+
 def test_mongo_starts_after_the_worker(make_app, cworker):
     server = MongoServer(private=True)
     try:

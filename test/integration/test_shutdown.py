@@ -12,9 +12,10 @@ def waiting_ids(keys, queue="celery"):
     return [json.loads(m)["headers"]["id"] for m in reversed(keys.lrange(queue, 0, -1))]
 
 
-def start_long(app, cworker, keys, seconds, prefetched=5, **options):
+def start_long(app, cworker, keys, seconds, prefetched=5, soft=0, **options):
     """A worker with one running task and a full window; the others are in the queue."""
-    worker = cworker("--set", "task_track_started=true", concurrency=1, **options)
+    worker = cworker("--set", "task_track_started=true",
+                     "--set", f"worker_soft_shutdown_timeout={soft}", concurrency=1, **options)
     running = app.send_task("demo.sleep", (seconds,))
     wait_until(lambda: running.state == "STARTED", what="the start of the task")
     others = [app.send_task("demo.add", (i, 1)) for i in range(prefetched)]
@@ -39,8 +40,8 @@ def test_warm_when_idle_leaves_nothing(app, cworker, keys):
     assert not list(keys.scan_iter("*cworker*"))
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]],
-                         ids=["SIGQUIT", "second SIGTERM"])
+@pytest.mark.parametrize("signals", [
+    [signal.SIGQUIT], [signal.SIGTERM, signal.SIGQUIT], [signal.SIGINT, signal.SIGINT]], ids=str)
 def test_cold(app, cworker, keys, signals):
     worker, running, others = start_long(app, cworker, keys, 60)
     for number in signals[:-1]:
@@ -80,3 +81,65 @@ def test_results_are_stored_before_the_end(mongo_backend, make_app, cworker, key
     waiting = waiting_ids(keys)
     assert {result.id for result in done} | set(waiting) == {result.id for result in results}
     assert len(done) + len(waiting) == len(results)
+
+
+SOFT = "Initiating Soft Shutdown, terminating in {} seconds"
+
+
+def test_repeated_term_changes_nothing(app, cworker, keys):
+    worker, running, _ = start_long(app, cworker, keys, 1.5)
+    worker.signal(signal.SIGTERM)
+    worker.wait_log("Warm shutdown")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert get(running) == 1.5
+    assert "Cold" not in worker.log
+
+
+def test_soft_ends_with_the_last_task(app, cworker, keys):
+    worker, running, others = start_long(app, cworker, keys, 1.0, soft=60)
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert SOFT.format(60) in worker.log and "Cold shutdown" not in worker.log
+    assert get(running) == 1.0
+    assert waiting_ids(keys) == [result.id for result in others]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["timeout", "second SIGQUIT"])
+def test_soft_then_cold(app, cworker, keys, again):
+    worker, running, others = start_long(app, cworker, keys, 60, soft=30 if again else 0.5)
+    worker.signal(signal.SIGQUIT)
+    worker.wait_log(SOFT.format(30 if again else 0.5))
+    if again:
+        worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert "Cold shutdown" in worker.log
+    assert waiting_ids(keys) == [running.id, *(result.id for result in others)]
+    assert not inflight(keys) and not keys.hgetall("cworker.incarnations")
+
+
+def test_soft_does_not_wait_when_idle(cworker, keys):
+    worker = cworker("--set", "worker_soft_shutdown_timeout=60")
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert "Soft" not in worker.log
+
+
+def test_soft_on_idle_waits(cworker, keys):
+    worker = cworker("--set", "worker_soft_shutdown_timeout=0.5",
+                     "--set", "worker_enable_soft_shutdown_on_idle=true")
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert SOFT.format(0.5) in worker.log and "Cold shutdown" in worker.log
+
+
+def test_pod_is_ended(app, cworker, keys):
+    """TERM, then KILL after the grace period: all has been given back before that, marked."""
+    worker, running, others = start_long(app, cworker, keys, 60, soft=0.5,
+                                         env={"REMAP_SIGTERM": "SIGQUIT"})
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    messages = [json.loads(m) for m in keys.lrange("celery", 0, -1)]
+    assert len(messages) == 1 + len(others)
+    assert messages[-1]["headers"]["id"] == running.id
+    assert messages[-1]["properties"]["delivery_info"]["redelivered"] is True

@@ -36,6 +36,9 @@
     X(control_exchange, TEXT, "celery", "", "remote control listens to {this}.pidbox")             \
     X(unacked_mutex_expire, REAL, "300", "s", "after which that lock is nobody's")                 \
     X(unacked_restore_limit, INT, "0", "", "messages restored at one look; 0: no limit")           \
+    X(broker_connection_retry, FLAG, "true", "", "connect again when the connection is lost")      \
+    X(broker_connection_retry_on_startup, FLAG, "true", "", "… and when it fails at the start")    \
+    X(broker_connection_max_retries, INT, "0", "", "… so often; 0: for ever")                      \
     X(worker_lease, REAL, "30", "s", "a worker silent this long is dead: its tasks go back")       \
     X(task_queues, LIST, NULL, "", "queues to consume; -Q")                                        \
     X(task_default_queue, TEXT, "celery", "", "queue when none is named")                          \
@@ -56,6 +59,7 @@
     X(worker_max_tasks_per_child, INT, "0", "", "a child is replaced after so many; 0: never")     \
     X(worker_max_memory_per_child, INT, "0", "KiB", "… after its resident size passes this")       \
     X(worker_soft_shutdown_timeout, REAL, "0", "s", "cold shutdown waits this long for tasks")     \
+    X(worker_enable_soft_shutdown_on_idle, FLAG, "false", "", "… also when no task runs")           \
     X(worker_send_task_events, FLAG, "false", "", "-E")                                            \
     X(task_send_sent_event, FLAG, "false", "", "tell of each task that is published, too")         \
     X(event_exchange, TEXT, "celeryev", "", "exchange of the events")                              \

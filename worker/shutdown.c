@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How the worker ends: Celery's signals, moved through the phases of worker.h, which only go forward.
+ *
+ *   TERM, `shutdown`, first INT   warm: what runs may finish, however long that takes
+ *   QUIT, second INT              soft, where worker_soft_shutdown_timeout is set: as warm, but not for
+ *                                 longer than that; then cold: what runs is ended and goes back too
+ *   TERM with REMAP_SIGTERM=SIGQUIT   as QUIT
+ *
+ * In every phase what only waits goes back at once, marked as redelivered, so a kill -9 in the midst of it
+ * leaves no more than what runs to be rescued. */
+
+#include "worker/log.h"
+#include "worker/worker.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void enter(struct worker *w, enum worker_phase phase)
+{
+    w->phase = phase;
+    channel_stop_fetching(w->channel);
+    worker_pump(w);
+}
+
+void worker_stop(struct worker *w)
+{
+    if (w->phase != WORKER_RUNNING)
+        return;
+    log_warning("worker: Warm shutdown (MainProcess)");
+    enter(w, WORKER_WARM);
+}
+
+void worker_stop_cold(struct worker *w)
+{
+    if (w->phase == WORKER_COLD)
+        return;
+    log_warning("worker: Cold shutdown (MainProcess)");
+    enter(w, WORKER_COLD);
+}
+
+static void soft_is_over(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    worker_stop_cold(arg);
+}
+
+static void quit(struct worker *w)
+{
+    const struct settings *s = &w->options->settings;
+    double seconds = s->worker_soft_shutdown_timeout;
+    bool busy = pool_running(w->pool) > 0 || s->worker_enable_soft_shutdown_on_idle;
+    if (w->phase >= WORKER_SOFT || seconds <= 0 || !busy) {
+        worker_stop_cold(w);
+        return;
+    }
+    log_warning("Initiating Soft Shutdown, terminating in %g seconds", seconds);
+    struct timeval wait = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
+    event_base_once(w->base, -1, EV_TIMEOUT, soft_is_over, w, &wait);
+    enter(w, WORKER_SOFT);
+}
+
+/* A soft shutdown ends with its last task, unless it was asked to wait when idle as well. */
+bool worker_may_end(const struct worker *w)
+{
+    return w->phase != WORKER_SOFT || !w->options->settings.worker_enable_soft_shutdown_on_idle;
+}
+
+static bool term_is_quit(void)
+{
+    const char *name = getenv("REMAP_SIGTERM");
+    return name && strcmp(name, "SIGQUIT") == 0;
+}
+
+static void interrupt(struct worker *w)
+{
+    w->exit_status = 1; /* Celery's for Ctrl-C */
+    if (w->phase != WORKER_RUNNING) {
+        quit(w);
+        return;
+    }
+    log_warning("worker: Hitting Ctrl+C again will initiate cold shutdown, terminating all running "
+                "tasks!");
+    worker_stop(w);
+}
+
+static void on_signal(evutil_socket_t number, short what, void *arg)
+{
+    (void)what;
+    struct worker *w = arg;
+    if (number == SIGHUP)
+        log_reopen();
+    else if (number == SIGINT)
+        interrupt(w);
+    else if (number == SIGQUIT || term_is_quit())
+        quit(w);
+    else
+        worker_stop(w);
+}
+
+static const int signals_heard[WORKER_SIGNALS] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+
+static void mask_signals(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (int i = 0; i < WORKER_SIGNALS; i++)
+        sigaddset(&set, signals_heard[i]);
+    sigprocmask(how, &set, NULL);
+}
+
+void worker_hold_signals(void)
+{
+    mask_signals(SIG_BLOCK);
+}
+
+void worker_hear_signals(struct worker *w, struct event *events[WORKER_SIGNALS])
+{
+    for (int i = 0; i < WORKER_SIGNALS; i++) {
+        events[i] = evsignal_new(w->base, signals_heard[i], on_signal, w);
+        event_add(events[i], NULL);
+    }
+    mask_signals(SIG_UNBLOCK);
+    signal(SIGPIPE, SIG_IGN);
+}
