@@ -13,9 +13,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* A message that waited for its ETA comes a second time, from the delayed set; Celery tells of it once. */
 static void say_received(struct events *e, const struct request *r)
 {
     const struct message *m = &r->message;
+    if (m->eta != TIME_NONE && request_was_told(r))
+        return;
     struct event event;
     struct buf *out = events_batch_begin(e, "task-received", &event);
     event_text(out, "uuid", m->id);
@@ -92,8 +95,11 @@ static void say_revoked(struct events *e, const struct request *r, bool expired)
     struct event event;
     struct buf *out = events_batch_begin(e, "task-revoked", &event);
     event_text(out, "uuid", r->message.id);
-    event_flag(out, "terminated", r->pid != 0);
-    event_text(out, "signum", NULL);
+    event_flag(out, "terminated", r->terminated != 0);
+    if (r->terminated)
+        event_int(out, "signum", r->terminated);
+    else
+        event_text(out, "signum", NULL);
     event_flag(out, "expired", expired);
     events_batch_end(e, &event);
 }

@@ -258,6 +258,8 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     case DISPOSE_DELAY:
         e->kind = EFFECT_DELAY;
         e->due = m->eta;
+        if (r->worker->task_events)
+            *owned = request_told(r);
         break;
     case DISPOSE_DEAD:
         e->kind = EFFECT_DEAD;

@@ -18,6 +18,7 @@ static const char *const names[] = {
 };
 
 static const char deliveries_header[] = "cworker_deliveries";
+static const char told_header[] = "cworker_told";
 
 #define TO(name) (1u << REQUEST_##name)
 
@@ -117,6 +118,31 @@ char *request_redelivery(const struct request *r, bool started)
     marked = json_text(envelope);
     cJSON_Delete(envelope);
     return marked;
+}
+
+char *request_told(const struct request *r)
+{
+    cJSON *envelope = json_parse(r->message.text.at, r->message.text.size, NULL);
+    cJSON *headers = cJSON_GetObjectItemCaseSensitive(envelope, "headers");
+    char *text = NULL;
+    if (cJSON_IsObject(headers)) {
+        json_set(headers, told_header, json_int(r->message.retries));
+        text = json_text(envelope);
+    }
+    cJSON_Delete(envelope);
+    return text;
+}
+
+bool request_was_told(const struct request *r)
+{
+    struct slice headers = r->message.headers;
+    if (!headers.at || !memmem(headers.at, headers.size, told_header, sizeof told_header - 1))
+        return false;
+    int64_t retries = -1;
+    cJSON *object = json_parse(headers.at, headers.size, NULL);
+    json_as_int(json_get(object, told_header), &retries);
+    cJSON_Delete(object);
+    return retries == r->message.retries && !r->message.redelivered;
 }
 
 const char *request_state_name(enum request_state state)

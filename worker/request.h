@@ -89,6 +89,11 @@ int64_t request_deliveries(const struct request *r);
 /* The element to put back: marked as redelivered, and with that count when `started`. Caller frees. */
 char *request_redelivery(const struct request *r, bool started);
 
+/* The element with a note that its arrival was told of in an event, and whether that note is there for
+ * this try. Caller frees; NULL only if the text is no envelope. */
+char *request_told(const struct request *r);
+bool request_was_told(const struct request *r);
+
 /* Name and id for log lines; "?" where the message could not be read. */
 const char *request_name(const struct request *r);
 const char *request_id(const struct request *r);

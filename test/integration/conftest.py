@@ -129,15 +129,15 @@ def cworker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Worker
 
 @pytest.fixture
 def python_worker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """python_worker(env): Celery's own worker on the same queue, ready."""
+    """python_worker(*options, env): Celery's own worker on the same queue, ready."""
     processes = []
 
-    def start(**env: str) -> subprocess.Popen:
+    def start(*args: str, **env: str) -> subprocess.Popen:
         log = tmp_path / f"python-{len(processes)}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
-                 "-l", "INFO", "-n", "py@test"],
+                 "-l", "INFO", "-n", "py@test", *args],
                 cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
                 env={**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), **env})
         processes.append(process)

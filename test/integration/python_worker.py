@@ -7,6 +7,7 @@ import struct
 import time
 
 from celery import Celery
+from celery.exceptions import Ignore, Reject
 
 app = Celery("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1,
@@ -29,3 +30,26 @@ def sleep(seconds):
 @app.task(name="demo.add")
 def add(x, y):
     return x + y
+
+
+@app.task(name="demo.fail")
+def fail(message="failed"):
+    raise ValueError(message)
+
+
+@app.task(name="demo.fail_n", bind=True, max_retries=5)
+def fail_n(self, key, n):
+    attempt = self.request.retries + 1
+    if attempt >= n:
+        return attempt
+    raise self.retry(countdown=0.1, exc=ValueError(f"{key}: attempt {attempt} of {n}"))
+
+
+@app.task(name="demo.reject", bind=True)
+def reject(self, requeue=False):
+    raise Reject("not wanted", requeue=requeue)
+
+
+@app.task(name="demo.ignore")
+def ignore():
+    raise Ignore()
