@@ -7,5 +7,6 @@ const struct cw_table *const builtin_tables[] = {
     &scans_table,
     &compliance_table,
     &threat_feeds_table,
+    &sync_table,
     NULL,
 };

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/sync/sync.h"
+
+#include <string.h>
+
+/* sync_vulnerabilities_for_team: what changed in the three sources since the last pass (or all of it)
+ * becomes occurrences. The watermark of a source moves after the last of its findings was written, to
+ * the time the pass began less an overlap for writers whose clocks differ: a kill -9 anywhere leaves
+ * the old one, and the next pass reads the same findings again, which changes nothing. */
+
+static const int64_t overlap_ms = 300000;
+
+struct pass {
+    cw_task *t;
+    const char *team;
+    bool full;
+    const struct source *source;
+    struct occurrences *o;
+    int64_t began, since; /* ms; since 0: everything */
+};
+
+/* Writers of findings set one or another of these when they change one. */
+static const char *const change_fields[] = {"last_seen", "resolved_at", "updated_at",
+                                            "finished_at"};
+
+static void filter_make(const struct pass *p, bson_t *filter)
+{
+    bson_t any, either, range;
+    char room[16];
+    const char *name;
+    doc_match_id(filter, "team_id", p->team);
+    if (!p->since)
+        return;
+    BSON_APPEND_ARRAY_BEGIN(filter, "$or", &any);
+    for (uint32_t i = 0; i < sizeof change_fields / sizeof *change_fields; i++) {
+        bson_uint32_to_string(i, &name, room, sizeof room);
+        BSON_APPEND_DOCUMENT_BEGIN(&any, name, &either);
+        BSON_APPEND_DOCUMENT_BEGIN(&either, change_fields[i], &range);
+        BSON_APPEND_DATE_TIME(&range, "$gte", p->since);
+        bson_append_document_end(&either, &range);
+        bson_append_document_end(&any, &either);
+    }
+    bson_append_array_end(filter, &any);
+}
+
+/* Half a scan says nothing about what it did not reach. */
+static bool is_whole(const bson_t *document)
+{
+    const char *status = doc_text(document, "status");
+    return !status || strcmp(status, "COMPLETED") == 0;
+}
+
+static int on_document(cw_task *t, const bson_t *document, void *arg)
+{
+    struct pass *p = arg;
+    char room[25];
+    (void)t;
+    if (!p->source->whole)
+        return p->source->read(p->o, document);
+    const char *id = doc_id(document, "_id", room);
+    if (!id || !is_whole(document))
+        return 0;
+    if (p->source->read(p->o, document) < 0)
+        return -1;
+    return occurrences_resolve_unseen(p->o, id, p->began);
+}
+
+static int save_watermark(const struct pass *p)
+{
+    bson_t *key = BCON_NEW("team_id", BCON_UTF8(p->team), "source", BCON_UTF8(p->source->name));
+    bson_t *update = BCON_NEW("$set", "{", "watermark", BCON_DATE_TIME(p->began - overlap_ms),
+                              "synced_at", BCON_DATE_TIME(doc_now()), "}");
+    int code = mongo_update(p->t, "sync_watermarks", key, update, true);
+    bson_destroy(key);
+    bson_destroy(update);
+    return code < 0 ? -1 : 0;
+}
+
+static int read_watermark(struct pass *p)
+{
+    const bson_t *found = NULL;
+    bson_t *key = BCON_NEW("team_id", BCON_UTF8(p->team), "source", BCON_UTF8(p->source->name));
+    int code = p->full ? 0 : mongo_find(p->t, "sync_watermarks", key, NULL, &found);
+    p->since = code == 1 ? doc_date(found, "watermark", 0) : 0;
+    bson_destroy(key);
+    return code < 0 ? -1 : 0;
+}
+
+static int read_source(struct pass *p)
+{
+    bson_t filter = BSON_INITIALIZER;
+    bson_t *opts = BCON_NEW("batchSize", BCON_INT32(1000), "projection", "{", "description",
+                            BCON_INT32(0), "compliance", BCON_INT32(0), "risk", BCON_INT32(0),
+                            "remediation", BCON_INT32(0), "}");
+    filter_make(p, &filter);
+    int code = mongo_each(p->t, p->source->collection, &filter, opts, on_document, p);
+    bson_destroy(&filter);
+    bson_destroy(opts);
+    return code;
+}
+
+static cJSON *counts_of(const struct occurrences *o)
+{
+    struct occurrence_counts n = occurrences_counts(o);
+    cJSON *value = cJSON_CreateObject();
+    cJSON_AddNumberToObject(value, "seen", (double)n.seen);
+    cJSON_AddNumberToObject(value, "new", (double)n.made);
+    cJSON_AddNumberToObject(value, "reopened", (double)n.reopened);
+    cJSON_AddNumberToObject(value, "resolved", (double)n.resolved);
+    return value;
+}
+
+/* What a full pass did not meet is not there any more; an incremental one cannot tell. */
+static int sync_source(struct pass *p, cJSON *result)
+{
+    p->began = doc_now(); /* before the time that the occurrences are marked with */
+    p->o = occurrences_open(p->t, p->team, p->source->name);
+    if (!p->o || read_watermark(p) < 0 || read_source(p) < 0)
+        return -1;
+    int code = p->since ? occurrences_flush(p->o)
+                        : occurrences_resolve_unseen(p->o, NULL, p->began);
+    if (code < 0 || save_watermark(p) < 0)
+        return -1;
+    cJSON_AddItemToObject(result, p->source->name, counts_of(p->o));
+    return 0;
+}
+
+cw_outcome sync_vulnerabilities_for_team(cw_task *t)
+{
+    struct pass p = {.t = t, .team = cw_str(t, "team_id"), .full = cw_bool(t, "full")};
+    cJSON *result = cJSON_CreateObject();
+    cJSON_AddStringToObject(result, "team_id", p.team);
+    for (int i = 0; i < SYNC_SOURCES; i++) {
+        p.source = &sync_sources[i];
+        if (sync_source(&p, result) < 0) {
+            cJSON_Delete(result);
+            return cw_fail(t);
+        }
+    }
+    return cw_return(t, result);
+}
+
+/* --- the fan-out --- */
+
+struct fan_out {
+    bool full;
+    const char **teams; /* already sent; few beside what they own */
+    size_t n, room;
+};
+
+static bool is_new(cw_task *t, struct fan_out *f, const char *team)
+{
+    for (size_t i = 0; i < f->n; i++)
+        if (strcmp(f->teams[i], team) == 0)
+            return false;
+    if (f->n == f->room) {
+        const char **more = cw_alloc(t, (f->room = 2 * f->room + 64) * sizeof *more);
+        if (f->n)
+            memcpy(more, f->teams, f->n * sizeof *more);
+        f->teams = more;
+    }
+    f->teams[f->n++] = cw_printf(t, "%s", team);
+    return true;
+}
+
+static int on_team(cw_task *t, const bson_t *group, void *arg)
+{
+    struct fan_out *f = arg;
+    char room[25], id[CW_ID_SIZE];
+    const char *team = doc_id(group, "_id", room);
+    if (!team || !is_new(t, f, team))
+        return 0;
+    const char *parts[] = {"sync_vulnerabilities_for_team", cw_info(t)->id, team, NULL};
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, cJSON_CreateString(team));
+    cJSON_AddItemToArray(args, cJSON_CreateBool(f->full));
+    digest_id(parts, id);
+    struct cw_send send = {.task = "sync.sync_vulnerabilities_for_team", .args = args, .id = id};
+    return cw_send(t, send, NULL);
+}
+
+cw_outcome sync_all_teams_vulnerabilities(cw_task *t)
+{
+    struct fan_out f = {.full = cw_bool(t, "full")};
+    bson_t all = BSON_INITIALIZER;
+    for (int i = 0; i < SYNC_SOURCES; i++)
+        if (mongo_group(t, sync_sources[i].collection, &all, "team_id", on_team, &f) < 0)
+            return cw_fail(t);
+    cJSON *result = cJSON_CreateObject();
+    cJSON_AddNumberToObject(result, "teams", (double)f.n);
+    return cw_return(t, result);
+}

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sync: findings of three sources become occurrences: new, reopened, resolved, twice the same."""
+from __future__ import annotations
+
+import datetime as dt
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from celery import Celery
+from pymongo.database import Database
+
+from harness import get
+from services.process import wait_until
+
+NOW = dt.datetime(2026, 11, 21, 10)
+HOUR = dt.timedelta(hours=1)
+
+
+@pytest.fixture
+def db(mongo: Any) -> Iterator[Database]:
+    name = f"sync_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    with mongo.client() as client:
+        database = client.get_database(name)
+        database.vulnerability_occurrences.create_index("dedup_key", unique=True)
+        database.sync_watermarks.create_index([("team_id", 1), ("source", 1)], unique=True)
+        yield database
+        client.drop_database(name)
+
+
+def start_worker(cworker: Callable[..., Any], mongo: Any, db: Database, **options: Any) -> Any:
+    return cworker("--set", f"app_database_url={mongo.url(db.name)}", queues="sync", **options)
+
+
+@pytest.fixture
+def worker(cworker: Callable[..., Any], mongo: Any, db: Database) -> Any:
+    return start_worker(cworker, mongo, db)
+
+
+def sync(app: Celery, team: str = "t1", full: bool = False, timeout: float = 20) -> Any:
+    task = app.send_task("sync.sync_vulnerabilities_for_team", args=[team],
+                         kwargs={"full": full} if full else {}, queue="sync")
+    return get(task, timeout)
+
+
+def cspm(number: int, status: str = "FAIL", **fields: Any) -> dict[str, Any]:
+    return {"_id": f"f{number}", "team_id": "t1", "uid": f"uid-{number}", "check_id": "s3_public",
+            "resource_id": f"arn:aws:s3:::bucket-{number}", "region": "eu-west-1",
+            "account_id": "123456789012", "severity": "HIGH", "status": status, "title": "public",
+            "first_seen": NOW - 24 * HOUR, "last_seen": dt.datetime.utcnow(), **fields}
+
+
+def occurrences(db: Database) -> dict[str, dict[str, Any]]:
+    return {row["asset_id"]: row for row in db.vulnerability_occurrences.find({}, {"_id": 0})}
+
+
+def test_new_resolved_reopened(app: Celery, worker: Any, db: Database) -> None:
+    db.cspm_findings.insert_many([cspm(1), cspm(2), cspm(3, "PASS"), cspm(4, muted=True)])
+    first = sync(app)
+    assert first["cspm"] == {"seen": 4, "new": 2, "reopened": 0, "resolved": 0}
+    rows = occurrences(db)
+    assert sorted(rows) == ["arn:aws:s3:::bucket-1", "arn:aws:s3:::bucket-2"]
+    one = rows["arn:aws:s3:::bucket-1"]
+    assert (one["team_id"], one["source"], one["source_id"], one["vulnerability_id"],
+            one["location"], one["severity"], one["status"]) == \
+        ("t1", "cspm", "f1", "s3_public", "123456789012/eu-west-1", "HIGH", "OPEN")
+    assert len(one["dedup_key"]) == 64 and one["first_seen"] == NOW - 24 * HOUR
+
+    again = sync(app, full=True)
+    assert again["cspm"] == {"seen": 4, "new": 0, "reopened": 0, "resolved": 0}
+    assert occurrences(db)["arn:aws:s3:::bucket-1"]["opened_at"] == one["opened_at"]
+
+    db.cspm_findings.update_one({"_id": "f1"}, {"$set": {
+        "status": "RESOLVED", "resolved_at": dt.datetime.utcnow()}})
+    db.cspm_findings.update_one({"_id": "f2"}, {"$set": {"severity": "CRITICAL"}})
+    done = sync(app)["cspm"]
+    assert (done["new"], done["reopened"], done["resolved"]) == (0, 0, 1)
+    rows = occurrences(db)
+    assert rows["arn:aws:s3:::bucket-1"]["status"] == "RESOLVED"
+    assert rows["arn:aws:s3:::bucket-2"]["severity"] == "CRITICAL"
+    resolved_at = rows["arn:aws:s3:::bucket-1"]["resolved_at"]
+    assert sync(app)["cspm"]["resolved"] == 0
+    assert occurrences(db)["arn:aws:s3:::bucket-1"]["resolved_at"] == resolved_at
+
+    db.vulnerability_occurrences.update_one(
+        {"source_id": "f1"}, {"$set": {"sla_breached_at": NOW, "sla_warned_at": NOW}})
+    db.cspm_findings.update_one({"_id": "f1"}, {"$set": {
+        "status": "FAIL", "resolved_at": None, "last_seen": dt.datetime.utcnow()}})
+    for expected in (1, 0):
+        assert sync(app)["cspm"]["reopened"] == expected
+    one = occurrences(db)["arn:aws:s3:::bucket-1"]
+    assert one["status"] == "OPEN" and one["reopen_count"] == 1 and "resolved_at" not in one
+    assert "sla_breached_at" not in one and "sla_warned_at" not in one
+    assert one["opened_at"] == one["reopened_at"] > resolved_at
+
+
+def test_incremental_reads_what_changed_only(app: Celery, worker: Any, db: Database) -> None:
+    old = dt.datetime.utcnow() - 48 * HOUR
+    db.cspm_findings.insert_many([cspm(i, last_seen=old) for i in range(50)])
+    assert sync(app)["cspm"]["seen"] == 50
+    db.cspm_findings.insert_one(cspm(100))
+    assert sync(app)["cspm"] == {"seen": 1, "new": 1, "reopened": 0, "resolved": 0}
+    # What was deleted at its source is noticed by a full pass.
+    db.cspm_findings.delete_many({"_id": {"$in": ["f1", "f2"]}})
+    assert sync(app)["cspm"]["resolved"] == 0
+    assert sync(app, full=True)["cspm"]["resolved"] == 2
+    assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 49
+
+
+def test_container_and_kubernetes(app: Celery, worker: Any, db: Database) -> None:
+    vulnerabilities = [
+        {"vulnerability_id": "CVE-2026-0001", "purl": "pkg:apk/alpine/libcrypto3@3.3.1-r0",
+         "severity": "HIGH"},
+        {"VulnerabilityID": "GHSA-xxxx", "PkgName": "left-pad", "InstalledVersion": "1.0.0"},
+        "nonsense"]
+    scan = {"_id": ObjectId(), "team_id": "t1", "image": "registry.example/app:1.0",
+            "image_digest": "sha256:11", "status": "COMPLETED",
+            "finished_at": dt.datetime.utcnow(), "vulnerabilities": vulnerabilities}
+    db.container_scans.insert_one(scan)
+    db.k8s_findings.insert_one({
+        "team_id": "t1", "cluster_id": "c1", "namespace": "web", "kind": "Pod", "name": "nginx",
+        "container": "main", "check_id": "privileged", "severity": "critical", "status": "OPEN",
+        "last_seen": dt.datetime.utcnow()})
+    done = sync(app)
+    assert done["container"]["new"] == 2 and done["k8s"]["new"] == 1
+    pod = db.vulnerability_occurrences.find_one({"source": "k8s"})
+    assert (pod["asset_id"], pod["location"], pod["severity"]) == \
+        ("c1/web/Pod/nginx", "main", "CRITICAL")
+    # The image was scanned again, and one vulnerability is gone; then a scan that failed.
+    db.container_scans.update_one({"_id": scan["_id"]}, {"$set": {
+        "vulnerabilities": vulnerabilities[:1], "finished_at": dt.datetime.utcnow()}})
+    assert sync(app)["container"]["resolved"] == 1
+    db.container_scans.update_one({"_id": scan["_id"]}, {"$set": {
+        "status": "FAILED", "vulnerabilities": [], "finished_at": dt.datetime.utcnow()}})
+    assert sync(app)["container"]["resolved"] == 0
+    still = db.vulnerability_occurrences.find_one({"source": "container", "status": "OPEN"})
+    assert still["vulnerability_id"] == "CVE-2026-0001" and still["source_id"] == str(scan["_id"])
+
+
+def test_odd_documents(app: Celery, worker: Any, db: Database) -> None:
+    db.cspm_findings.insert_many([
+        {"team_id": "t1", "status": "FAIL"}, {"team_id": "t1", "status": 7, "check_id": ["x"]},
+        {**cspm(1), "_id": "a"}, {**cspm(1), "_id": "b"},
+        {**cspm(2), "_id": "c"}, {**cspm(2, "PASS"), "_id": "d"},
+        {**cspm(3), "resource_id": "x\ny", "title": "\u00fc" * 3000}])
+    db.container_scans.insert_one({"team_id": "t1", "vulnerabilities": "none"})
+    done = sync(app, full=True)
+    assert done["cspm"]["new"] == 3
+    assert sync(app, full=True)["cspm"]["new"] == 0
+    assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 3
+
+
+def test_all_teams(app: Celery, worker: Any, db: Database) -> None:
+    team = ObjectId()
+    db.cspm_findings.insert_many([cspm(1), {**cspm(2), "team_id": team}])
+    db.k8s_findings.insert_one({"team_id": "t1", "check_id": "x", "status": "PASS"})
+    done = get(app.send_task("app.tasks.sync_all_teams_vulnerabilities", queue="sync"))
+    assert done == {"teams": 2}
+    wait_until(lambda: db.vulnerability_occurrences.count_documents({}) == 2)
+    assert db.vulnerability_occurrences.find_one({"source_id": "f2"})["team_id"] == team
+
+
+def test_a_killed_worker_changes_nothing(app: Celery, cworker: Callable[..., Any], mongo: Any,
+                                         db: Database) -> None:
+    count = 6000
+    db.cspm_findings.insert_many([cspm(i) for i in range(count)])
+    first = start_worker(cworker, mongo, db, name="same@test")
+    task = app.send_task("sync.sync_vulnerabilities_for_team", args=["t1"], queue="sync")
+    wait_until(lambda: db.vulnerability_occurrences.count_documents({}) > 0, 15)
+    first.kill()
+    start_worker(cworker, mongo, db, name="same@test")
+    get(task, 60)
+    assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == count
+    assert sync(app, full=True)["cspm"]["new"] == 0
+    assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == count
+
+
+def test_bad_calls(app: Celery, worker: Any) -> None:
+    with pytest.raises(TypeError, match="team_id"):
+        get(app.send_task("sync.sync_vulnerabilities_for_team", queue="sync"))
+    with pytest.raises(TypeError, match="full"):
+        get(app.send_task("sync.sync_vulnerabilities_for_team", args=["t1", "yes"], queue="sync"))
