@@ -130,6 +130,7 @@ static void say_ended(struct events *e, const struct request *r)
         say_rejected(e, r, true);
         break;
     case OUTCOME_REVOKED:
+    case OUTCOME_NOT_UNIQUE:
         say_revoked(e, r, false);
         break;
     case OUTCOME_EXPIRED:

@@ -490,6 +490,7 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
         flow_finish(r, OUTCOME_GIVEN_BACK);
         break;
     case POOL_UNSTARTED:
+        r->terminated = 0;
         if (r->lost || w->phase != WORKER_RUNNING)
             flow_finish(r, OUTCOME_GIVEN_BACK);
         else

@@ -33,6 +33,7 @@ struct unique_leases {
     struct worker *worker;
     struct unique *first;
     struct event *timer;
+    double period; /* of the timer, while it is pending */
 };
 
 /* KEYS lease. ARGV task id, ms. Who holds it now. */
@@ -142,17 +143,19 @@ void unique_read(struct request *r)
 
 /* --- taking and renewing --------------------------------------------------------------------------------- */
 
-static void set_timer(struct unique_leases *leases)
+static double period_of(const struct unique *u)
 {
-    double period = LONGEST_PERIOD;
-    for (const struct unique *u = leases->first; u; u = u->next)
-        if (u->seconds / SHARE < period)
-            period = u->seconds / SHARE;
+    return u->seconds / SHARE < LONGEST_PERIOD ? u->seconds / SHARE : LONGEST_PERIOD;
+}
+
+/* Never puts off what is due already: a stream of new leases must not keep the old ones waiting. */
+static void arm(struct unique_leases *leases, double period)
+{
+    if (evtimer_pending(leases->timer, NULL) && leases->period <= period)
+        return;
     struct timeval wait = {(time_t)period, (suseconds_t)((period - (double)(time_t)period) * 1e6)};
-    if (leases->first)
-        evtimer_add(leases->timer, &wait);
-    else
-        evtimer_del(leases->timer);
+    leases->period = period;
+    evtimer_add(leases->timer, &wait);
 }
 
 static void unlink_lease(struct unique *u)
@@ -215,7 +218,7 @@ static void renew(struct unique *u)
     if (u->request->state == REQUEST_LEASING) {
         if (!u->asked)
             u->asked = ask(u, on_taken, u) == 0;
-    } else if ((double)(monotonic_now() - u->asked_at) >= u->seconds * 1e6 / SHARE) {
+    } else if ((double)(monotonic_now() - u->asked_at) >= u->seconds * 1e6 / SHARE / 2) {
         ask(u, NULL, NULL);
     }
 }
@@ -224,11 +227,13 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct unique_leases *leases = arg;
-    for (struct unique *u = leases->first, *next; u; u = next) {
-        next = u->next;
+    double period = LONGEST_PERIOD;
+    for (struct unique *u = leases->first; u; u = u->next) {
         renew(u);
+        period = period_of(u) < period ? period_of(u) : period;
     }
-    set_timer(leases);
+    if (leases->first)
+        arm(leases, period);
 }
 
 static struct unique_leases *leases_of(struct worker *w)
@@ -254,7 +259,7 @@ bool unique_asks(struct request *r)
     u->linked = true;
     request_move(r, REQUEST_LEASING);
     u->asked = ask(u, on_taken, u) == 0;
-    set_timer(leases);
+    arm(leases, period_of(u));
     return true;
 }
 

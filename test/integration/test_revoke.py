@@ -74,6 +74,20 @@ def test_known_before_an_eta(app, cworker, keys):
     wait_until(lambda: not inflight(keys), what="the ack")
 
 
+def test_what_was_revoked_while_cut_off(app, cworker, keys):
+    worker = cworker()
+    result = app.send_task("demo.add", (1, 1), countdown=3600)
+    wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
+    share(keys, result.id)
+    for client in keys.client_list():
+        if client["name"].startswith("w1@test"):
+            keys.client_kill_filter(client["id"])
+    wait_until(lambda: worker.log.count("Connected to") == 2, what="the new connection")
+    keys.zadd("{celery}.cworker.delayed",
+              {member: 0 for member in keys.zrange("{celery}.cworker.delayed", 0, -1)})
+    wait_state(result, "REVOKED")
+
+
 def test_ignored_results_of_revoked_tasks_are_not_stored(app, cworker, keys):
     result = app.send_task("demo.add", (1, 1), ignore_result=True)
     share(keys, result.id)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """app.control.revoke and its relatives, beside Celery's own worker where that says what must come."""
+import contextlib
 import json
 import time
 
@@ -264,3 +265,24 @@ def test_a_retry_of_a_revoked_task_is_not_run(drive, cworker):
     wait_state(result, "REVOKED")
     drive.settled()
     assert result.state == "REVOKED"
+
+
+def test_events(drive, cworker, keys):
+    cworker("-E", concurrency=1, queues="celery")
+    seen = []
+    with drive.app.connection() as connection:
+        receiver = drive.app.events.Receiver(connection, handlers={"task-revoked": seen.append})
+        with receiver.consumer_context() as (consuming, _, _):
+            def drained():
+                with contextlib.suppress(TimeoutError):
+                    consuming.drain_events(timeout=0.1)
+                return len(seen)
+
+            drained()  # subscribes
+            running, waiting = drive.run(), drive.wait()
+            drive.revoke([waiting])
+            drive.revoke([running], terminate=True, signal="SIGKILL")
+            wait_until(lambda: drained() == 2, what="two events")
+    found = {event["uuid"]: (event["terminated"], event["signum"], event["expired"])
+             for event in seen}
+    assert found == {waiting.id: (False, None, False), running.id: (True, 9, False)}

@@ -15,7 +15,8 @@ def send(app, key, seconds=0.0, **options):
 
 
 def leases(keys):
-    return {keys.get(key).decode(): keys.pttl(key) for key in keys.scan_iter(LEASES)}
+    found = [(keys.get(key), keys.pttl(key)) for key in keys.scan_iter(LEASES)]
+    return {holder.decode(): life for holder, life in found if holder and life != -2}
 
 
 def wait_released(keys):
