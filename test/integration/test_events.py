@@ -101,6 +101,7 @@ def run_tasks(app: Celery, ear: Ear) -> dict[str, list[dict[str, Any]]]:
 def test_events_are_those_of_celerys_worker(app, cworker, python_worker, ear):
     process = python_worker("-E")
     theirs = run_tasks(app, ear)
+    wait_until(lambda: ear.workers("worker-heartbeat", "py@test"), TIMEOUT)
     process.terminate()
     process.wait(20)
     worker = cworker("-E")
@@ -112,6 +113,7 @@ def test_events_are_those_of_celerys_worker(app, cworker, python_worker, ear):
         shapes = {(e["type"], e.get("retries")): shape(e) for e in theirs[key]}
         for event in ours[key]:
             assert shape(event) == shapes[event["type"], event.get("retries")], (key, event)
+    wait_until(lambda: ear.workers("worker-heartbeat"), TIMEOUT)
     worker.stop()
     for kind in ("worker-online", "worker-heartbeat", "worker-offline"):
         wait_until(lambda kind=kind: ear.workers(kind), TIMEOUT, kind)
