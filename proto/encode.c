@@ -136,9 +136,15 @@ static void put_headers(const struct message_spec *s, const char *compression, s
     put_repr(&w, "kwargsrepr", s->kwargs, false);
     put_text(&w, "origin", s->origin);
     put_raw(&w, "ignore_result", s->ignore_result ? "true" : "false");
-    put_raw(&w, "replaced_task_nesting", "0");
-    put_raw(&w, "stamped_headers", "null");
-    put_raw(&w, "stamps", "{}");
+    put_int(&w, "replaced_task_nesting", s->replaced_task_nesting);
+    if (put_key(&w, "stamped_headers"))
+        json_print(s->stamped_headers, out);
+    if (put_key(&w, "stamps")) {
+        if (s->stamps)
+            json_print(s->stamps, out);
+        else
+            buf_str(out, "{}");
+    }
     put_custom(&w);
     if (compression || json_get(s->headers, "compression")) {
         w.custom = compression ? NULL : s->headers;

@@ -65,6 +65,8 @@ struct message_spec {
     double hard_limit, soft_limit;
     int priority;
     bool ignore_result;
+    int replaced_task_nesting;
+    const cJSON *stamped_headers, *stamps;   /* a list of names, an object of values; NULL: none     */
     const char *compression;                 /* "zlib", "gzip", "bzip2", "zstd" … or NULL            */
     const cJSON *headers;                    /* custom headers, merged flat                          */
 };

@@ -269,11 +269,47 @@ struct cw_send {
     cJSON *args, *kwargs;   /* taken; NULL: none */
     const char *queue;      /* NULL: the queue of the task's table, else the default queue */
     double countdown;       /* seconds */
+    const char *eta;        /* ISO 8601, instead of countdown */
+    double expires;         /* seconds from its sending; 0: never */
     int priority;
     const char *id;         /* NULL: a new one */
+    cJSON *headers;         /* taken; an object of custom headers; NULL: none */
+    bool ignore_result;
+    bool immutable;         /* in a canvas: takes no result of what comes before it */
 };
 /* Leaves with this task's SUCCESS, in the same atomic step as its ack. */
 int cw_send(cw_task *t, struct cw_send send, char ret_id[CW_ID_SIZE]);
+
+/* Canvases: what is to run, put together before it is sent. A signature is a plain JSON object; each
+ * function takes what it is given and returns a new signature, so that they nest. Lists are JSON arrays of
+ * signatures.
+ *
+ *     cJSON *parts = cJSON_CreateArray();
+ *     for (...)
+ *         cJSON_AddItemToArray(parts, cw_sig((struct cw_send){.task = "scans.one", .args = …}));
+ *     cw_apply(t, cw_chord(parts, cw_sig((struct cw_send){.task = "scans.finalize", .immutable = true,
+ *                                                         .args = …})), body_id);
+ */
+cJSON *cw_sig(struct cw_send call);
+cJSON *cw_chain(cJSON *list);               /* one after the other, each with the result before it */
+cJSON *cw_group(cJSON *list);               /* all at once */
+cJSON *cw_chord(cJSON *list, cJSON *body);  /* all at once, then body with the list of their results */
+void cw_link(cJSON *sig, cJSON *callback);      /* takes callback: runs when sig has succeeded */
+void cw_link_error(cJSON *sig, cJSON *errback); /* takes errback: runs when sig has failed */
+/* Leaves with this task's SUCCESS, as cw_send; takes sig. ret_id (or NULL): of the result to wait for, that
+ * of a chain's last task, of a chord's body, or the group's. */
+int cw_apply(cw_task *t, cJSON *sig, char ret_id[CW_ID_SIZE]);
+/* Verdict: sig, which is taken, stands in for this task under its id, with its callbacks, its place in a
+ * group or chord, and the rest of its chain. */
+cw_outcome cw_replace(cw_task *t, cJSON *sig);
+
+/* The stored result of another task: {"status", "result", "traceback", "children", "date_done", "task_id",
+ * …}, valid until the handler returns. NULL with code 0 in ret_code: nothing is stored (yet); < 0: the
+ * result store did not answer. ret_code may be NULL. */
+const cJSON *cw_result(cw_task *t, const char *id, int *ret_code);
+
+/* Revokes tasks in the whole fleet, with this task's SUCCESS. */
+int cw_revoke(cw_task *t, const char *const *ids, size_t n, bool terminate);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Signatures to messages. One function, apply(), does what Celery's apply_async does for a plain
- * signature, a group and a chain; everything else here finds out what to apply. The embed keeps a chain's
- * remaining steps reversed: the next one is the last. */
+/* The embed of a message's body, [args, kwargs, {"callbacks", "errbacks", "chain", "chord"}], read when its
+ * task has ended. The chain is kept reversed: the next step is the last. */
 
 #include "worker/continuation.h"
 
@@ -13,31 +12,6 @@
 /* How nearly every body ends; such a task has no continuation and its body is not parsed. */
 static const char no_embed[] =
     "{\"callbacks\": null, \"errbacks\": null, \"chain\": null, \"chord\": null}]";
-
-/* What the caller of apply() adds to a signature. */
-struct call {
-    const cJSON *first_arg;  /* before the signature's own arguments, unless it is immutable */
-    const cJSON *chain;      /* steps after this one, reversed; NULL: none asked */
-    const char *group_id;    /* membership, when a group is taken apart */
-    int64_t group_index;
-};
-
-static int apply(const struct continuation *c, const cJSON *signature, const struct call *call,
-                 struct error *err);
-
-/* What follows a redelivered success again has the ids under which it is stored: they depend on the
- * delivery alone. */
-static void make_id(const struct continuation *c, char id[37])
-{
-    const struct message *m = c->message;
-    if (!c->n_ids) {
-        uuid_make(id);
-        return;
-    }
-    char *delivery = mem_printf("%s/%s", m->id, m->delivery_tag ?: "");
-    uuid_derive(delivery, (*c->n_ids)++, id);
-    free(delivery);
-}
 
 bool continuation_is_empty(const struct message *m)
 {
@@ -57,200 +31,6 @@ static const cJSON *embed_of(const cJSON *body)
     return cJSON_IsObject(embed) ? embed : NULL;
 }
 
-/* Options may hold one signature where a list is meant. NULL when there is none. */
-static cJSON *as_list(const cJSON *value)
-{
-    if (!value || cJSON_IsNull(value))
-        return NULL;
-    if (cJSON_IsArray(value))
-        return cJSON_Duplicate(value, true);
-    cJSON *list = cJSON_CreateArray();
-    cJSON_AddItemToArray(list, cJSON_Duplicate(value, true));
-    return list;
-}
-
-static cJSON *make_embed(const cJSON *options, const cJSON *chain)
-{
-    cJSON *embed = cJSON_CreateObject();
-    const cJSON *chord = json_get(options, "chord");
-    json_set(embed, "callbacks", as_list(json_get(options, "link")) ?: cJSON_CreateNull());
-    json_set(embed, "errbacks", as_list(json_get(options, "link_error")) ?: cJSON_CreateNull());
-    json_set(embed, "chain", chain ? cJSON_Duplicate(chain, true) : cJSON_CreateNull());
-    json_set(embed, "chord", chord ? cJSON_Duplicate(chord, true) : cJSON_CreateNull());
-    return embed;
-}
-
-static cJSON *make_args(const cJSON *signature, const struct call *call)
-{
-    cJSON *args = cJSON_CreateArray();
-    const cJSON *own = json_get(signature, "args");
-    if (call->first_arg && !cJSON_IsTrue(json_get(signature, "immutable")))
-        cJSON_AddItemToArray(args, cJSON_Duplicate(call->first_arg, true));
-    for (const cJSON *arg = own ? own->child : NULL; arg; arg = arg->next)
-        cJSON_AddItemToArray(args, cJSON_Duplicate(arg, true));
-    return args;
-}
-
-static double number_option(const cJSON *options, const char *name)
-{
-    const cJSON *value = json_get(options, name);
-    return cJSON_IsNumber(value) ? value->valuedouble : 0;
-}
-
-/* eta as text wins over a countdown, which counts from now: from the parent's end. */
-static int64_t eta_of(const struct continuation *c, const cJSON *options)
-{
-    int64_t eta = TIME_NONE;
-    const char *text = json_get_string(options, "eta");
-    double countdown = number_option(options, "countdown");
-    if (text && time_parse(text, strlen(text), &eta) == 0)
-        return eta;
-    return countdown > 0 ? c->now + (int64_t)(countdown * 1e6) : TIME_NONE;
-}
-
-static int64_t expires_of(const struct continuation *c, const cJSON *options)
-{
-    int64_t expires = TIME_NONE;
-    const char *text = json_get_string(options, "expires");
-    double seconds = number_option(options, "expires");
-    if (text && time_parse(text, strlen(text), &expires) == 0)
-        return expires;
-    return seconds > 0 ? c->now + (int64_t)(seconds * 1e6) : TIME_NONE;
-}
-
-static void add_send(const struct continuation *c, const struct message_spec *spec, const char *text)
-{
-    cJSON *row = cJSON_CreateObject();
-    json_set(row, "queue", cJSON_CreateString(spec->queue));
-    json_set(row, "priority", json_int(spec->priority));
-    json_set(row, "due", spec->eta == TIME_NONE ? cJSON_CreateNull() : json_int(spec->eta));
-    json_set(row, "id", cJSON_CreateString(spec->id));
-    json_set(row, "text", cJSON_CreateString(text));
-    cJSON_AddItemToArray(c->sends, row);
-}
-
-static int apply_plain(const struct continuation *c, const cJSON *signature, const struct call *call,
-                       struct error *err)
-{
-    const cJSON *options = json_get(signature, "options");
-    const struct message *m = c->message;
-    char id[37];
-    make_id(c, id);
-    int64_t group_index = call->group_index, priority = 0;
-    if (!call->group_id && !json_as_int(json_get(options, "group_index"), &group_index))
-        group_index = -1;
-    json_as_int(json_get(options, "priority"), &priority);
-    cJSON *args = make_args(signature, call), *embed = make_embed(options, call->chain);
-    struct message_spec spec = {
-        .task = json_get_string(signature, "task"),
-        .id = json_get_string(options, "task_id") ?: id,
-        .args = args,
-        .kwargs = json_get(signature, "kwargs"),
-        .embed = embed,
-        .queue = json_get_string(options, "queue")         ?: json_get_string(options, "routing_key")
-                                                           ?: c->default_queue,
-        .root_id = m->root_id ?: m->id,
-        .parent_id = m->id,
-        .group = call->group_id ?: json_get_string(options, "group_id"),
-        .group_index = group_index,
-        .shadow = json_get_string(options, "shadow"),
-        .reply_to = json_get_string(options, "reply_to") ?: m->reply_to,
-        .eta = eta_of(c, options),
-        .expires = expires_of(c, options),
-        .now = c->now,
-        .hard_limit = number_option(options, "time_limit"),
-        .soft_limit = number_option(options, "soft_time_limit"),
-        .priority = (int)priority,
-        .ignore_result = cJSON_IsTrue(json_get(options, "ignore_result")),
-        .headers = json_get(options, "headers"),
-    };
-    char *text = spec.task ? message_encode(&spec, err) : NULL;
-    if (text)
-        add_send(c, &spec, text);
-    int code = text ? 0 : spec.task ? err->code : error_set(err, ERROR_INVALID, "no task name");
-    free(text);
-    cJSON_Delete(args);
-    cJSON_Delete(embed);
-    return code;
-}
-
-/* Each member gets the group's id and its place; steps that follow the group follow each member. */
-static int apply_group(const struct continuation *c, const cJSON *signature, const struct call *call,
-                       struct error *err)
-{
-    const cJSON *tasks = json_get(json_get(signature, "kwargs"), "tasks");
-    const char *given = json_get_string(json_get(signature, "options"), "task_id");
-    char id[37];
-    make_id(c, id);
-    struct call member = *call;
-    member.group_id = given ?: id;
-    member.group_index = 0;
-    int code = 0;
-    for (const cJSON *task = tasks ? tasks->child : NULL; task && code == 0; task = task->next) {
-        code = apply(c, task, &member, err);
-        member.group_index++;
-    }
-    return code;
-}
-
-/* Its first step goes now; the others, reversed, go with it, after them what follows the chain itself. */
-static int apply_chain(const struct continuation *c, const cJSON *signature, const struct call *call,
-                       struct error *err)
-{
-    const cJSON *tasks = json_get(json_get(signature, "kwargs"), "tasks");
-    if (!tasks || !tasks->child)
-        return 0;
-    cJSON *rest = call->chain ? cJSON_Duplicate(call->chain, true) : cJSON_CreateArray();
-    for (const cJSON *task = tasks->child->prev; task != tasks->child; task = task->prev) {
-        cJSON *step = cJSON_Duplicate(task, true);
-        if (!task->next && call->group_id) { /* the last step is the group's member */
-            cJSON *options = cJSON_GetObjectItemCaseSensitive(step, "options");
-            json_set(options, "group_id", cJSON_CreateString(call->group_id));
-            json_set(options, "group_index", json_int(call->group_index));
-        }
-        cJSON_AddItemToArray(rest, step);
-    }
-    struct call first = {.first_arg = call->first_arg, .chain = rest};
-    if (!tasks->child->next) {
-        first.group_id = call->group_id;
-        first.group_index = call->group_index;
-    }
-    int code = apply(c, tasks->child, &first, err);
-    cJSON_Delete(rest);
-    return code;
-}
-
-static int apply(const struct continuation *c, const cJSON *signature, const struct call *call,
-                 struct error *err)
-{
-    const char *type = json_get_string(signature, "subtask_type");
-    if (!type)
-        return apply_plain(c, signature, call, err);
-    if (strcmp(type, "group") == 0)
-        return apply_group(c, signature, call, err);
-    if (strcmp(type, "chain") == 0)
-        return apply_chain(c, signature, call, err);
-    return error_set(err, ERROR_UNSUPPORTED, "a %s as the continuation of a task is not supported",
-                     type);
-}
-
-static int apply_all(const struct continuation *c, const cJSON *signatures, const struct call *call,
-                     struct error *err)
-{
-    char group_id[37];
-    struct call member = *call;
-    if (cJSON_GetArraySize(signatures) > 1) { /* several callbacks are published as one group */
-        make_id(c, group_id);
-        member.group_id = group_id;
-    }
-    int code = 0;
-    for (const cJSON *s = signatures ? signatures->child : NULL; s && code == 0; s = s->next) {
-        code = apply(c, s, &member, err);
-        member.group_index++;
-    }
-    return code;
-}
-
 int continuation_check(const struct message *m, struct error *err)
 {
     static const char *const parts[] = {"callbacks", "errbacks", "chain"};
@@ -268,51 +48,297 @@ int continuation_check(const struct message *m, struct error *err)
     return code;
 }
 
+void continuation_init(struct continuation *c, const struct message *m)
+{
+    *c = (struct continuation){
+        .message = m,
+        .canvas = {.root_id = m->root_id ? m->root_id : m->id,
+                   .parent_id = m->id,
+                   .reply_to = m->reply_to,
+                   .priority = -1},
+    };
+}
+
+/* --- callbacks, errbacks, the next step ---------------------------------------------------------- */
+
+static cJSON *one_arg(cJSON *value)
+{
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, value);
+    return args;
+}
+
+/* What Celery says of every message that follows a task. */
+static cJSON *options_of(const struct continuation *c)
+{
+    cJSON *options = cJSON_CreateObject();
+    json_set(options, "root_id", cJSON_CreateString(c->canvas.root_id));
+    json_set(options, "parent_id", cJSON_CreateString(c->canvas.parent_id));
+    if (c->canvas.priority >= 0)
+        json_set(options, "priority", json_int(c->canvas.priority));
+    return options;
+}
+
+/* One callback is applied as it is; of several the groups are, and the others are one more group. */
+static int apply_callbacks(const struct continuation *c, const cJSON *callbacks, const cJSON *args,
+                           const cJSON *options, struct error *err)
+{
+    int n = cJSON_GetArraySize(callbacks), code = 0;
+    if (n == 1)
+        return canvas_apply(&c->canvas, callbacks->child, args, options, err);
+    cJSON *plain = cJSON_CreateArray();
+    for (cJSON *one = callbacks ? callbacks->child : NULL; one && code == 0; one = one->next) {
+        if (canvas_is(one, "group"))
+            code = canvas_apply(&c->canvas, one, args, options, err);
+        else
+            cJSON_AddItemReferenceToArray(plain, one);
+    }
+    if (code == 0 && plain->child)
+        code = canvas_apply_group(&c->canvas, plain, args, options, err);
+    cJSON_Delete(plain);
+    return code;
+}
+
+static int apply_next(const struct continuation *c, const cJSON *chain, const cJSON *args,
+                      cJSON *options, struct error *err)
+{
+    if (cJSON_GetArraySize(chain) == 0)
+        return 0;
+    cJSON *rest = cJSON_Duplicate(chain, true);
+    cJSON *next = cJSON_DetachItemViaPointer(rest, rest->child->prev);
+    json_set(options, "chain", rest);
+    int code = canvas_apply(&c->canvas, next, args, options, err);
+    cJSON_Delete(next);
+    return code;
+}
+
 int continuation_succeeded(const struct continuation *c, struct slice result, struct error *err)
 {
     cJSON *body = parse_body(c->message);
-    const cJSON *embed = embed_of(body), *chain = json_get(embed, "chain");
+    const cJSON *embed = embed_of(body);
     int code = 0;
-    if (embed) {
+    if (cJSON_GetArraySize(json_get(embed, "callbacks")) + cJSON_GetArraySize(json_get(embed, "chain"))) {
         cJSON *value = result.at ? json_parse(result.at, result.size, err) : cJSON_CreateNull();
-        struct call call = {.first_arg = value};
-        code = value ? apply_all(c, json_get(embed, "callbacks"), &call, err) : err->code;
-        if (code == 0 && cJSON_GetArraySize(chain) > 0) {
-            cJSON *rest = cJSON_Duplicate(chain, true);
-            cJSON *next = cJSON_DetachItemFromArray(rest, cJSON_GetArraySize(rest) - 1);
-            call.chain = rest;
-            code = apply(c, next, &call, err);
-            cJSON_Delete(next);
-            cJSON_Delete(rest);
-        }
-        cJSON_Delete(value);
+        cJSON *args = value ? one_arg(value) : NULL, *options = options_of(c);
+        code = value ? apply_callbacks(c, json_get(embed, "callbacks"), args, options, err)
+                     : err->code;
+        if (code == 0)
+            code = apply_next(c, json_get(embed, "chain"), args, options, err);
+        cJSON_Delete(options);
+        cJSON_Delete(args);
     }
     cJSON_Delete(body);
     return code;
 }
 
-int continuation_failed(const struct continuation *c, struct error *err)
+/* What an errback of the new style learns of the request that failed. */
+static cJSON *describe_request(const struct message *m, const char *id)
+{
+    cJSON *request = cJSON_CreateObject();
+    bool own = m->id && strcmp(m->id, id) == 0;
+    json_set(request, "id", cJSON_CreateString(id));
+    if (own)
+        json_set(request, "task", cJSON_CreateString(m->task));
+    json_set(request, "root_id", cJSON_CreateString(m->root_id ? m->root_id : m->id));
+    if (own && m->parent_id)
+        json_set(request, "parent_id", cJSON_CreateString(m->parent_id));
+    if (own && m->group)
+        json_set(request, "group", cJSON_CreateString(m->group));
+    return request;
+}
+
+/* Celery calls such an errback in place; here it is a task like others, with the three as JSON. */
+static int send_new_style(const struct continuation *c, const cJSON *errback, const char *id,
+                          struct slice exception, const char *traceback, struct error *err)
+{
+    cJSON *args = one_arg(describe_request(c->message, id)), *options = options_of(c);
+    cJSON *value = exception.at ? json_parse(exception.at, exception.size, NULL) : NULL;
+    cJSON_AddItemToArray(args, value ? value : cJSON_CreateNull());
+    cJSON_AddItemToArray(args, traceback ? cJSON_CreateString(traceback) : cJSON_CreateNull());
+    int code = canvas_apply(&c->canvas, errback, args, options, err);
+    cJSON_Delete(options);
+    cJSON_Delete(args);
+    return code;
+}
+
+int continuation_call_errbacks(const struct continuation *c, const cJSON *errbacks, const char *id,
+                               struct slice exception, const char *traceback, struct error *err)
+{
+    cJSON *old = cJSON_CreateArray();
+    const cJSON *first = cJSON_IsArray(errbacks) ? errbacks->child : errbacks;
+    int code = 0;
+    for (const cJSON *one = first; one && code == 0; one = one->next) {
+        const char *task = json_get_string(one, "task");
+        if (task && c->takes_error && c->takes_error(task))
+            code = send_new_style(c, one, id, exception, traceback, err);
+        else if (task)
+            cJSON_AddItemToArray(old, cJSON_Duplicate(one, true));
+        if (!cJSON_IsArray(errbacks))
+            break;
+    }
+    if (code == 0 && old->child) {
+        cJSON *args = one_arg(cJSON_CreateString(id)), *options = options_of(c);
+        json_set(options, "parent_id", cJSON_CreateString(id));
+        code = canvas_apply_group(&c->canvas, old, args, options, err);
+        cJSON_Delete(options);
+        cJSON_Delete(args);
+    }
+    cJSON_Delete(old);
+    return code;
+}
+
+int continuation_failed(const struct continuation *c, struct slice exception, const char *traceback,
+                        struct error *err)
 {
     cJSON *body = parse_body(c->message);
-    cJSON *id = cJSON_CreateString(c->message->id);
-    struct call call = {.first_arg = id};
-    int code = apply_all(c, json_get(embed_of(body), "errbacks"), &call, err);
-    cJSON_Delete(id);
+    int code = continuation_call_errbacks(c, json_get(embed_of(body), "errbacks"), c->message->id,
+                                          exception, traceback, err);
     cJSON_Delete(body);
     return code;
+}
+
+/* --- replacing ----------------------------------------------------------------------------------- */
+
+static cJSON *accumulate(void)
+{
+    static const char text[] = "{\"task\": \"celery.accumulate\", \"args\": [], \"kwargs\": "
+                               "{\"index\": 0}, \"options\": {}, \"subtask_type\": null, "
+                               "\"immutable\": false}";
+    return json_parse(text, sizeof text - 1, NULL);
+}
+
+static void keep_links(cJSON *signature, const cJSON *embed)
+{
+    const cJSON *callbacks = json_get(embed, "callbacks"), *errbacks = json_get(embed, "errbacks");
+    for (const cJSON *one = callbacks ? callbacks->child : NULL; one; one = one->next)
+        canvas_link(canvas_is(signature, "chain") ? canvas_tasks(signature)->child->prev : signature,
+                    one);
+    for (const cJSON *one = errbacks ? errbacks->child : NULL; one; one = one->next)
+        canvas_link_error(signature, one);
+}
+
+static void keep_place(const struct message *m, cJSON *signature, const cJSON *chord, int nesting)
+{
+    if (chord && !cJSON_IsNull(chord))
+        canvas_set(signature, "chord", cJSON_Duplicate(chord, true));
+    if (m->group)
+        canvas_set(signature, "group_id", cJSON_CreateString(m->group));
+    if (m->group_index >= 0)
+        canvas_set(signature, "group_index", json_int(m->group_index));
+    canvas_set(signature, "root_id", cJSON_CreateString(m->root_id ? m->root_id : m->id));
+    canvas_set(signature, "replaced_task_nesting", json_int(nesting));
+    cJSON *tasks = canvas_is(signature, "chain") ? canvas_tasks(signature) : NULL;
+    for (cJSON *task = tasks ? tasks->child : NULL; task; task = task->next)
+        canvas_set(task, "replaced_task_nesting", json_int(nesting));
+}
+
+/* What the last of `signature` belongs to must move to the chain's end when a chain follows. */
+static cJSON *append_chain(cJSON *signature, const cJSON *chain, int nesting)
+{
+    cJSON *kept = cJSON_CreateObject();
+    static const char *const names[] = {"chord", "group_id", "group_index", "root_id",
+                                        "replaced_task_nesting"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cJSON *options = json_get(signature, "options");
+        cJSON *value = cJSON_DetachItemFromObjectCaseSensitive(options, names[i]);
+        if (value && i < 3)
+            cJSON_Delete(value); /* the chain's last step has its own */
+        else if (value)
+            cJSON_AddItemToObject(kept, names[i], value);
+    }
+    const cJSON *last = chain->child->prev;
+    for (const cJSON *step = last; step; step = step == chain->child ? NULL : step->prev) {
+        cJSON *copy = cJSON_Duplicate(step, true);
+        canvas_set(copy, "replaced_task_nesting", json_int(nesting));
+        signature = canvas_or(signature, copy);
+    }
+    for (cJSON *item = kept->child; item; item = item->next)
+        canvas_set(signature, item->string, cJSON_Duplicate(item, true));
+    cJSON_Delete(kept);
+    return signature;
+}
+
+int continuation_replace(const struct continuation *c, const cJSON *signature, struct error *err)
+{
+    const struct message *m = c->message;
+    const cJSON *tasks = canvas_tasks(signature);
+    bool is_list = canvas_is(signature, "chain") || canvas_is(signature, "group");
+    if (is_list && (!tasks || !tasks->child))
+        return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
+    cJSON *body = json_parse(m->body.at, m->body.size, NULL), *copy = cJSON_Duplicate(signature, true);
+    const cJSON *embed = embed_of(body), *chain = json_get(embed, "chain");
+    int nesting = m->replaced_task_nesting + 1;
+    if (canvas_is(copy, "group"))
+        copy = canvas_or(copy, accumulate());
+    keep_links(copy, embed);
+    cJSON_Delete(canvas_freeze(copy, m->id, m->root_id ? m->root_id : m->id,
+                               c->canvas.ids));
+    keep_place(m, copy, json_get(embed, "chord"), nesting);
+    if (cJSON_GetArraySize(chain) > 0)
+        copy = append_chain(copy, chain, nesting);
+    int code = canvas_apply(&c->canvas, copy, NULL, NULL, err);
+    cJSON_Delete(copy);
+    cJSON_Delete(body);
+    return code;
+}
+
+/* --- what fails, or is counted, with a task ------------------------------------------------------- */
+
+static void add_end(const cJSON *options, cJSON *ends)
+{
+    static const char *const names[][2] = {
+        {"task_id", "id"}, {"group_id", "group"}, {"group_index", "index"}, {"chord", "chord"}};
+    if (!json_get_string(options, "task_id"))
+        return;
+    cJSON *end = cJSON_CreateObject();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const cJSON *value = json_get(options, names[i][0]);
+        if (value && !cJSON_IsNull(value))
+            json_set(end, names[i][1], cJSON_Duplicate(value, true));
+    }
+    cJSON_AddItemToArray(ends, end);
+}
+
+/* A chord ends in its body, a group in all its members. */
+void continuation_ends(const cJSON *signature, cJSON *ends)
+{
+    const cJSON *tasks = canvas_tasks(signature);
+    if (canvas_is(signature, "chord"))
+        continuation_ends(json_get(json_get(signature, "kwargs"), "body"), ends);
+    else if (canvas_is(signature, "group") || canvas_is(signature, "chain"))
+        for (const cJSON *task = tasks ? tasks->child : NULL; task; task = task->next)
+            continuation_ends(task, ends);
+    else
+        add_end(json_get(signature, "options"), ends);
 }
 
 cJSON *continuation_abandoned(const struct message *m)
 {
-    cJSON *body = parse_body(m), *ids = NULL;
+    cJSON *body = parse_body(m), *ends = NULL;
     const cJSON *chain = json_get(embed_of(body), "chain");
     for (const cJSON *step = chain ? chain->child : NULL; step; step = step->next) {
-        const char *id = json_get_string(json_get(step, "options"), "task_id");
-        if (!ids)
-            ids = cJSON_CreateArray();
-        if (id)
-            cJSON_AddItemToArray(ids, cJSON_CreateString(id));
+        if (!ends)
+            ends = cJSON_CreateArray();
+        continuation_ends(step, ends);
     }
     cJSON_Delete(body);
-    return ids;
+    return ends;
+}
+
+cJSON *continuation_part(const struct message *m)
+{
+    if (!m->id || !m->group)
+        return NULL;
+    cJSON *body = parse_body(m), *part = NULL;
+    cJSON *chord = json_get(embed_of(body), "chord");
+    if (cJSON_IsObject(chord)) {
+        part = cJSON_CreateObject();
+        json_set(part, "id", cJSON_CreateString(m->id));
+        json_set(part, "group", cJSON_CreateString(m->group));
+        if (m->group_index >= 0)
+            json_set(part, "index", json_int(m->group_index));
+        json_set(part, "chord", cJSON_Duplicate(chord, true));
+    }
+    cJSON_Delete(body);
+    return part;
 }

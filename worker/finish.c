@@ -5,6 +5,7 @@
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
 #include "worker/events.h"
+#include "worker/follow.h"
 #include "worker/log.h"
 #include "worker/unique.h"
 #include "worker/worker.h"
@@ -22,40 +23,6 @@ void flow_done(struct request *r)
     w->n_done++;
     request_free(r);
     worker_pump(w);
-}
-
-/* --- what follows ------------------------------------------------------------------------------- */
-
-static bool has_continuation(const struct request *r, enum outcome outcome)
-{
-    bool ended = outcome == OUTCOME_SUCCEEDED || outcome == OUTCOME_FAILED ||
-                 outcome == OUTCOME_TIMED_OUT || outcome == OUTCOME_WORKER_LOST;
-    return ended && !r->lost && !continuation_is_empty(&r->message);
-}
-
-/* What follows becomes part of what the task sent. A continuation that cannot be made fails the task, as
- * in Celery: its producer waits for steps that nobody would send. */
-static enum outcome add_continuation(struct request *r, enum outcome outcome)
-{
-    struct worker *w = r->worker;
-    struct error err = {0};
-    if (!r->sends)
-        r->sends = cJSON_CreateArray();
-    uint64_t n_ids = 0;
-    struct continuation c = {&r->message, w->options->settings.task_default_queue, worker_now(w),
-                             r->sends, &n_ids};
-    int code = outcome == OUTCOME_SUCCEEDED ? continuation_succeeded(&c, slice_of(r->result), &err)
-                                            : continuation_failed(&c, &err);
-    if (code == 0)
-        return outcome;
-    log_error("Task %s[%s]: what should follow it cannot be sent: %s", request_name(r),
-              request_id(r), err.text);
-    if (outcome != OUTCOME_SUCCEEDED)
-        return outcome;
-    request_raise(r, exception_text("builtins", "NotImplementedError", err.text));
-    cJSON_Delete(r->sends);
-    r->sends = NULL;
-    return OUTCOME_FAILED;
 }
 
 /* --- store ---------------------------------------------------------------------------------------- */
@@ -79,22 +46,6 @@ static bool must_store(const struct request *r)
 
 static void on_stored(int code, const char *why, void *arg);
 
-static char *children_of(const struct request *r)
-{
-    struct buf out = BUF_INIT(SIZE_MAX / 2);
-    const char *separator = "[";
-    for (const cJSON *send = r->sends->child; send; send = send->next) {
-        const char *id = json_get_string(send, "id");
-        buf_str(&out, separator);
-        buf_str(&out, "[[");
-        json_print_string(id, strlen(id), &out);
-        buf_str(&out, ", null], null]");
-        separator = ", ";
-    }
-    buf_str(&out, separator[0] == '[' ? "[]" : "]");
-    return buf_take(&out);
-}
-
 /* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only use
  * of it. */
 static void extend(const struct request *r, struct store_record *record, char **args, char **kwargs)
@@ -116,13 +67,14 @@ static void extend(const struct request *r, struct store_record *record, char **
  * a crash in between runs the task again and writes the same. */
 static void fail_chain(const struct request *r, struct store_record record)
 {
-    cJSON *ids = continuation_abandoned(&r->message);
-    record.group_id = record.parent_id = record.children = NULL;
-    for (const cJSON *id = ids ? ids->child : NULL; id; id = id->next) {
-        record.id = id->valuestring;
+    cJSON *ends = continuation_abandoned(&r->message);
+    record.parent_id = record.children = NULL;
+    for (const cJSON *end = ends ? ends->child : NULL; end; end = end->next) {
+        record.id = json_get_string(end, "id");
+        record.group_id = json_get_string(end, "group");
         store_put(r->worker->store, &record, NULL, NULL);
     }
-    cJSON_Delete(ids);
+    cJSON_Delete(ends);
 }
 
 static void put_result(struct request *r)
@@ -130,7 +82,7 @@ static void put_result(struct request *r)
     const char *state = outcome_rows[r->outcome].state;
     bool final = strcmp(state, "RETRY") != 0;
     char *args = NULL, *kwargs = NULL;
-    char *children = r->sends && r->sends->child ? children_of(r) : NULL;
+    char *children = r->children && r->children->child ? json_text(r->children) : NULL;
     struct store_record record = {
         .id = r->message.id,
         .state = state,
@@ -141,7 +93,7 @@ static void put_result(struct request *r)
         .group_id = r->message.group,
         .parent_id = r->message.parent_id,
     };
-    if (strcmp(state, "FAILURE") == 0 && has_continuation(r, r->outcome))
+    if (strcmp(state, "FAILURE") == 0 && !continuation_is_empty(&r->message))
         fail_chain(r, record);
     if (r->worker->options->settings.result_extended && r->message.task)
         extend(r, &record, &args, &kwargs);
@@ -151,22 +103,41 @@ static void put_result(struct request *r)
     free(children);
 }
 
+static void count_part(struct request *r)
+{
+    if (r->state != REQUEST_STORING && r->parts)
+        request_move(r, REQUEST_STORING);
+    follow_chords(r, settle);
+}
+
+static void store(struct request *r)
+{
+    if (r->lost) {
+        settle(r);
+    } else if (r->stored || !must_store(r)) {
+        count_part(r);
+    } else if (redelivery_must_record(r, r->sent)) {
+        redelivery_record(r);
+    } else {
+        request_move(r, REQUEST_STORING);
+        put_result(r);
+    }
+}
+
 void flow_finish(struct request *r, enum outcome outcome)
 {
-    bool sent = r->sends != NULL;
-    r->outcome = !r->recorded && has_continuation(r, outcome) ? add_continuation(r, outcome) : outcome;
+    r->sent = r->sends != NULL;
+    r->outcome = follow_add(r, outcome);
     r->worker->n_waiting--;
     if (r->lost) {
         log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
                     request_name(r), request_id(r));
         flow_done(r);
-    } else if (r->stored || !must_store(r)) {
-        settle(r);
-    } else if (redelivery_must_record(r, sent)) {
-        redelivery_record(r);
+    } else if (r->prepares && r->prepares->child) {
+        request_move(r, REQUEST_PREPARING);
+        follow_prepare(r, store);
     } else {
-        request_move(r, REQUEST_STORING);
-        put_result(r);
+        store(r);
     }
 }
 
@@ -192,15 +163,14 @@ static void on_stored(int code, const char *why, void *arg)
         if (r->outcome == OUTCOME_SUCCEEDED) {
             request_raise(r, exception_text("kombu.exceptions", "EncodeError", why));
             cJSON_Delete(r->sends); /* what belongs to a success must not leave with a failure */
-            r->sends = NULL;
-            r->outcome = OUTCOME_FAILED;
-            if (has_continuation(r, r->outcome))
-                add_continuation(r, r->outcome);
+            cJSON_Delete(r->children);
+            r->sends = r->children = NULL;
+            r->outcome = follow_add(r, OUTCOME_FAILED);
             put_result(r);
             return;
         }
     }
-    settle(r);
+    count_part(r);
 }
 
 /* --- settle ---------------------------------------------------------------------------------------- */
@@ -214,6 +184,8 @@ static void on_settled(int code, void *arg)
                     request_name(r), request_id(r));
     else
         events_task(r->worker, EVENT_SENT, r);
+    if (code == 0 && r->chords)
+        follow_settled(r);
     flow_done(r);
 }
 

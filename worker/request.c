@@ -26,12 +26,14 @@ static const unsigned moves[] = {
     [REQUEST_RECEIVED] =
         TO(CHECKING) | TO(LEASING) | TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING),
     [REQUEST_CHECKING] =
-        TO(LEASING) | TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
+        TO(LEASING) | TO(LIMITED) | TO(READY) | TO(PREPARING) | TO(STORING) | TO(SETTLING) | TO(DONE),
     [REQUEST_LEASING] = TO(LIMITED) | TO(READY) | TO(STORING) | TO(SETTLING) | TO(DONE),
     [REQUEST_LIMITED] = TO(READY) | TO(SETTLING) | TO(STORING) | TO(DONE),
     [REQUEST_READY] = TO(CLAIMING) | TO(RUNNING) | TO(SETTLING) | TO(STORING) | TO(DONE),
     [REQUEST_CLAIMING] = TO(READY) | TO(DONE),
-    [REQUEST_RUNNING] = TO(READY) | TO(RECORDING) | TO(STORING) | TO(SETTLING) | TO(DONE),
+    [REQUEST_RUNNING] = TO(READY) | TO(PREPARING) | TO(RECORDING) | TO(STORING) |
+                        TO(SETTLING) | TO(DONE),
+    [REQUEST_PREPARING] = TO(RECORDING) | TO(STORING) | TO(SETTLING) | TO(DONE),
     [REQUEST_RECORDING] = TO(STORING) | TO(SETTLING) | TO(DONE),
     [REQUEST_STORING] = TO(SETTLING) | TO(DONE),
     [REQUEST_SETTLING] = TO(DONE),
@@ -55,6 +57,10 @@ void request_free(struct request *r)
     unique_free(r);
     free(r->repr);
     cJSON_Delete(r->sends);
+    cJSON_Delete(r->prepares);
+    cJSON_Delete(r->children);
+    cJSON_Delete(r->parts);
+    cJSON_Delete(r->chords);
     free(r);
 }
 

@@ -25,7 +25,7 @@
 struct worker;
 
 #define REQUEST_STATES(X)                                                                           \
-    X(RECEIVED) X(CHECKING) X(LEASING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(RECORDING)     \
+    X(RECEIVED) X(CHECKING) X(LEASING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(PREPARING) X(RECORDING)     \
     X(STORING) X(SETTLING) X(DONE)
 
 enum request_state {
@@ -57,6 +57,7 @@ struct request {
     bool acks_late, ignore_result, track_started, reject_on_lost;
     bool acked;                  /* early: its delivery is settled already */
     int terminated;              /* signal by which a revoke ends its run, 0: none */
+    bool sent;                   /* the task itself sent others */
     bool recorded;               /* there is a record in the outbox, or may be */
     bool stored;                 /* its final state was in the store when it came */
     bool lost;                   /* rescued by another worker: whatever we do must have no effect */
@@ -68,6 +69,13 @@ struct request {
     cJSON *sends;                /* what the task sent, to be published with the ack */
     double countdown;            /* of a retry */
     struct unique *unique;       /* its lease; NULL: not unique work (unique.h) */
+    /* Of canvases; see follow.h. Owned, NULL where there is nothing. */
+    cJSON *prepares;             /* what the store must know before the sends leave */
+    cJSON *children;             /* result tuples of the sends */
+    cJSON *parts;                /* chords that its end counts for */
+    cJSON *chords;               /* groups whose chord it has completed */
+    size_t n_puts;               /* records of others that must be durable before its ack */
+    void (*after_puts)(struct request *), (*after_chords)(struct request *);
     char *repr;                  /* of the result or the exception; only when events want it */
     int64_t run_us;
 };

@@ -49,7 +49,20 @@ static cJSON *body_of(const struct message *m)
 
 static struct continuation make(const struct message *m)
 {
-    return (struct continuation){m, "celery", 1700000000000000, cJSON_CreateArray()};
+    struct continuation c;
+    continuation_init(&c, m);
+    c.canvas.default_queue = "celery";
+    c.canvas.now = 1700000000000000;
+    c.canvas.counts_chords = true;
+    c.canvas.sends = cJSON_CreateArray();
+    c.canvas.prepares = cJSON_CreateArray();
+    return c;
+}
+
+static void done(struct continuation *c)
+{
+    cJSON_Delete(c->canvas.sends);
+    cJSON_Delete(c->canvas.prepares);
 }
 
 static void a_plain_task_is_followed_by_nothing(void **state)
@@ -60,8 +73,8 @@ static void a_plain_task_is_followed_by_nothing(void **state)
     assert_true(continuation_is_empty(&m));
     struct continuation c = make(&m);
     assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
-    assert_int_equal(cJSON_GetArraySize(c.sends), 0);
-    cJSON_Delete(c.sends);
+    assert_int_equal(cJSON_GetArraySize(c.canvas.sends), 0);
+    done(&c);
     message_done(&m);
 }
 
@@ -76,8 +89,8 @@ static void a_chain_goes_on_with_its_last_element_and_the_rest(void **state)
     const cJSON *step = cJSON_GetArrayItem(chain, cJSON_GetArraySize(chain) - 1);
     struct continuation c = make(&m);
     assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
-    assert_int_equal(cJSON_GetArraySize(c.sends), 1);
-    sent(c.sends, 0, &next);
+    assert_int_equal(cJSON_GetArraySize(c.canvas.sends), 1);
+    sent(c.canvas.sends, 0, &next);
     assert_string_equal(next.id, json_get_string(json_get(step, "options"), "task_id"));
     assert_string_equal(next.task, json_get_string(step, "task"));
     assert_string_equal(next.root_id, m.root_id);
@@ -88,7 +101,7 @@ static void a_chain_goes_on_with_its_last_element_and_the_rest(void **state)
                      cJSON_GetArraySize(chain) - 1);
     cJSON_Delete(before);
     cJSON_Delete(after);
-    cJSON_Delete(c.sends);
+    done(&c);
     message_done(&m);
     message_done(&next);
 }
@@ -111,13 +124,13 @@ static void several_callbacks_are_one_group(void **state)
     load("link-many", &m);
     struct continuation c = make(&m);
     assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
-    assert_true(cJSON_GetArraySize(c.sends) >= 2);
-    sent(c.sends, 0, &first);
-    sent(c.sends, 1, &second);
+    assert_true(cJSON_GetArraySize(c.canvas.sends) >= 2);
+    sent(c.canvas.sends, 0, &first);
+    sent(c.canvas.sends, 1, &second);
     assert_string_equal(first.group, second.group);
     assert_int_equal(first.group_index, 0);
     assert_int_equal(second.group_index, 1);
-    cJSON_Delete(c.sends);
+    done(&c);
     message_done(&m);
     message_done(&first);
     message_done(&second);
@@ -129,26 +142,41 @@ static void an_errback_gets_the_failed_id(void **state)
     struct message m, errback;
     load("link-error", &m);
     struct continuation c = make(&m);
-    assert_int_equal(continuation_failed(&c, NULL), 0);
-    sent(c.sends, 0, &errback);
+    assert_int_equal(continuation_failed(&c, (struct slice){0}, NULL, NULL), 0);
+    sent(c.canvas.sends, 0, &errback);
     cJSON *body = body_of(&errback);
     assert_string_equal(cJSON_GetArrayItem(body, 0)->child->valuestring, m.id);
     cJSON_Delete(body);
-    cJSON_Delete(c.sends);
+    done(&c);
     message_done(&m);
     message_done(&errback);
 }
 
-static void a_chord_says_that_it_is_not_supported(void **state)
+static void a_group_before_a_step_is_a_chord(void **state)
 {
     (void)state;
-    struct message m;
-    struct error err = {0};
+    struct message m, part;
     load("group-in-chain", &m);
     struct continuation c = make(&m);
-    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, &err), ERROR_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "chord"));
-    cJSON_Delete(c.sends);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
+    int n = cJSON_GetArraySize(c.canvas.sends);
+    assert_true(n > 1);
+    const cJSON *size = c.canvas.prepares->child;
+    assert_int_equal(json_get(size, "size")->valueint, n);
+    char *group = mem_dup(json_get_string(size, "group"));
+    for (int i = 0; i < n; i++) {
+        sent(c.canvas.sends, i, &part);
+        assert_string_equal(part.group, group);
+        assert_int_equal(part.group_index, i);
+        cJSON *body = body_of(&part);
+        const cJSON *chord = json_get(cJSON_GetArrayItem(body, 2), "chord");
+        assert_non_null(json_get_string(json_get(chord, "options"), "task_id"));
+        assert_int_equal(cJSON_GetArrayItem(body, 0)->child->valueint, 5);
+        cJSON_Delete(body);
+        message_done(&part);
+    }
+    free(group);
+    done(&c);
     message_done(&m);
 }
 
@@ -160,7 +188,7 @@ int main(void)
         cmocka_unit_test(the_rest_of_a_failed_chain_is_named),
         cmocka_unit_test(several_callbacks_are_one_group),
         cmocka_unit_test(an_errback_gets_the_failed_id),
-        cmocka_unit_test(a_chord_says_that_it_is_not_supported),
+        cmocka_unit_test(a_group_before_a_step_is_a_chord),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

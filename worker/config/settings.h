@@ -17,6 +17,8 @@
     X(result_backend, TEXT, NULL, "", "URL of the result store: mongodb:// redis:// file://")      \
     X(result_expires, REAL, "86400", "s", "results vanish after this; 0: never")                   \
     X(result_extended, FLAG, "false", "", "store name, args, kwargs, worker, queue, retries too")  \
+    X(result_chord_join_timeout, REAL, "3", "s", "a chord whose members are groups waits for them")  \
+    X(result_chord_retry_interval, REAL, "1", "s", "celery.chord_unlock looks again after this")   \
     X(result_serializer, TEXT, "json", "", "only json")                                            \
     X(mongodb_backend_settings, JSON, NULL, "", "database, taskmeta_collection, …")                \
     X(result_backend_transport_options, JSON, NULL, "", "global_keyprefix, …")                     \
@@ -49,6 +51,7 @@
     X(task_ignore_result, FLAG, "false", "", "store no results")                                   \
     X(task_store_errors_even_if_ignored, FLAG, "false", "", "store failures all the same")         \
     X(task_track_started, FLAG, "false", "", "store state STARTED")                                \
+    X(task_inherit_parent_priority, FLAG, "false", "", "what follows a task has its priority")     \
     X(task_time_limit, REAL, "0", "s", "hard limit; 0: none")                                      \
     X(task_soft_time_limit, REAL, "0", "s", "soft limit; 0: none")                                 \
     X(task_default_rate_limit, TEXT, NULL, "", "10/s, 10/m, 10/h")                                 \

@@ -6,10 +6,11 @@
  *
  * An entry is in one of three lists: waiting (never sent), sent (unanswered), again (sent, and lost
  * with the connection or refused for now; goes before the waiting ones). */
-#include "worker/store/backend.h"
+#include "worker/store/redis_calls.h"
 
 #include "broker/redis.h"
 #include "proto/base/mem.h"
+#include "worker/config/settings.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -43,6 +44,7 @@ struct redis_store {
     unsigned n_attempts;
     double down_since;
     bool closing;
+    struct redis_chords chords;
 };
 
 /* One of ours under way. It outlives the store only inside redis_close. */
@@ -123,6 +125,7 @@ static void on_up(struct redis *r, void *arg)
         outage_ends(s);
     send_queries(s);
     send_more(s);
+    redis_calls_up(s->chords.calls);
 }
 
 static void on_down(struct redis *r, const char *reason, void *arg)
@@ -145,8 +148,7 @@ static void unlink_command(struct command *c)
     c->store->n_sent--;
 }
 
-/* Errors that the server's state explains; anything else is about this record. */
-static bool is_passing(const char *error)
+bool redis_error_passes(const char *error)
 {
     static const char *const starts[] = {
         "OOM ",    "LOADING ",  "READONLY ",   "BUSY ",     "MASTERDOWN ",  "NOREPLICAS ",
@@ -188,7 +190,7 @@ static void on_stored(const redisReply *reply, void *arg)
         drop_older(s, e->record.id);
         outage_ends(s);
         entry_settle(e, 0, NULL);
-    } else if (is_passing(reply->str)) {
+    } else if (redis_error_passes(reply->str)) {
         outage_begins(s, reply->str);
         pause_sending(s);
         list_push(&s->again, e);
@@ -269,7 +271,7 @@ static int read_reply(const redisReply *reply, const char **ret_text, struct err
     if (!reply)
         return error_set(err, ERROR_UNAVAILABLE, "Redis does not answer");
     if (reply->type == REDIS_REPLY_ERROR)
-        return error_set(err, is_passing(reply->str) ? ERROR_UNAVAILABLE : ERROR_INVALID, "%s",
+        return error_set(err, redis_error_passes(reply->str) ? ERROR_UNAVAILABLE : ERROR_INVALID, "%s",
                          reply->str);
     if (reply->type != REDIS_REPLY_STRING)
         return 0;
@@ -331,6 +333,17 @@ static void redis_get(void *backend, const char *id, store_read_fn *fn, void *ar
 
 /* --- opening and closing ---------------------------------------------------------------------- */
 
+static void open_chords(struct redis_store *s, const struct store_setup *setup)
+{
+    const cJSON *ordered =
+        json_get(setup->settings->result_backend_transport_options, "result_chord_ordered");
+    s->chords.calls = redis_calls_open(setup->base, s->redis);
+    s->chords.prefix =
+        mem_ndup(setup->key_prefix, strlen(setup->key_prefix) - strlen(STORE_TASK_KEY));
+    s->chords.ordered = !cJSON_IsFalse(ordered);
+    memcpy(s->chords.expires, s->expires, sizeof s->expires);
+}
+
 static void *redis_store_open(const struct store_setup *setup, struct error *err)
 {
     struct redis_url url;
@@ -352,6 +365,7 @@ static void *redis_store_open(const struct store_setup *setup, struct error *err
     const struct redis_options options = {.client_name = "cworker-results"};
     s->redis = redis_open(setup->base, &url, &options, &handlers);
     redis_url_done(&url);
+    open_chords(s, setup);
     return s;
 }
 
@@ -380,6 +394,8 @@ static void redis_store_close(void *backend, double patience)
     s->closing = true;
     double left = deadline - store_clock();
     redis_finish(s->redis, is_idle(s) || left < 0 ? 0 : left);
+    redis_calls_close(s->chords.calls);
+    free(s->chords.prefix);
     for (struct query *q; (q = s->queries);) {
         s->queries = q->next;
         free(q);
@@ -452,5 +468,24 @@ static char *redis_store_read(const struct store_setup *setup, const char *id, s
     return b.text;
 }
 
-const struct store_ops store_redis_ops = {redis_store_open, redis_put, redis_get, redis_store_close,
-                                          redis_store_read};
+/* --- chords ------------------------------------------------------------------------------------ */
+
+static void prepare_chord(void *backend, const struct store_header *h, store_done_fn *fn, void *arg)
+{
+    redis_chord_prepare(&((struct redis_store *)backend)->chords, h, fn, arg);
+}
+
+static void add_part(void *backend, const struct store_part *p, store_chord_fn *fn, void *arg)
+{
+    redis_chord_add(&((struct redis_store *)backend)->chords, p, fn, arg);
+}
+
+static void forget_chord(void *backend, const char *group)
+{
+    redis_chord_forget(&((struct redis_store *)backend)->chords, group);
+}
+
+const struct store_ops store_redis_ops = {
+    .open = redis_store_open, .put = redis_put, .get = redis_get, .close = redis_store_close,
+    .read = redis_store_read, .prepare_chord = prepare_chord, .add_part = add_part,
+    .forget_chord = forget_chord};

@@ -240,3 +240,31 @@ void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg)
 {
     s->ops->get(s->backend, id, fn, arg);
 }
+
+bool store_counts_chords(const struct store *s)
+{
+    return s->ops->add_part != NULL;
+}
+
+void store_prepare_chord(struct store *s, const struct store_header *header, store_done_fn *fn,
+                         void *arg)
+{
+    if (s->ops->prepare_chord)
+        s->ops->prepare_chord(s->backend, header, fn, arg);
+    else
+        fn(ERROR_UNSUPPORTED, "this result store does not count chords", arg);
+}
+
+void store_add_part(struct store *s, const struct store_part *part, store_chord_fn *fn, void *arg)
+{
+    if (s->ops->add_part)
+        s->ops->add_part(s->backend, part, fn, arg);
+    else
+        fn(ERROR_UNSUPPORTED, NULL, arg);
+}
+
+void store_forget_chord(struct store *s, const char *group)
+{
+    if (s->ops->forget_chord)
+        s->ops->forget_chord(s->backend, group);
+}

@@ -57,4 +57,36 @@ char *store_read(const char *url, const struct settings *settings, const char *i
 typedef void store_read_fn(int code, const char *json, void *arg);
 void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg);
 
+/* --- chords --- */
+/* Does the store count the parts of chords (Redis)? With any other celery.chord_unlock polls the parts'
+ * results, and the functions below answer UNSUPPORTED. */
+bool store_counts_chords(const struct store *s);
+
+/* What has to be known of a header before its parts leave. */
+struct store_header {
+    const char *group;
+    int64_t size;       /* how many parts */
+    bool keep;          /* a size that is there already stays */
+    const char *result; /* instead of a size: the header's result tuple, as JSON text */
+};
+void store_prepare_chord(struct store *s, const struct store_header *header, store_done_fn *fn,
+                         void *arg);
+
+struct store_part {
+    const char *id, *group, *state;
+    int64_t index;       /* < 0: none */
+    struct slice result; /* as in a record */
+    int64_t size;        /* of the chord, where the part's message tells (Celery 4); 0: the store knows */
+};
+struct store_chord {
+    bool complete;        /* this part is the one that sends the body */
+    const char *saved;    /* the header's result as it was saved: join its members; NULL: not saved */
+    struct slice results; /* of the parts, in order: JSON list */
+    const char *failed_id, *failed; /* the first part that failed and its exception; NULL: none */
+};
+/* `chord` is NULL when code is not 0. Idempotent: a part that ends twice counts once. */
+typedef void store_chord_fn(int code, const struct store_chord *chord, void *arg);
+void store_add_part(struct store *s, const struct store_part *part, store_chord_fn *fn, void *arg);
+void store_forget_chord(struct store *s, const char *group); /* its body has left */
+
 #endif

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The members are asked in order, a window of them at a time, and asking stops at the first that is not
+ * ready: a chord that is polled while it runs costs one window, not all its members. What has been read
+ * stays read when it looks again. */
+
+#include "worker/join.h"
+
+#include "proto/base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WINDOW = 64, AGAIN_MS = 100 };
+
+struct member {
+    struct join *join;
+    const char *id;  /* in the tuples */
+    cJSON *place;    /* its tuple, where the result goes */
+    cJSON *result;   /* once it is ready */
+    bool asked, failed;
+};
+
+struct join {
+    struct event_base *base;
+    struct store *store;
+    struct event *timer;
+    cJSON *tuples;
+    struct member *members;
+    size_t n, next, n_asked; /* `next`: all before it are ready */
+    int64_t rounds_left;
+    bool stalled;
+    join_fn *fn;
+    void *arg;
+};
+
+static const char *tuple_id(const cJSON *tuple)
+{
+    const cJSON *head = cJSON_GetArrayItem(tuple, 0);
+    const cJSON *id = cJSON_IsArray(head) ? head->child : head;
+    return cJSON_IsString(id) ? id->valuestring : NULL;
+}
+
+static size_t collect(struct join *j, cJSON *tuples, bool count_only)
+{
+    size_t n = 0;
+    for (cJSON *tuple = tuples->child; tuple; tuple = tuple->next) {
+        cJSON *inner = cJSON_GetArrayItem(tuple, 1);
+        if (cJSON_IsArray(inner)) {
+            n += collect(j, inner, count_only);
+        } else if (tuple_id(tuple)) {
+            if (!count_only)
+                j->members[j->n++] = (struct member){.join = j, .id = tuple_id(tuple), .place = tuple};
+            n++;
+        }
+    }
+    return n;
+}
+
+static cJSON *build(const struct join *j, const cJSON *tuples, size_t *at)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (const cJSON *tuple = tuples->child; tuple; tuple = tuple->next) {
+        const cJSON *inner = cJSON_GetArrayItem(tuple, 1);
+        if (cJSON_IsArray(inner)) {
+            cJSON_AddItemToArray(list, build(j, inner, at));
+        } else if (tuple_id(tuple)) {
+            struct member *m = &j->members[(*at)++];
+            cJSON_AddItemToArray(list, m->result);
+            m->result = NULL;
+        }
+    }
+    return list;
+}
+
+static void finish(struct join *j, struct join_end *end)
+{
+    j->fn(end, j->arg);
+    for (size_t i = 0; i < j->n; i++)
+        cJSON_Delete(j->members[i].result);
+    if (j->timer)
+        event_free(j->timer);
+    cJSON_Delete(j->tuples);
+    free(j->members);
+    free(j);
+}
+
+static void finish_ready(struct join *j)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < j->n; i++)
+        if (j->members[i].failed) {
+            char *exception = json_text(j->members[i].result);
+            finish(j, &(struct join_end){true, j->members[i].id, exception, NULL});
+            free(exception);
+            return;
+        }
+    finish(j, &(struct join_end){.ready = true, .results = build(j, j->tuples, &at)});
+}
+
+static void ask_more(struct join *j);
+
+static void on_again(evutil_socket_t fd, short what, void *arg)
+{
+    struct join *j = arg;
+    (void)fd, (void)what;
+    j->stalled = false;
+    ask_more(j);
+}
+
+static void look_again(struct join *j)
+{
+    const struct timeval delay = {0, AGAIN_MS * 1000};
+    if (j->rounds_left-- <= 0) {
+        finish(j, &(struct join_end){0});
+        return;
+    }
+    if (!j->timer)
+        j->timer = evtimer_new(j->base, on_again, j);
+    evtimer_add(j->timer, &delay);
+}
+
+static void take(struct member *m, const char *text)
+{
+    cJSON *record = text ? json_parse(text, strlen(text), NULL) : NULL;
+    const char *state = json_get_string(record, "status");
+    bool failed = state && (!strcmp(state, "FAILURE") || !strcmp(state, "REVOKED"));
+    if (failed || (state && !strcmp(state, "SUCCESS"))) {
+        m->failed = failed;
+        m->result = cJSON_DetachItemFromObjectCaseSensitive(record, "result") ?: cJSON_CreateNull();
+    }
+    cJSON_Delete(record);
+}
+
+static void on_read(int code, const char *json, void *arg)
+{
+    struct member *m = arg;
+    struct join *j = m->join;
+    m->asked = false;
+    j->n_asked--;
+    take(m, code == 0 ? json : NULL);
+    j->stalled = j->stalled || !m->result;
+    ask_more(j);
+}
+
+static void ask_more(struct join *j)
+{
+    while (j->next < j->n && j->members[j->next].result)
+        j->next++;
+    for (size_t i = j->next; i < j->n && i < j->next + WINDOW && !j->stalled; i++) {
+        struct member *m = &j->members[i];
+        if (m->result || m->asked)
+            continue;
+        m->asked = true;
+        j->n_asked++;
+        store_get(j->store, m->id, on_read, m);
+    }
+    if (j->n_asked > 0)
+        return;
+    if (j->next == j->n)
+        finish_ready(j);
+    else
+        look_again(j);
+}
+
+static void on_begin(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    ask_more(arg);
+}
+
+void join_start(struct event_base *base, struct store *store, cJSON *tuples, double timeout,
+                join_fn *fn, void *arg)
+{
+    const struct timeval now = {0, 0};
+    struct join *j = mem_zalloc(sizeof *j);
+    *j = (struct join){.base = base, .store = store, .tuples = tuples, .fn = fn, .arg = arg,
+                       .rounds_left = (int64_t)(timeout * 1000 / AGAIN_MS)};
+    j->members = mem_zalloc((collect(j, tuples, true) + 1) * sizeof *j->members);
+    collect(j, tuples, false);
+    event_base_once(base, -1, EV_TIMEOUT, on_begin, j, &now);
+}
