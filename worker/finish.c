@@ -184,7 +184,7 @@ static void on_settled(int code, void *arg)
                     request_name(r), request_id(r));
     else
         events_task(r->worker, EVENT_SENT, r);
-    if (code == 0 && r->chords)
+    if (code == 0 && (r->chords || r->revokes))
         follow_settled(r);
     flow_done(r);
 }

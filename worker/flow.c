@@ -167,6 +167,14 @@ void flow_admit(struct request *r)
         flow_leased(r);
 }
 
+static void run_native(struct request *r)
+{
+    request_move(r, REQUEST_READY);
+    request_move(r, REQUEST_RUNNING);
+    r->started_at = monotonic_now();
+    registry[r->def].native(r);
+}
+
 void flow_leased(struct request *r)
 {
     struct worker *w = r->worker;
@@ -175,6 +183,8 @@ void flow_leased(struct request *r)
         flow_finish(r, OUTCOME_POSTPONED);
     else if (w->phase != WORKER_RUNNING)
         flow_finish(r, OUTCOME_GIVEN_BACK);
+    else if (registry[r->def].native)
+        run_native(r);
     else if (!rate_holds(w, r))
         ready_add(w, r, false);
 }
@@ -414,7 +424,7 @@ static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
     r->run_us = f->run_us;
     if (w->task_events)
         r->repr = slice_dup(f->repr);
-    if (f->sends.size && f->kind == RESULT_SUCCESS)
+    if (f->sends.size && (f->kind == RESULT_SUCCESS || f->kind == RESULT_IGNORE))
         r->sends = json_parse(f->sends.at, f->sends.size, NULL);
     flow_finish(r, outcome_of(r, f));
 }

@@ -13,10 +13,12 @@
 
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
+#include "worker/control/mailbox.h"
 #include "worker/join.h"
 #include "worker/log.h"
 #include "worker/registry.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,6 +57,13 @@ static struct continuation make(struct request *r, struct canvas_ids *ids, const
 
 /* --- messages ------------------------------------------------------------------------------------ */
 
+static void remember_revoke(struct request *r, const cJSON *what)
+{
+    if (!r->revokes)
+        r->revokes = cJSON_CreateArray();
+    cJSON_AddItemToArray(r->revokes, cJSON_Duplicate(what, true));
+}
+
 /* What a C task asked for: rows that are messages already, {"apply": signature}, {"replace": …}. */
 static int expand_rows(struct continuation *c, struct request *r, struct error *err)
 {
@@ -64,13 +73,16 @@ static int expand_rows(struct continuation *c, struct request *r, struct error *
     while (rows->child && code == 0) {
         cJSON *row = cJSON_DetachItemViaPointer(rows, rows->child);
         const cJSON *signature = json_get(row, "apply"), *instead = json_get(row, "replace");
+        const cJSON *revoke = json_get(row, "revoke");
         if (signature)
             code = canvas_apply(&c->canvas, signature, NULL, NULL, err);
         else if (instead)
             code = continuation_replace(c, instead, err);
+        else if (revoke)
+            remember_revoke(r, revoke);
         else
             cJSON_AddItemToArray(r->children, canvas_tuple(json_get_string(row, "id")));
-        if (signature || instead)
+        if (signature || instead || revoke)
             cJSON_Delete(row);
         else
             cJSON_AddItemToArray(r->sends, row);
@@ -426,8 +438,30 @@ void follow_chords(struct request *r, follow_fn *then)
     next_part(run);
 }
 
+/* All workers hear it, this one too; without remote control only this one does. */
+static void revoke_all(struct worker *w, const cJSON *what)
+{
+    const cJSON *ids = json_get(what, "ids");
+    bool terminate = cJSON_IsTrue(json_get(what, "terminate"));
+    size_t n = (size_t)cJSON_GetArraySize(ids), i = 0;
+    const char **texts = mem_alloc((n + 1) * sizeof *texts);
+    for (const cJSON *id = ids->child; id; id = id->next)
+        texts[i++] = id->valuestring;
+    cJSON_Delete(flow_revoke(w, texts, n, terminate, SIGTERM));
+    free(texts);
+    if (!w->control)
+        return;
+    cJSON *arguments = cJSON_CreateObject();
+    json_set(arguments, "task_id", cJSON_Duplicate(ids, true));
+    json_set(arguments, "terminate", cJSON_CreateBool(terminate));
+    json_set(arguments, "signal", cJSON_CreateString("SIGTERM"));
+    control_send(w->control, "revoke", arguments, NULL, NULL);
+}
+
 void follow_settled(struct request *r)
 {
+    for (const cJSON *what = r->revokes ? r->revokes->child : NULL; what; what = what->next)
+        revoke_all(r->worker, what);
     for (const cJSON *chord = r->chords ? r->chords->child : NULL; chord; chord = chord->next)
         store_forget_chord(r->worker->store, chord->valuestring);
 }

@@ -49,6 +49,7 @@ static int run_worker(struct options *o)
     struct task_process process = {
         .hostname = o->hostname,
         .default_queue = s->task_default_queue,
+        .settings = s,
         .app_database_url = s->app_database_url,
     };
     task_process_init(&process);

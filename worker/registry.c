@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 #include "tasks/tables.h"
+#include "worker/native.h"
 #include "worker/plugin.h"
 #include "worker/task/task_private.h"
 
@@ -149,6 +150,10 @@ static int add_table(const struct cw_table *table, bool builtin, struct error *e
 int registry_add_builtin(void)
 {
     struct error err = {0};
+    if (add_table(&celery_table, false, &err) < 0)
+        return err.code;
+    for (int i = 0; i < registry_size; i++)
+        registry[i].native = native_find(registry[i].def->name);
     for (const struct cw_table *const *table = builtin_tables; *table; table++)
         if (add_table(*table, true, &err) < 0)
             return err.code;

@@ -10,10 +10,13 @@
 #include "tasks/cworker.h"
 #include "worker/config/settings.h"
 
+struct request;
+
 struct registry_entry {
     const struct cw_table *table;
     const struct cw_def *def;
     bool builtin;
+    void (*native)(struct request *r); /* runs in main (native.h); NULL: in a child */
     const cJSON *command; /* a program's row of the `tasks` setting, NULL for a C task */
     double soft_limit, hard_limit; /* seconds; the definition's until remote control sets others, in main */
 };

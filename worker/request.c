@@ -61,6 +61,7 @@ void request_free(struct request *r)
     cJSON_Delete(r->children);
     cJSON_Delete(r->parts);
     cJSON_Delete(r->chords);
+    cJSON_Delete(r->revokes);
     free(r);
 }
 

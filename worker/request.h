@@ -73,6 +73,7 @@ struct request {
     cJSON *prepares;             /* what the store must know before the sends leave */
     cJSON *children;             /* result tuples of the sends */
     cJSON *parts;                /* chords that its end counts for */
+    cJSON *revokes;              /* {"ids", "terminate"}: what the task asked to revoke */
     cJSON *chords;               /* groups whose chord it has completed */
     size_t n_puts;               /* records of others that must be durable before its ack */
     void (*after_puts)(struct request *), (*after_chords)(struct request *);

@@ -2,7 +2,8 @@
 """Canvases: what a producer's chain, group, chord and callbacks give, on both result stores."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +34,6 @@ def fail(*args: Any) -> Signature:
 CANVASES: dict[str, tuple[Callable[[], Signature], Any]] = {
     "chain": (lambda: chain(add(1, 2), add(3), add(4)), 10),
     "group": (lambda: group(add(i, i) for i in range(4)), [0, 2, 4, 6]),
-    "empty group in chain": (lambda: chain(add(1, 2), add(3), group()), None),
     "chord": (lambda: chord([add(1, 1), add(2, 2), add(3, 3)], xsum()), 12),
     "chord of one": (lambda: chord([add(1, 1)], xsum()), 2),
     "empty chord": (lambda: chord([], xsum()), 0),
@@ -78,13 +78,14 @@ def apply(app: Celery, canvas: Signature) -> AsyncResult:
 
 
 @pytest.fixture
-def current(make_app: Callable[..., Celery], backend: str) -> Celery:
+def current(make_app: Callable[..., Celery], backend: str) -> Iterator[Celery]:
     """Canvases take the current app wherever they are not told."""
     app = make_app(backend, result_chord_retry_interval=0.1)
     app.set_current()
     for name in ("add", "xsum", "identity", "fail", "echo"):
         app.task(name=f"demo.{name}")(stub)
-    return app
+    yield app
+    gc.collect()  # results unsubscribe when they go: before their server does
 
 
 def start(cworker: Callable[..., Worker], backend: str, *options: str) -> Worker:
@@ -94,8 +95,7 @@ def start(cworker: Callable[..., Worker], backend: str, *options: str) -> Worker
 def test_canvases_give_what_celery_gives(current: Celery, backend: str,
                                          cworker: Callable[..., Worker]) -> None:
     start(cworker, backend)
-    sent = {name: apply(current, make()) for name, (make, _) in CANVASES.items()
-            if name != "empty group in chain"}
+    sent = {name: apply(current, make()) for name, (make, _) in CANVASES.items()}
     got = {name: get(result, timeout=30) for name, result in sent.items()}
     assert got == {name: CANVASES[name][1] for name in sent}
 

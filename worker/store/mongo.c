@@ -583,6 +583,24 @@ static double tidy_documents(void *state, struct store_thread *t)
     return HOUR;
 }
 
+/* What celery.backend_cleanup removes: every record and saved group older than result_expires. */
+static void clean_up_documents(void *state, struct store_thread *t)
+{
+    struct mongo_store *m = state;
+    struct error err;
+    if (m->expires <= 0 || prepare(m, t, &err) < 0)
+        return;
+    bson_t selector = BSON_INITIALIZER, past;
+    BSON_APPEND_DOCUMENT_BEGIN(&selector, "date_done", &past);
+    BSON_APPEND_DATE_TIME(&past, "$lt", (int64_t)(((double)time(NULL) - m->expires) * 1000));
+    bson_append_document_end(&selector, &past);
+    mongoc_collection_t *groups = mongoc_client_get_collection(m->client, m->database, m->groups_name);
+    mongoc_collection_delete_many(m->tasks, &selector, NULL, NULL, NULL);
+    mongoc_collection_delete_many(groups, &selector, NULL, NULL, NULL);
+    mongoc_collection_destroy(groups);
+    bson_destroy(&selector);
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 static char *read_document(void *state, const char *id, struct error *err)
@@ -610,7 +628,7 @@ static char *read_document(void *state, const char *id, struct error *err)
 /* --- the backend ------------------------------------------------------------------------------ */
 
 static const struct store_writer mongo_writer = {write_documents, read_document, tidy_documents,
-                                                 close_client};
+                                                 close_client, clean_up_documents};
 
 static void *mongo_open(const struct store_setup *setup, struct error *err)
 {
@@ -628,4 +646,4 @@ static char *mongo_read(const struct store_setup *setup, const char *id, struct 
 }
 
 const struct store_ops store_mongo_ops = {mongo_open, store_thread_put, store_thread_get,
-                                          store_thread_close, mongo_read};
+                                          store_thread_close, mongo_read, .tidy = store_thread_cleanup};

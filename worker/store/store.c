@@ -268,3 +268,9 @@ void store_forget_chord(struct store *s, const char *group)
     if (s->ops->forget_chord)
         s->ops->forget_chord(s->backend, group);
 }
+
+void store_tidy(struct store *s)
+{
+    if (s->ops->tidy)
+        s->ops->tidy(s->backend);
+}

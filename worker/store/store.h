@@ -57,6 +57,9 @@ char *store_read(const char *url, const struct settings *settings, const char *i
 typedef void store_read_fn(int code, const char *json, void *arg);
 void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg);
 
+/* Removes results that have expired, where the server does not do that itself. */
+void store_tidy(struct store *s);
+
 /* --- chords --- */
 /* Does the store count the parts of chords (Redis)? With any other celery.chord_unlock polls the parts'
  * results, and the functions below answer UNSUPPORTED. */

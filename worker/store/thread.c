@@ -52,6 +52,7 @@ struct store_thread {
     struct store_list queue;
     struct reading *questions, **questions_end;
     struct outbox outbox;
+    bool cleanup_asked;
     bool stopping, abandoned, ended;
 
     /* the thread's own */
@@ -217,6 +218,14 @@ static void tidy(struct store_thread *t)
     pthread_mutex_lock(&t->lock);
 }
 
+static void clean_up(struct store_thread *t)
+{
+    t->cleanup_asked = false;
+    pthread_mutex_unlock(&t->lock);
+    t->ops->cleanup(t->state, t);
+    pthread_mutex_lock(&t->lock);
+}
+
 static void wait_until(struct store_thread *t, double when)
 {
     struct timespec at = {(time_t)when, (long)((when - (double)(time_t)when) * 1e9)};
@@ -241,6 +250,8 @@ static void *thread_main(void *arg)
             write_batch(t);
         else if (now >= t->tidy_at && !t->stopping)
             tidy(t);
+        else if (t->cleanup_asked && !t->stopping)
+            clean_up(t);
         else
             wait_until(t, next_turn(t));
     }
@@ -303,6 +314,15 @@ void store_thread_put(void *thread, struct store_entry *e)
     if (!t->queue.first)
         pthread_cond_signal(&t->wake);
     list_push(&t->queue, e);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void store_thread_cleanup(void *thread)
+{
+    struct store_thread *t = thread;
+    pthread_mutex_lock(&t->lock);
+    t->cleanup_asked = t->ops->cleanup != NULL;
+    pthread_cond_signal(&t->wake);
     pthread_mutex_unlock(&t->lock);
 }
 

@@ -18,6 +18,7 @@ struct store_writer {
     /* Housekeeping that is due; returns the seconds until the next. */
     double (*tidy)(void *state, struct store_thread *t);
     void (*close)(void *state);
+    void (*cleanup)(void *state, struct store_thread *t); /* asked for by store_tidy; may be NULL */
 };
 
 /* Takes `state`, also on failure. */
@@ -26,6 +27,7 @@ struct store_thread *store_thread_open(const struct store_setup *setup,
                                        struct error *err);
 void store_thread_put(void *thread, struct store_entry *e);
 void store_thread_get(void *thread, const char *id, store_read_fn *fn, void *arg);
+void store_thread_cleanup(void *thread);
 /* Waits at most `patience` seconds; what is not durable by then is never settled. */
 void store_thread_close(void *thread, double patience);
 

@@ -46,6 +46,9 @@ static int encode(cw_task *t, const struct cw_send *send, const char *id)
     const struct cw_info *info = cw_info(t);
     int64_t now = now_us();
     int64_t due = send->countdown > 0 ? now + (int64_t)(send->countdown * 1e6) : TIME_NONE;
+    if (send->eta && time_parse(send->eta, strlen(send->eta), &due) < 0)
+        return helper_failed(t, false, "ValueError", "task %s: eta %s is no ISO 8601", send->task,
+                             send->eta);
     const char *queue = queue_of(send);
     struct message_spec spec = {
         .task = send->task,
@@ -58,9 +61,11 @@ static int encode(cw_task *t, const struct cw_send *send, const char *id)
         .origin = task_process.hostname,
         .group_index = -1,
         .eta = due,
-        .expires = TIME_NONE,
+        .expires = send->expires > 0 ? now + (int64_t)(send->expires * 1e6) : TIME_NONE,
         .now = now,
         .priority = send->priority,
+        .ignore_result = send->ignore_result,
+        .headers = send->headers,
     };
     struct error err = {0};
     char *text = message_encode(&spec, &err);
@@ -94,5 +99,6 @@ int cw_send(cw_task *t, struct cw_send send, char ret_id[CW_ID_SIZE])
     }
     cJSON_Delete(send.args);
     cJSON_Delete(send.kwargs);
+    cJSON_Delete(send.headers);
     return code;
 }

@@ -57,6 +57,7 @@ struct cw_task {
     double countdown;
     struct buf result, traceback, repr;
     cJSON *sends;
+    bool replaced; /* what it sends leaves though it is ignored */
 
     struct _mongoc_client_t *mongo;
     const char *tmpdir;

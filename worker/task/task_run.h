@@ -14,10 +14,13 @@ struct task_port {
     void *arg;
 };
 
+struct settings;
+
 /* What all tasks of this process share; set once before the first task_run. */
 struct task_process {
     const char *hostname;
     const char *default_queue;
+    const struct settings *settings; /* for cw_result; NULL: there are no results */
     const char *app_database_url; /* for cw_mongo; NULL: the result backend's server, cspm_orchestration */
 };
 void task_process_init(const struct task_process *p);
