@@ -208,6 +208,15 @@ static size_t add_sends(const cJSON *sends, struct effect *effects)
     return n;
 }
 
+void flow_publish(struct worker *w, const cJSON *sends)
+{
+    struct effect *effects = mem_alloc(((size_t)cJSON_GetArraySize(sends) + 1) * sizeof *effects);
+    size_t n = add_sends(sends, effects);
+    if (n)
+        channel_publish(w->channel, effects, n, NULL, NULL);
+    free(effects);
+}
+
 /* What becomes of the message itself. `owned` receives a text to free. */
 static bool add_disposal(const struct request *r, struct effect *e, char **owned)
 {

@@ -109,6 +109,7 @@ bool redelivery_must_record(const struct request *r, bool sent); /* sent: the ta
 void redelivery_record(struct request *r);                       /* goes on with flow_recorded */
 
 /* --- finish.c --- */
+void flow_publish(struct worker *w, const cJSON *sends); /* rows of struct continuation, at once */
 void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
 void flow_recorded(struct request *r, bool ours);
 void flow_done(struct request *r);                         /* the request's end, without either */

@@ -446,6 +446,26 @@ def test_mingle_among_ourselves(app, cworker, redis):
                    TIMEOUT, "no reply queue left")
 
 
+def test_election(app, cworker):
+    """One of all does it."""
+    workers = [cworker(concurrency=1) for _ in range(3)]
+    task = app.signature("demo.add", (20, 3), task_id="elected")
+    app.control.election("election-1", "task", task)
+    assert app.AsyncResult("elected").get(timeout=TIMEOUT) == 23
+    for worker in workers:
+        wait_until(lambda w=worker: "I won the election" in w.log or "elected for" in w.log, TIMEOUT,
+                   "the end of the election")
+    assert sum("I won the election 'election-1'" in worker.log for worker in workers) == 1
+    wait_until(lambda: sum("succeeded" in worker.log for worker in workers) == 1, TIMEOUT, "one run")
+
+
+def test_election_without_gossip(app, cworker):
+    cworker("--without-gossip", concurrency=1)
+    reply = app.control.broadcast("election", arguments={"id": "1", "topic": "task"}, reply=True,
+                                  timeout=TIMEOUT, destination=["w1@test"])
+    assert "gossip is off" in reply[0]["w1@test"]["error"]
+
+
 def test_quick_under_load(app, cworker):
     """Control is served between tasks: a flood does not keep it waiting until its end."""
     cworker(concurrency=2)

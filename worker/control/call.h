@@ -57,7 +57,7 @@ void requests_each(struct worker *w, request_fn *fn, void *arg);
     X(revoke) X(revoke_by_stamped_headers) X(terminate) X(rate_limit) X(time_limit)                \
     X(pool_grow) X(pool_shrink) X(pool_restart) X(autoscale) X(shutdown)                           \
     X(add_consumer) X(cancel_consumer) X(pause) X(resume)                                          \
-    X(enable_events) X(disable_events) X(heartbeat)
+    X(enable_events) X(disable_events) X(heartbeat) X(election)
 #define CALL_DECLARE(name) cJSON *call_##name(struct call *call);
 CALLS(CALL_DECLARE)
 #undef CALL_DECLARE

@@ -33,6 +33,7 @@ const struct control_command control_commands[] = {
     CONTROL(autoscale, "max min", "Modify autoscale settings."),
     CONTROL(cancel_consumer, "queue! *", "Tell worker(s) to stop consuming from task queue by name."),
     CONTROL(disable_events, "", "Tell worker(s) to stop sending task-related events."),
+    CONTROL(election, "id! topic! action *", "Hold election."),
     CONTROL(enable_events, "", "Tell worker(s) to send task-related events."),
     CONTROL(heartbeat, "", "Tell worker(s) to send event heartbeat immediately."),
     CONTROL(pause, "queue!", "Let no worker fetch from this queue, until it is resumed."),

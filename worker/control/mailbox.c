@@ -200,6 +200,7 @@ struct control *control_open(struct worker *w)
     char *queue = mem_printf("%s.%s", w->options->hostname, c->exchange);
     fanout_listen(w->fanout, c->exchange, "", queue, on_message, c);
     free(queue);
+    gossip_open(c);
     return c;
 }
 
@@ -215,6 +216,7 @@ void control_close(struct control *c)
     if (!c)
         return;
     mingle_end(c);
+    gossip_close(c);
     for (struct call *call = c->waiting; call; call = call->next)
         call->control = NULL; /* freed by whoever still has to answer it */
     cJSON_Delete(c->samples);

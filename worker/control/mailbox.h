@@ -7,6 +7,7 @@
 #include "worker/control/call.h"
 
 struct mingle;
+struct gossip;
 
 struct control {
     struct worker *worker;
@@ -14,6 +15,7 @@ struct control {
     char *reply_exchange; /* reply.celery.pidbox */
     struct call *waiting; /* commands that have not answered yet */
     struct mingle *mingle;
+    struct gossip *gossip; /* NULL: off */
     bool met;             /* mingling has begun, or is not wanted */
     int64_t started;      /* CLOCK_MONOTONIC µs */
     cJSON *samples;       /* of memsample, until memdump shows them */
@@ -30,5 +32,8 @@ void revoked_take(struct worker *w, const cJSON *revoked);
 
 void mingle_start(struct control *c);
 void mingle_end(struct control *c);
+
+void gossip_open(struct control *c);
+void gossip_close(struct control *c);
 
 #endif
