@@ -120,7 +120,11 @@ struct channel {
     bool restoring;
 
     /* rescue */
-    struct suspect *suspects;
+    struct peer *peers;
+    struct event *rescue_timer;
+    int64_t looked_at, look_next, pids_at; /* boot-time µs */
+    int64_t steady_since;               /* since then every answer came promptly */
+    bool looking;
     struct rescue *rescues;
 };
 
@@ -205,6 +209,8 @@ void restore_look(evutil_socket_t fd, short what, void *arg);
 
 /* rescue.c */
 void rescue_look(struct channel *c);
+void rescue_due(evutil_socket_t fd, short what, void *arg);
+void rescue_watch_pids(struct channel *c);
 void rescue_forget_all(struct channel *c);
 
 #endif

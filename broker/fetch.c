@@ -151,6 +151,7 @@ void fetch_poll(evutil_socket_t fd, short what, void *arg)
     if (!c->ready)
         return;
     pause_ask(c);
+    rescue_watch_pids(c);
     fetch_ask_all(c);
     fetch_pump(c);
     timer_arm(c->poll_timer, c->tracking ? c->poll_period : POLL_UNWATCHED);

@@ -7,20 +7,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Giving back what dead workers held. The one idea: a lease that is missing proves nothing by itself
- * (Redis may have been away); only one that this worker has watched be missing for its whole length, on
- * one connection to one run of Redis, is lapsed. On the same host the pid's end is proof enough.
+/* Giving back what dead workers held. The one idea: a lease that is missing proves nothing by itself:
+ * Redis may have been away or frozen, or may have evicted it. It has lapsed when this worker saw it alive,
+ * has had prompt answers ever since on one connection to one run of Redis, and finds it missing after its
+ * time (Redis was there, and its owner did not renew it); else when it was watched be missing for its
+ * whole length. On the same host the pid's end is proof enough.
  *
  * Each step is one script that looks at the lease first. A kill -9 before one leaves its entries in the
  * dead worker's list, where the next rescuer finds them; after it they are back in their queue. The
  * registration goes last, and only when no list is left. */
 
 enum { GIVE_BACK_MAX = 100 };
+static const int64_t GRACE = 1000000, LOOK_AT_PIDS = 1000000;
 
-struct suspect {
-    struct suspect *next;
+/* Another worker, as far as this one has seen it. Instants are boot-time µs, 0: none. */
+struct peer {
+    struct peer *next;
     char *id;
-    int64_t since; /* boot-time µs */
+    int64_t alive_at, alive_until; /* when its lease was last seen, and when that ends */
+    int64_t missing_since;
+    int64_t pid, start; /* of its process, when that is on our host */
+    bool listed;
 };
 
 /* One dead worker that is being cleared. */
@@ -41,38 +48,60 @@ struct look {
     char *id;
     cJSON *about;
     bool gone; /* its process provably is */
+    int64_t asked;
     unsigned era;
 };
 
-/* --- suspicion --- */
+/* --- peers --- */
 
-static void suspect_drop(struct channel *c, const char *id)
+static void peer_drop(struct channel *c, const char *id)
 {
-    for (struct suspect **at = &c->suspects; *at; at = &(*at)->next)
+    for (struct peer **at = &c->peers; *at; at = &(*at)->next)
         if (strcmp((*at)->id, id) == 0) {
-            struct suspect *s = *at;
-            *at = s->next;
-            free(s->id);
-            free(s);
+            struct peer *p = *at;
+            *at = p->next;
+            free(p->id);
+            free(p);
             return;
         }
 }
 
-static int64_t suspect_since(struct channel *c, const char *id)
+static struct peer *peer_get(struct channel *c, const char *id)
 {
-    for (struct suspect *s = c->suspects; s; s = s->next)
-        if (strcmp(s->id, id) == 0)
-            return s->since;
-    struct suspect *s = mem_alloc(sizeof *s);
-    *s = (struct suspect){c->suspects, mem_dup(id), time_boot()};
-    c->suspects = s;
-    return s->since;
+    for (struct peer *p = c->peers; p; p = p->next)
+        if (strcmp(p->id, id) == 0)
+            return p;
+    struct peer *p = mem_zalloc(sizeof *p);
+    p->id = mem_dup(id);
+    p->next = c->peers;
+    c->peers = p;
+    return p;
 }
 
 void rescue_forget_all(struct channel *c)
 {
-    while (c->suspects)
-        suspect_drop(c, c->suspects->id);
+    while (c->peers)
+        peer_drop(c, c->peers->id);
+    c->looked_at = 0;
+    c->looking = false;
+}
+
+/* An answer that took long may mean that Redis stood still, and every owner's renewal with it. */
+static void answer_timed(struct channel *c, int64_t asked)
+{
+    int64_t now = time_boot();
+    if ((double)(now - asked) > c->lease * 1e6 / 6)
+        c->steady_since = now;
+}
+
+static bool lease_has_lapsed(const struct channel *c, const struct peer *p, int64_t lease)
+{
+    int64_t now = time_boot(), grace = lease / 3 < GRACE ? lease / 3 : GRACE;
+    /* Looks must come often enough that no renewal can have missed Redis between two of them. */
+    bool watched = p->alive_at && p->alive_at >= c->steady_since && c->lease * 1e6 <= (double)lease;
+    if (watched && p->missing_since >= p->alive_until)
+        return now >= p->alive_until + grace;
+    return now - p->missing_since >= lease;
 }
 
 /* --- one rescue --- */
@@ -119,7 +148,7 @@ static void given_back(const redisReply *reply, void *arg)
     if (rescue_failed(r, reply))
         return;
     if (reply->integer < 0) {
-        suspect_drop(r->c, r->id);
+        peer_drop(r->c, r->id);
         rescue_end(r);
         return;
     }
@@ -132,7 +161,7 @@ static void forgotten(const redisReply *reply, void *arg)
     struct rescue *r = arg;
     if (rescue_failed(r, reply))
         return;
-    suspect_drop(r->c, r->id);
+    peer_drop(r->c, r->id);
     rescue_end(r);
 }
 
@@ -224,19 +253,44 @@ static void look_free(struct look *look)
     free(look);
 }
 
+/* Moves the next look to an earlier instant only. */
+static void look_expect(struct channel *c, int64_t at)
+{
+    if (evtimer_pending(c->rescue_timer, NULL) && c->look_next <= at)
+        return;
+    int64_t wait = at - time_boot();
+    c->look_next = at;
+    timer_arm(c->rescue_timer, wait > 0 ? (double)wait / 1e6 + 0.002 : 0.002);
+}
+
+static void peer_judge(struct look *look, int64_t ttl_ms)
+{
+    struct channel *c = look->c;
+    struct peer *p = peer_get(c, look->id);
+    int64_t now = time_boot(), lease_ms = (int64_t)(c->lease * 1000);
+    json_as_int(json_get(look->about, "lease_ms"), &lease_ms);
+    bool alive = ttl_ms != -2; /* -1: somebody took its end away */
+    if (alive) {
+        p->alive_at = now;
+        p->alive_until = now + (ttl_ms < 0 ? lease_ms : ttl_ms) * 1000;
+        p->missing_since = 0;
+    } else if (!p->missing_since) {
+        p->missing_since = now;
+    }
+    if (look->gone || (p->missing_since && lease_has_lapsed(c, p, lease_ms * 1000)))
+        rescue_start(look);
+    else if (alive)
+        look_expect(c, p->alive_until);
+    else
+        look_expect(c, now + (lease_ms * 1000 / 3 < GRACE ? lease_ms * 1000 / 3 : GRACE));
+}
+
 static void lease_seen(const redisReply *reply, void *arg)
 {
     struct look *look = arg;
-    struct channel *c = look->c;
-    if (reply && reply->type == REDIS_REPLY_INTEGER && look->era == c->era) {
-        int64_t lease_ms = (int64_t)(c->lease * 1000);
-        json_as_int(json_get(look->about, "lease_ms"), &lease_ms);
-        bool missing = reply->integer == 0;
-        if (!missing)
-            suspect_drop(c, look->id);
-        if (look->gone ||
-            (missing && time_boot() - suspect_since(c, look->id) >= lease_ms * 1000))
-            rescue_start(look);
+    if (reply && reply->type == REDIS_REPLY_INTEGER && look->era == look->c->era) {
+        answer_timed(look->c, look->asked);
+        peer_judge(look, reply->integer);
     }
     look_free(look);
 }
@@ -262,6 +316,29 @@ static bool death_is_proved(const cJSON *about)
            process_is_gone(pid, start);
 }
 
+static void peer_note(struct channel *c, const struct look *look)
+{
+    struct peer *p = peer_get(c, look->id);
+    const char *host = json_get_string(look->about, "host");
+    const char *boot = json_get_string(look->about, "boot");
+    p->listed = true;
+    if (!p->pid && host && boot && lease_host_is_ours(host, boot)) {
+        json_as_int(json_get(look->about, "pid"), &p->pid);
+        json_as_int(json_get(look->about, "start"), &p->start);
+    }
+}
+
+static void peers_sweep(struct channel *c)
+{
+    for (struct peer *p = c->peers, *next; p; p = next) {
+        next = p->next;
+        if (!p->listed)
+            peer_drop(c, p->id);
+        else
+            p->listed = false;
+    }
+}
+
 /* A registration of a later format is left to later workers. */
 static void registration_look(struct channel *c, const redisReply *id, const redisReply *text)
 {
@@ -275,9 +352,10 @@ static void registration_look(struct channel *c, const redisReply *id, const red
         return;
     }
     struct look *look = mem_alloc(sizeof *look);
-    *look = (struct look){c, mem_dup(id->str), about, death_is_proved(about), c->era};
+    *look = (struct look){c, mem_dup(id->str), about, death_is_proved(about), time_boot(), c->era};
+    peer_note(c, look);
     char *key = mem_printf("%scworker.lease.%s", c->prefix, id->str);
-    if (redis_send(c->redis, lease_seen, look, 2, (struct slice[]){slice_of("EXISTS"), slice_of(key)}))
+    if (redis_send(c->redis, lease_seen, look, 2, (struct slice[]){slice_of("PTTL"), slice_of(key)}))
         look_free(look);
     free(key);
 }
@@ -285,15 +363,18 @@ static void registration_look(struct channel *c, const redisReply *id, const red
 static void registry_read(const redisReply *reply, void *arg)
 {
     struct channel *c = arg;
+    c->looking = false;
     if (!reply || reply->type != REDIS_REPLY_ARRAY) {
         note_error(c, "reading the registry of workers", reply);
         return;
     }
+    answer_timed(c, c->looked_at);
     c->n_peers = (int)(reply->elements / 2);
     for (size_t i = 0; i + 1 < reply->elements; i += 2)
         if (reply->element[i]->type == REDIS_REPLY_STRING &&
             reply->element[i + 1]->type == REDIS_REPLY_STRING)
             registration_look(c, reply->element[i], reply->element[i + 1]);
+    peers_sweep(c);
 }
 
 /* A proxy may have changed the server behind an unbroken connection. */
@@ -306,10 +387,33 @@ static void run_checked(const redisReply *reply, void *arg)
 
 void rescue_look(struct channel *c)
 {
-    if (!c->ready)
+    if (!c->ready || c->looking)
         return;
-    if (c->suspects)
-        redis_sendf(c->redis, run_checked, c, "INFO server");
-    redis_send(c->redis, registry_read, c, 2,
-               (struct slice[]){slice_of("HGETALL"), slice_of(c->registry_key)});
+    int64_t now = time_boot();
+    if ((double)(now - c->looked_at) > c->lease * 1e6 / 2)
+        c->steady_since = now; /* the first one, or this worker itself stood still */
+    c->looked_at = now;
+    redis_sendf(c->redis, run_checked, c, "INFO server");
+    c->looking = redis_send(c->redis, registry_read, c, 2,
+                            (struct slice[]){slice_of("HGETALL"), slice_of(c->registry_key)}) == 0;
+}
+
+void rescue_due(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    rescue_look(arg);
+}
+
+/* Neighbours on this host are seen to end as soon as they do. */
+void rescue_watch_pids(struct channel *c)
+{
+    int64_t now = time_boot();
+    if (now < c->pids_at + LOOK_AT_PIDS)
+        return;
+    c->pids_at = now;
+    for (struct peer *p = c->peers; p; p = p->next)
+        if (p->pid && process_is_gone(p->pid, p->start)) {
+            rescue_look(c);
+            return;
+        }
 }

@@ -409,6 +409,9 @@ static void death_that_can_be_proved(void **state)
     expect_rescued(w, 6);
 }
 
+static const char NEIGHBOUR[] = "{\"v\": 1, \"node\": \"n\", \"host\": \"elsewhere\", \"boot\": \"b\", "
+                                "\"pid\": 1, \"start\": 1, \"lease_ms\": 600000, \"lists\": []}";
+
 static void death_that_only_the_lease_shows(void **state)
 {
     (void)state;
@@ -423,12 +426,71 @@ static void death_that_only_the_lease_shows(void **state)
     cJSON_Delete(about);
     TELL("HSET cworker.incarnations broken {");
     TELL("HDEL cworker.incarnations broken");
+    TELL("DEL cworker.lease.%s", all->element[0]->str);
     double start = seconds_now();
     struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
     WAIT_FOR(NUMBER("LLEN q") == 250);
     assert_true(seconds_now() - start > 0.9); /* not before a full lease has been watched */
     freeReplyObject(all);
     expect_rescued(w, 250);
+}
+
+/* A worker of another host with a lease of ten minutes, of which `ms` are left: only the fast way can
+ * find it dead before this test gives up. */
+static void neighbour_make(const char *id, int ms)
+{
+    cJSON *about = json_parse(NEIGHBOUR, strlen(NEIGHBOUR), NULL), *pair = cJSON_CreateArray();
+    char *list = mem_printf("{q}.cworker.inflight.%s", id);
+    cJSON_AddItemToArray(pair, cJSON_CreateString(list));
+    cJSON_AddItemToArray(pair, cJSON_CreateString("q"));
+    cJSON_AddItemToArray(json_get(about, "lists"), pair);
+    char *text = json_text(about);
+    TELL("HSET cworker.incarnations %s %s", id, text);
+    TELL("SET cworker.lease.%s %s PX %d", id, id, ms);
+    TELL("LPUSH %s m", list);
+    free(text);
+    free(list);
+    cJSON_Delete(about);
+}
+
+static void a_lease_that_was_seen_to_end(void **state)
+{
+    (void)state;
+    neighbour_make("gone", 1500);
+    neighbour_make("lives", 600000);
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 6});
+    WAIT_FOR(NUMBER("LLEN q") == 1);
+    assert_int_equal(NUMBER("EXISTS cworker.lease.gone"), 0);
+    assert_int_equal(NUMBER("LLEN {q}.cworker.inflight.lives"), 1);
+    WAIT_FOR(NUMBER("HLEN cworker.incarnations") == 2);
+    worker_close(w);
+}
+
+static void a_lease_that_was_taken_away_proves_nothing(void **state)
+{
+    (void)state;
+    neighbour_make("evicted", 500000);
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    loop_for(0.5);
+    TELL("DEL cworker.lease.evicted");
+    loop_for(2);
+    assert_int_equal(NUMBER("LLEN {q}.cworker.inflight.evicted"), 1);
+    worker_close(w);
+}
+
+static void leases_that_end_while_redis_stands_still(void **state)
+{
+    (void)state;
+    neighbour_make("lives", 1200);
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 3});
+    loop_for(0.1);
+    kill(server, SIGSTOP);
+    loop_for(3);
+    kill(server, SIGCONT);
+    loop_for(2.5);
+    assert_int_equal(NUMBER("EXISTS cworker.lease.lives"), 0);
+    assert_int_equal(NUMBER("LLEN {q}.cworker.inflight.lives"), 1);
+    worker_close(w);
 }
 
 static void living_neighbours_are_left_alone(void **state)
@@ -596,6 +658,9 @@ int main(void)
         TEST(unheard_settlements_happen_once),
         TEST(death_that_can_be_proved),
         TEST(death_that_only_the_lease_shows),
+        TEST(a_lease_that_was_seen_to_end),
+        TEST(a_lease_that_was_taken_away_proves_nothing),
+        TEST(leases_that_end_while_redis_stands_still),
         TEST(living_neighbours_are_left_alone),
         TEST(prefix_is_everywhere),
         TEST(password_and_database),
