@@ -3,7 +3,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
-#include "worker/continuation.h"
+#include "worker/canvas.h"
 #include "worker/events.h"
 #include "worker/log.h"
 
@@ -58,27 +58,25 @@ static void election_end(struct election *e)
     election_free(e);
 }
 
-/* The action is a signature: it is applied as the callback of a task that has none of its own. */
+/* The action is a signature: a task, or a whole canvas. */
 static void apply(struct worker *w, const cJSON *signature)
 {
     struct error err = {0};
-    static const char bare[] = "[[], {}, {\"callbacks\": []}]";
-    cJSON *body = json_parse(bare, sizeof bare - 1, NULL);
-    cJSON *callback = cJSON_Duplicate(signature, true);
-    cJSON_AddItemToArray(json_get(cJSON_GetArrayItem(body, 2), "callbacks"), callback);
-    if (cJSON_IsObject(callback))
-        json_set(callback, "immutable", cJSON_CreateTrue());
-    char *text = json_text(body);
-    struct message none = {.body = slice_of(text), .group_index = -1};
-    struct continuation c = {&none, w->options->settings.task_default_queue, worker_now(w),
-                             cJSON_CreateArray(), NULL};
-    if (continuation_check(&none, &err) == 0 && continuation_succeeded(&c, slice_of("null"), &err) == 0)
-        flow_publish(w, c.sends);
+    struct canvas canvas = {
+        .default_queue = w->options->settings.task_default_queue,
+        .priority = -1,
+        .now = worker_now(w),
+        .sends = cJSON_CreateArray(),
+    };
+    if (!cJSON_IsObject(signature))
+        error_set(&err, ERROR_INVALID, "the action is no signature");
     else
+        canvas_apply(&canvas, signature, NULL, NULL, &err);
+    if (err.code)
         log_error("Could not call task: %s", err.text);
-    cJSON_Delete(c.sends);
-    cJSON_Delete(body);
-    free(text);
+    else
+        flow_publish(w, canvas.sends);
+    cJSON_Delete(canvas.sends);
 }
 
 static void election_decide(struct election *e)
