@@ -281,6 +281,51 @@ static cw_outcome send_many(cw_task *t)
     return cw_return_int(t, n);
 }
 
+/* The sum of 0 … n-1, by a chord: n parts, then one task with the list of their results. */
+static cw_outcome fan_out(cw_task *t)
+{
+    char id[CW_ID_SIZE];
+    int64_t n = cw_int(t, "n");
+    cJSON *parts = cJSON_CreateArray();
+    for (int64_t i = 0; i < n; i++) {
+        cJSON *args = cJSON_CreateArray();
+        cJSON_AddItemToArray(args, cJSON_CreateNumber((double)i));
+        cJSON_AddItemToArray(parts, cw_sig((struct cw_send){"demo.identity", .args = args}));
+    }
+    if (cw_apply(t, cw_chord(parts, cw_sig((struct cw_send){"demo.xsum"})), id) < 0)
+        return cw_fail(t);
+    return cw_return_str(t, id);
+}
+
+/* As in Celery's Task.replace: whoever waits for this task gets the result of the signature. */
+static cw_outcome replace(cw_task *t)
+{
+    return cw_replace(t, cJSON_Duplicate(cw_json(t, "signature"), true));
+}
+
+static cw_outcome result_of(cw_task *t)
+{
+    int code;
+    const cJSON *result = cw_result(t, cw_str(t, "id"), &code);
+    if (code < 0)
+        return cw_fail(t);
+    return cw_return(t, cJSON_Duplicate(cJSON_GetObjectItemCaseSensitive(result, "result"), true));
+}
+
+static cw_outcome revoke_task(cw_task *t)
+{
+    const char *ids[] = {cw_str(t, "id")};
+    cw_revoke(t, ids, 1, true);
+    return cw_return(t, NULL);
+}
+
+/* Three arguments: an errback of the new style. */
+static cw_outcome errback(cw_task *t)
+{
+    const cJSON *request = cw_json(t, "request");
+    return cw_return(t, cJSON_Duplicate(cJSON_GetObjectItemCaseSensitive(request, "id"), true));
+}
+
 static const struct cw_arg two_numbers[] = {
     {.name = "x", .kind = CW_NUM}, {.name = "y", .kind = CW_NUM}, {0}};
 static const struct cw_arg numbers[] = {{.name = "numbers", .kind = CW_LIST}, {0}};
@@ -303,6 +348,13 @@ static const struct cw_arg unique_args[] = {{.name = "key", .kind = CW_STR},
                                              {0}};
 static const char *const only_key[] = {"key", NULL};
 static const char *const value_errors[] = {"ValueError", NULL};
+
+static const struct cw_arg one_signature[] = {{.name = "signature", .kind = CW_OBJECT}, {0}};
+static const struct cw_arg one_id[] = {{.name = "id", .kind = CW_STR}, {0}};
+static const struct cw_arg failure[] = {{.name = "request", .kind = CW_OBJECT},
+                                        {.name = "exc", .kind = CW_ANY, .nullable = true},
+                                        {.name = "traceback", .kind = CW_STR, .nullable = true},
+                                        {0}};
 
 static const struct cw_def defs[] = {
     {.name = "demo.add", .run = add, .args = two_numbers, .help = "x + y"},
@@ -347,6 +399,11 @@ static const struct cw_def defs[] = {
      .help = "returns key; one at a time for each key"},
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
     {.name = "demo.send_many", .run = send_many, .args = n_and_queue, .help = "sends n tasks"},
+    {.name = "demo.fan_out", .run = fan_out, .args = only_n, .help = "the id of a chord's body"},
+    {.name = "demo.replace", .run = replace, .args = one_signature, .help = "becomes a signature"},
+    {.name = "demo.result", .run = result_of, .args = one_id, .help = "another task's result"},
+    {.name = "demo.revoke", .run = revoke_task, .args = one_id, .help = "revokes a task"},
+    {.name = "demo.errback", .run = errback, .args = failure, .help = "the id of what failed"},
     {.name = "demo.send", .run = send_task, .args = name_and_args, .help = "sends another task"},
     {0},
 };

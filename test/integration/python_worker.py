@@ -53,3 +53,13 @@ def reject(self, requeue=False):
 @app.task(name="demo.ignore")
 def ignore():
     raise Ignore()
+
+
+@app.task(name="demo.xsum")
+def xsum(numbers):
+    return sum(numbers)
+
+
+@app.task(name="demo.identity")
+def identity(x):
+    return x

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +17,8 @@ from celery.canvas import Signature, chunks, xmap, xstarmap
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
 
-from harness import Worker, get
+from harness import Worker, get, wait_state
+from services.process import wait_until
 
 
 def add(*args: Any, **options: Any) -> Signature:
@@ -77,15 +83,24 @@ def apply(app: Celery, canvas: Signature) -> AsyncResult:
         return canvas.apply_async()
 
 
-@pytest.fixture
-def current(make_app: Callable[..., Celery], backend: str) -> Iterator[Celery]:
-    """Canvases take the current app wherever they are not told."""
-    app = make_app(backend, result_chord_retry_interval=0.1)
+def register(app: Celery) -> Celery:
+    """Canvases take the current app wherever they are not told, and ask it for their tasks."""
     app.set_current()
     for name in ("add", "xsum", "identity", "fail", "echo"):
         app.task(name=f"demo.{name}")(stub)
-    yield app
+    return app
+
+
+@pytest.fixture
+def current(make_app: Callable[..., Celery], backend: str) -> Iterator[Celery]:
+    yield register(make_app(backend, result_chord_retry_interval=0.1))
     gc.collect()  # results unsubscribe when they go: before their server does
+
+
+@pytest.fixture
+def redis_app(make_app: Callable[..., Celery], redis_backend: str) -> Iterator[Celery]:
+    yield register(make_app(redis_backend))
+    gc.collect()
 
 
 def start(cworker: Callable[..., Worker], backend: str, *options: str) -> Worker:
@@ -115,3 +130,120 @@ def test_a_failed_chain_in_a_header_fails_the_body(current: Celery, backend: str
                                   xsum()))
     with pytest.raises(ChordError, match="broken"):
         get(AsyncResult(result.id, app=current))
+
+
+def test_errbacks_of_both_styles(current: Celery, backend: str,
+                                 cworker: Callable[..., Worker], keys: Any) -> None:
+    start(cworker, backend)
+    errbacks = [identity().set(task_id="old-style"), signature("demo.errback", task_id="new-style")]
+    result = fail("broken").apply_async(link_error=errbacks)
+    assert get(AsyncResult("old-style", app=current)) == result.id
+    assert get(AsyncResult("new-style", app=current)) == result.id
+
+
+def test_errbacks_of_a_chord(current: Celery, backend: str, cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    body = xsum()
+    body.link_error(identity().set(task_id="errback"))
+    result = apply(current, chord([add(1, 1), fail("broken")], body))
+    assert get(AsyncResult("errback", app=current)) == result.id
+
+
+def test_a_failed_inner_chord_fails_the_outer_body(current: Celery, backend: str,
+                                                   cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    result = apply(current, chord([chord([fail("broken")], xsum()), add(1, 1)], xsum()))
+    with pytest.raises(ChordError, match="broken"):
+        get(AsyncResult(result.id, app=current))
+
+
+def test_children_are_nested_as_celery_nests_them(current: Celery, backend: str,
+                                                  cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    result = apply(current, chain(add(1, 1), group(add(1), add(2))))
+    assert get(result) == [3, 4]
+    first = result.parent
+    assert first.children == [result] or [c.id for c in first.children] == [result.id]
+    assert [leaf.id for leaf in first.children[0].results] == [leaf.id for leaf in result.results]
+
+
+def test_a_chord_sent_by_a_c_task(current: Celery, backend: str,
+                                  cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    body = get(current.send_task("demo.fan_out", args=(20,)))
+    assert get(AsyncResult(body, app=current)) == 190
+
+
+REPLACEMENTS: dict[str, tuple[Callable[[], Signature], Any]] = {
+    "task": (lambda: add(1, 1), 2),
+    "chain": (lambda: chain(add(1, 1), add(2)), 4),
+    "group": (lambda: group(add(1, 1), add(2, 2)), [2, 4]),
+    "chord": (lambda: chord([add(1, 1), add(2, 2)], xsum()), 6),
+}
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_a_c_task_replaces_itself(name: str, current: Celery, backend: str,
+                                  cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    make, expected = REPLACEMENTS[name]
+    alone = current.send_task("demo.replace", args=(make(),))
+    assert get(alone) == expected
+    replaced = signature("demo.replace", args=(make(),))
+    assert get(apply(current, chain(replaced, identity()))) == expected
+    replaced = signature("demo.replace", args=(make(),))
+    assert get(apply(current, chord([replaced, add(5, 5)], identity()))) == [expected, 10]
+
+
+def test_a_c_task_reads_results_and_revokes(current: Celery, backend: str,
+                                            cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    first = add(1, 1).apply_async()
+    assert get(first) == 2
+    assert get(current.send_task("demo.result", args=(first.id,))) == 2
+    later = add(1, 1).apply_async(countdown=600)
+    get(current.send_task("demo.revoke", args=(later.id,)))
+    wait_state(later, "REVOKED")
+
+
+def test_a_list_instead_of_a_sorted_set(redis_app: Celery,
+                                        cworker: Callable[..., Worker]) -> None:
+    options = {"result_chord_ordered": False}
+    redis_app.conf.result_backend_transport_options = options
+    cworker("--set", f"result_backend_transport_options={json.dumps(options)}")
+    assert get(apply(redis_app, chord([add(i, 0) for i in range(20)], xsum()))) == 190
+
+
+def test_a_chord_leaves_no_keys(redis_app: Celery, keys: Any,
+                                cworker: Callable[..., Worker]) -> None:
+    cworker()
+    assert get(apply(redis_app, chord([add(1, 1), add(2, 2)], xsum()))) == 6
+    wait_until(lambda: not list(keys.scan_iter("celery-taskset-meta-*")), 5, "the keys' end")
+
+
+def test_parts_shared_with_python_workers(current: Celery, redis: Any, backend: str,
+                                          cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend)
+    environment = {**os.environ, "BROKER": redis.url(), "BACKEND": backend,
+                   "PYTHONPATH": str(Path(__file__).parent)}
+    python = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1", "-P", "solo",
+         "-n", "python@test", "-Q", "celery", "--without-mingle", "--without-gossip"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parent)
+    try:
+        wait_until(lambda: current.control.inspect(timeout=0.5).ping() and any(
+            "python" in name for name in current.control.inspect(timeout=0.5).ping() or {}),
+            30, "the Python worker")
+        canvases = [chord([add(i, n) for i in range(20)], xsum()) for n in range(5)]
+        sent = [apply(current, canvas) for canvas in canvases]
+        assert [get(result, timeout=60) for result in sent] == [190 + 20 * n for n in range(5)]
+    finally:
+        python.kill()
+        python.wait()
+
+
+def test_ten_thousand_parts(redis_app: Celery, cworker: Callable[..., Worker]) -> None:
+    cworker()
+    body = get(redis_app.send_task("demo.fan_out", args=(10000,)), timeout=60)
+    assert get(AsyncResult(body, app=redis_app), timeout=60) == 49995000
