@@ -20,6 +20,7 @@ void flow_done(struct request *r)
     struct worker *w = r->worker;
     request_move(r, REQUEST_DONE);
     w->n_requests--;
+    w->n_bytes -= r->message.text.size;
     w->n_done++;
     request_free(r);
     worker_pump(w);
@@ -98,6 +99,10 @@ static void put_result(struct request *r)
     if (r->worker->options->settings.result_extended && r->message.task)
         extend(r, &record, &args, &kwargs);
     store_put(r->worker->store, &record, on_stored, r);
+    if (store_is_spooling(r->worker->store) && continuation_is_empty(&r->message)) {
+        free(r->result); /* it waits in a file: memory is what there is too little of */
+        r->result = NULL;
+    }
     free(args);
     free(kwargs);
     free(children);

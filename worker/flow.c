@@ -198,6 +198,7 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
     r->received_at = monotonic_now();
     w->n_requests++;
     w->n_waiting++;
+    w->n_bytes += size;
     int code = message_decode(text, size, &limits, &r->message, &err);
     if (code == 0)
         code = continuation_check(&r->message, &err);

@@ -22,6 +22,7 @@
 enum {
     BATCH_PER_LANE = 128,       /* window for tiny tasks: what a child holds and as much again */
     MAX_UNSETTLED = 20000,      /* outcomes that may wait for a store that is down */
+    MAX_BYTES = 256 << 20,      /* of messages in our hands */
     CLOCK_INTERVAL = 30,        /* seconds between two looks at Redis' clock */
 };
 
@@ -61,7 +62,8 @@ static size_t window(const struct worker *w)
     size_t limit = multiplier > 0 ? lanes * (size_t)multiplier : MAX_UNSETTLED;
     if ((size_t)pool_room(w->pool) > lanes && limit < lanes * BATCH_PER_LANE)
         limit = lanes * BATCH_PER_LANE;
-    if (w->n_requests >= MAX_UNSETTLED || w->n_waiting >= limit)
+    if (w->n_requests >= MAX_UNSETTLED || w->n_waiting >= limit || w->n_bytes >= MAX_BYTES ||
+        store_is_full(w->store))
         return 0;
     return limit - w->n_waiting;
 }

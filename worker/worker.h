@@ -49,6 +49,7 @@ struct worker {
     uint64_t last_job;
     size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
     size_t n_requests;          /* all that are alive */
+    size_t n_bytes;             /* of their messages */
     uint64_t n_done;
 
     struct control *control;    /* NULL: worker_enable_remote_control is off */

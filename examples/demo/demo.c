@@ -121,6 +121,19 @@ static cw_outcome noop(cw_task *t)
     return cw_return(t, NULL);
 }
 
+static cw_outcome text(cw_task *t)
+{
+    int64_t n = cw_int(t, "n");
+    char *x = n >= 0 && n < 1 << 28 ? malloc((size_t)n + 1) : NULL;
+    if (!x)
+        return cw_raise(t, "ValueError", "%lld characters", (long long)n);
+    memset(x, 'x', (size_t)n);
+    x[n] = '\0';
+    cw_outcome outcome = cw_return_str(t, x);
+    free(x);
+    return outcome;
+}
+
 /* --- for the benchmark --- */
 
 static int trace_fd = -1;
@@ -398,6 +411,7 @@ static const struct cw_def defs[] = {
      .unique_key = only_key,
      .help = "returns key; one at a time for each key"},
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
+    {.name = "demo.text", .run = text, .args = only_n, .help = "n characters"},
     {.name = "demo.send_many", .run = send_many, .args = n_and_queue, .help = "sends n tasks"},
     {.name = "demo.fan_out", .run = fan_out, .args = only_n, .help = "the id of a chord's body"},
     {.name = "demo.replace", .run = replace, .args = one_signature, .help = "becomes a signature"},

@@ -53,6 +53,7 @@ static const struct bounds {
     {"worker_concurrency", 0, 4096},
     {"task_max_deliveries", 1, 1e6},
     {"worker_max_memory_per_child", 0, 1e12},
+    {"result_spool_size", 0, 1e15},
     {"message_max_size", 1024, 512.0 * 1024 * 1024},
 };
 

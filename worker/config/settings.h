@@ -19,6 +19,8 @@
     X(result_extended, FLAG, "false", "", "store name, args, kwargs, worker, queue, retries too")  \
     X(result_chord_join_timeout, REAL, "3", "s", "a chord whose members are groups waits for them")  \
     X(result_chord_retry_interval, REAL, "1", "s", "celery.chord_unlock looks again after this")   \
+    X(result_spool_dir, TEXT, NULL, "", "folder of the file for results that wait; /var/tmp")      \
+    X(result_spool_size, INT, "1073741824", "bytes", "at most this much in it; then no new tasks") \
     X(result_serializer, TEXT, "json", "", "only json")                                            \
     X(mongodb_backend_settings, JSON, NULL, "", "database, taskmeta_collection, …")                \
     X(result_backend_transport_options, JSON, NULL, "", "global_keyprefix, …")                     \

@@ -25,7 +25,7 @@ struct store_entry {
     struct store_entry *merged_last;
     store_done_fn *fn;
     void *arg;
-    size_t *n_pending;
+    struct store *store; /* hears when it is settled */
     size_t size;
     int code; /* STORE_WAITING, 0, or why it can never be stored */
     char *why;
@@ -36,6 +36,8 @@ struct store_entry {
 enum { STORE_WAITING = 1 };
 
 struct store_entry *entry_copy(const struct store_record *record);
+/* Its texts lie with it; it has been moved by so much. */
+void entry_move(struct store_entry *e, uintptr_t by);
 void entry_free(struct store_entry *e);
 /* Loop thread: tells whoever put it, and frees it. */
 void entry_settle(struct store_entry *e, int code, const char *why);
@@ -73,6 +75,9 @@ int record_bson(const struct store_record *record, bool no_children, int64_t exp
                 bson_t *out, struct error *err);
 /* The other way: as JSON, the text in `result` parsed in. Caller frees. */
 char *record_from_bson(const bson_t *document);
+
+/* store.c: one entry of this size is settled. */
+void store_settled(struct store *s, size_t size);
 
 struct store_setup {
     struct event_base *base;

@@ -59,6 +59,19 @@ struct store_entry *entry_copy(const struct store_record *record)
     return e;
 }
 
+void entry_move(struct store_entry *e, uintptr_t by)
+{
+    const char **texts[N_TEXTS];
+    collect_texts(&e->record, texts);
+    for (size_t i = 0; i < N_TEXTS; i++)
+        if (*texts[i])
+            *texts[i] = (const char *)((uintptr_t)*texts[i] + by);
+    if (e->record.stamped_headers)
+        e->record.stamped_headers = (const char *)((uintptr_t)e->record.stamped_headers + by);
+    if (e->record.result.at)
+        e->record.result.at = (const char *)((uintptr_t)e->record.result.at + by);
+}
+
 void entry_free(struct store_entry *e)
 {
     while (e) {
@@ -71,11 +84,13 @@ void entry_free(struct store_entry *e)
 
 void entry_settle(struct store_entry *e, int code, const char *why)
 {
-    --*e->n_pending;
+    struct store *store = e->store;
+    size_t size = e->size;
     if (e->fn)
         e->fn(code, why, e->arg);
     e->merged = NULL;
     entry_free(e);
+    store_settled(store, size);
 }
 
 int entry_refuse(struct store_entry *e, int code, const char *fmt, ...)

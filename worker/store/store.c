@@ -7,16 +7,22 @@
 #include "broker/url.h"
 #include "proto/base/mem.h"
 #include "worker/config/settings.h"
+#include "worker/store/spool.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
+/* Of records that the backend has; beyond it they go to the spool file. */
+enum { MEMORY_MAX = 32 << 20 };
+
 struct store {
     const struct store_ops *ops;
     void *backend;
-    size_t n_pending;
+    size_t n_pending, n_bytes; /* of these in memory */
+    struct spool *spool;
+    struct store_list overflow; /* what the spool file could not take */
     struct store_setup setup;
 };
 
@@ -186,6 +192,7 @@ struct store *store_open(struct event_base *base, const char *url, const struct 
         free(s);
         return NULL;
     }
+    s->spool = spool_open(settings->result_spool_dir, settings->result_spool_size);
     s->setup.settings = NULL;
     s->setup.url = NULL;
     return s;
@@ -196,8 +203,42 @@ void store_close(struct store *s)
     if (!s)
         return;
     s->ops->close(s->backend, 5);
+    for (struct store_entry *e; (e = list_pop(&s->overflow));)
+        entry_free(e);
+    spool_close(s->spool);
     setup_done(&s->setup);
     free(s);
+}
+
+static void put_now(struct store *s, struct store_entry *e)
+{
+    s->n_bytes += e->size;
+    s->ops->put(s->backend, e);
+}
+
+/* Behind what was set aside before: an earlier record of its id may be there. */
+static void put_aside(struct store *s, struct store_entry *e)
+{
+    struct error err = {0};
+    if (!s->overflow.first && spool_push(s->spool, e, &err) == 0)
+        return;
+    if (!s->overflow.first && s->setup.handlers.on_note)
+        s->setup.handlers.on_note(err.text, true, s->setup.handlers.arg);
+    list_push(&s->overflow, e);
+}
+
+static struct store_entry *take_back(struct store *s)
+{
+    return spool_is_empty(s->spool) ? list_pop(&s->overflow) : spool_pop(s->spool);
+}
+
+void store_settled(struct store *s, size_t size)
+{
+    s->n_pending--;
+    s->n_bytes -= size;
+    struct store_entry *e;
+    while (s->n_bytes < MEMORY_MAX && (e = take_back(s)))
+        put_now(s, e);
 }
 
 void store_put(struct store *s, const struct store_record *record, store_done_fn *fn, void *arg)
@@ -205,9 +246,22 @@ void store_put(struct store *s, const struct store_record *record, store_done_fn
     struct store_entry *e = entry_copy(record);
     e->fn = fn;
     e->arg = arg;
-    e->n_pending = &s->n_pending;
+    e->store = s;
     s->n_pending++;
-    s->ops->put(s->backend, e);
+    if (s->n_bytes >= MEMORY_MAX || s->overflow.first || !spool_is_empty(s->spool))
+        put_aside(s, e);
+    else
+        put_now(s, e);
+}
+
+bool store_is_spooling(const struct store *s)
+{
+    return !spool_is_empty(s->spool);
+}
+
+bool store_is_full(const struct store *s)
+{
+    return s->overflow.first != NULL;
 }
 
 bool store_keeps(const struct store *s)

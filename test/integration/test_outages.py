@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis and MongoDB gone for a while, with real restarts: work goes on by itself, nothing is lost,
+nothing is acked before its result is stored, and memory stays bounded."""
+import re
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from celery import signature
+from harness import CWORKER, get, inflight, read_ledger, wait_state, wait_until
+
+from services.mongo import MongoServer
+from services.redis import RedisServer
+
+SANITIZED = "address" in CWORKER
+
+
+@pytest.fixture
+def private_mongo():
+    with MongoServer(private=True) as server:
+        yield server
+
+
+def stored(server):
+    with server.client() as client:
+        return client["celery"]["celery_taskmeta"].count_documents({"status": "SUCCESS"})
+
+
+def peak_kib(pid):
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+
+
+def end_during_outage(make_app, cworker, keys, server, name, args, count, *options):
+    """A worker whose store went away before `count` tasks; all have ended and none is acked."""
+    app = make_app(server.url())
+    worker = cworker(*options, backend=server.url())
+    get(app.send_task("demo.add", (1, 2)))
+    wait_until(lambda: not inflight(keys), what="the first ack")
+    server.stop()
+    for i in range(count):
+        app.send_task(name, args or (i,))
+    return worker
+
+
+def check_recovery(server, worker, keys, count):
+    server.start()
+    wait_until(lambda: stored(server) == count, 60, "all results")
+    wait_until(lambda: not inflight(keys) and not keys.llen("celery"), 30, "all acks")
+    assert worker.process.poll() is None
+
+
+def all_held(keys, count):
+    return lambda: keys.llen("celery") == 0 and len(inflight(keys)) == count
+
+
+def test_thousands_of_results_wait(make_app, cworker, keys, private_mongo, tmp_path):
+    ledger = tmp_path / "ledger"
+    app = make_app(private_mongo.url())
+    worker = cworker(backend=private_mongo.url(), env={"BENCH_TRACE": str(ledger)})
+    get(app.send_task("demo.add", (1, 2)))
+    private_mongo.stop()
+    for i in range(3000):
+        app.send_task("bench.noop", (i,))
+    wait_until(all_held(keys, 3000), 30, "3000 results that wait")
+    wait_until(lambda: len(read_ledger(ledger)) == 3000, 30, "3000 runs")
+    private_mongo.start()
+    wait_until(lambda: stored(private_mongo) == 3000, 60, "all results")
+    wait_until(lambda: not inflight(keys), 30, "all acks")
+    assert set(Counter(n for n, _ in read_ledger(ledger)).values()) == {1}
+    assert "works again after" in worker.log
+
+
+def test_large_results_wait_in_a_file(make_app, cworker, keys, private_mongo, tmp_path):
+    """100 MB of results, a good deal less of memory, and no file left."""
+    worker = end_during_outage(make_app, cworker, keys, private_mongo, "demo.text", (100_000,), 1000,
+                               "--set", f"result_spool_dir={tmp_path}")
+    wait_until(all_held(keys, 1000), 60, "1000 results that wait")
+    wait_until(lambda: worker.log.count("demo.text") >= 2000, 30, "1000 ends")
+    assert SANITIZED or peak_kib(worker.pid) < 110_000
+    check_recovery(private_mongo, worker, keys, 1000)
+    assert not [path for path in tmp_path.iterdir() if "worker-" not in path.name]
+
+
+def test_full_spool_stops_fetching(make_app, cworker, keys, private_mongo):
+    worker = end_during_outage(make_app, cworker, keys, private_mongo, "demo.text", (1_000_000,), 100,
+                               "--set", "result_spool_size=5000000")
+    worker.wait_log("spool file has reached its limit")
+    wait_until(lambda: inflight(keys), what="held messages")
+    held = len(inflight(keys))
+    assert held < 60 and keys.llen("celery") > 30
+    check_recovery(private_mongo, worker, keys, 100)
+
+
+def test_no_place_for_the_spool(make_app, cworker, keys, private_mongo):
+    worker = end_during_outage(make_app, cworker, keys, private_mongo, "demo.text", (1_000_000,), 60,
+                               "--set", "result_spool_dir=/nonexistent")
+    worker.wait_log("no spool file in /nonexistent")
+    check_recovery(private_mongo, worker, keys, 60)
+
+
+def test_order_of_states_is_kept(make_app, cworker, keys, private_mongo):
+    """STARTED and PROGRESS wait in front of SUCCESS of the same task."""
+    app = make_app(private_mongo.url())
+    cworker("--set", "task_track_started=true", backend=private_mongo.url())
+    get(app.send_task("demo.add", (1, 2)))
+    private_mongo.stop()
+    results = [app.send_task("demo.progress", (3,)) for _ in range(4)]
+    results += [app.send_task("demo.fail_n", ("k", 2)) for _ in range(4)]
+    wait_until(lambda: len(inflight(keys)) == 8, 20, "held tasks")
+    private_mongo.start()
+    assert [get(result, timeout=30) for result in results] == [3] * 4 + [2] * 4
+    assert {result.state for result in results} == {"SUCCESS"}
+
+
+def test_redis_is_gone_for_seconds(make_app, cworker, tmp_path):
+    """With AOF. Running, prefetched, queued, delayed and retrying tasks end, each once."""
+    ledger = tmp_path / "ledger"
+    with RedisServer(aof=True) as server:
+        app = make_app(server.url(), server.url())
+        worker = cworker("--set", "task_track_started=true", broker=server.url(),
+                         backend=server.url(), env={"BENCH_TRACE": str(ledger)})
+        running = app.send_task("demo.sleep", (1.5,),
+                                link=signature("bench.noop", (500,), app=app, immutable=True))
+        wait_state(running, "STARTED")
+        for i in range(100):
+            app.send_task("bench.noop", (i,), countdown=2 if i % 2 else None)
+        retried = app.send_task("demo.fail_n", ("k", 3))
+        server.kill()
+        time.sleep(2)
+        server.start()
+        with server.client() as keys:
+            expected = Counter([*range(100), 500])
+            wait_until(lambda: len(read_ledger(ledger)) >= 101, 30, "all runs")
+            wait_until(lambda: not inflight(keys) and not keys.llen("celery"), 20, "all acks")
+            assert Counter(n for n, _ in read_ledger(ledger)) == expected
+            fresh = make_app(server.url(), server.url())
+            assert wait_state(fresh.AsyncResult(retried.id), "SUCCESS", timeout=20)
+            assert fresh.AsyncResult(running.id).state == "SUCCESS"
+        assert "Trying to re-establish the connection" in worker.log
+        worker.stop()
+
+
+def test_cold_shutdown_during_an_outage(make_app, cworker, keys, private_mongo):
+    """It ends, and what has no durable result comes back to the next worker."""
+    worker = end_during_outage(make_app, cworker, keys, private_mongo, "demo.add", (1, 2), 20)
+    wait_until(all_held(keys, 20), 20, "20 results that wait")
+    worker.signal(signal.SIGQUIT)
+    worker.wait(30)
+    private_mongo.start()
+    cworker(backend=private_mongo.url())
+    wait_until(lambda: stored(private_mongo) == 20, 30, "all results")
