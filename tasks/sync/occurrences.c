@@ -123,6 +123,12 @@ static int look_up(struct occurrences *o)
 
 /* --- writing --- */
 
+/* Another pass may be at work, or the last statement of a killed one: what it saw later counts. */
+static void put_seen(const struct occurrences *o, bson_t *update)
+{
+    BCON_APPEND(update, "$max", "{", "last_seen", BCON_DATE_TIME(o->now), "}");
+}
+
 static int make(struct occurrences *o, const struct row *r)
 {
     bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key));
@@ -132,6 +138,7 @@ static int make(struct occurrences *o, const struct row *r)
     BSON_APPEND_DATE_TIME(&on_insert, "first_seen", r->first_seen ? r->first_seen : o->now);
     BSON_APPEND_DATE_TIME(&on_insert, "opened_at", o->now);
     BSON_APPEND_DOCUMENT(&update, "$setOnInsert", &on_insert);
+    put_seen(o, &update);
     int code = mongo_bulk_update(o->bulk, key, &update, true);
     bson_destroy(key);
     bson_destroy(&on_insert);
@@ -154,6 +161,7 @@ static int reopen(struct occurrences *o, const struct row *r)
     BSON_APPEND_DATE_TIME(&set, "opened_at", o->now);
     BSON_APPEND_DATE_TIME(&set, "reopened_at", o->now);
     bson_append_document_end(update, &set);
+    put_seen(o, update);
     int code = mongo_bulk_update(o->bulk, key, update, false);
     bson_destroy(key);
     bson_destroy(update);
@@ -166,6 +174,7 @@ static int change(struct occurrences *o, const struct row *r)
     bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key));
     bson_t update = BSON_INITIALIZER;
     BSON_APPEND_DOCUMENT(&update, "$set", r->fields);
+    put_seen(o, &update);
     int code = mongo_bulk_update(o->bulk, key, &update, false);
     bson_destroy(key);
     bson_destroy(&update);
@@ -200,9 +209,10 @@ static int64_t update_those(struct occurrences *o, bool (*wanted)(const struct r
 
 static int write_together(struct occurrences *o)
 {
-    bson_t *seen = BCON_NEW("$set", "{", "last_seen", BCON_DATE_TIME(o->now), "}");
+    bson_t *seen = bson_new();
     bson_t *resolved = BCON_NEW("$set", "{", "status", BCON_UTF8("RESOLVED"), "resolved_at",
                                 BCON_DATE_TIME(o->now), "}");
+    put_seen(o, seen);
     int64_t n_seen = update_those(o, stayed, seen), n_resolved = update_those(o, went, resolved);
     bson_destroy(seen);
     bson_destroy(resolved);
@@ -276,7 +286,6 @@ static bson_t *make_fields(const struct occurrences *o, const struct row *r, con
     doc_put(fields, "title", f->title, 1000);
     BSON_APPEND_UTF8(fields, "severity", f->severity);
     BSON_APPEND_UTF8(fields, "fingerprint", r->print);
-    BSON_APPEND_DATE_TIME(fields, "last_seen", o->now);
     return fields;
 }
 
