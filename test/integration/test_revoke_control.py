@@ -18,12 +18,12 @@ class Drive:
         self.app, self.node, self.keys = app, node, keys
 
     def active(self):
-        replies = self.app.control.inspect(destination=[self.node], timeout=TIMEOUT).active() or {}
+        replies = self.app.control.inspect(destination=[self.node], timeout=2).active() or {}
         return {task["id"] for task in replies.get(self.node, ())}
 
     def run(self, seconds=60, **options):
         result = self.app.send_task("demo.sleep", (seconds,), **options)
-        wait_until(lambda: result.id in self.active(), what="the start of the task")
+        wait_until(lambda: result.id in self.active(), 30, what="the start of the task")
         return result
 
     def wait(self, **options):
@@ -37,7 +37,7 @@ class Drive:
     def settled(self):
         """Everything has left the worker: what is stored now stays."""
         wait_until(lambda: not inflight(self.keys) and not self.keys.hlen("unacked")
-                   and not self.keys.llen("celery") and not self.active(), what="the acks")
+                   and not self.keys.llen("celery") and not self.active(), 30, what="the acks")
 
     def stored(self, result):
         if "mongo" in str(self.app.conf.result_backend):
@@ -98,7 +98,7 @@ def stamped(drive, **options):
     signature = drive.app.signature("demo.sleep", (60,))
     signature.stamp(tenant="t1", ids=["a", "b"])
     result = signature.apply_async()
-    wait_until(lambda: result.id in drive.active(), what="the start of the task")
+    wait_until(lambda: result.id in drive.active(), 30, what="the start of the task")
     later = drive.app.signature("demo.sleep", (0,))
     later.stamp(tenant="t1")
     later = later.apply_async()
@@ -194,6 +194,22 @@ def test_kept_by_the_state_file(drive, cworker, keys, tmp_path):
     second = cworker("--statedb", tmp_path / "state")
     wait_state(result, "REVOKED")
     second.wait_log("Discarding revoked task")
+
+
+def test_a_worker_that_dies_with_revoked_tasks(drive, cworker, keys):
+    """kill -9 right after the command: whoever takes the tasks next ends them."""
+    worker = cworker("--set", "worker_lease=1", concurrency=1)
+    running, waiting, delayed = drive.run(), drive.wait(), drive.wait(countdown=3600)
+    wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1 and len(inflight(keys)) == 2,
+               what="all three in its hands")
+    drive.revoke([running, waiting, delayed])
+    worker.kill()
+    other = cworker("--set", "worker_lease=1")
+    other.wait_log(f"Discarding revoked task: demo.sleep[{running.id}]")
+    for result in (running, waiting, delayed):
+        wait_state(result, "REVOKED")
+    wait_until(lambda: not inflight(keys) and not keys.zcard("{celery}.cworker.delayed"),
+               what="nothing left")
 
 
 def test_the_fleet_keys_are_bounded(drive, cworker, keys):
