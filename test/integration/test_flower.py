@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flower, as it comes from PyPI, shows cworker's workers and tasks, and its controls work."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import TIMEOUT, descendants, get
+from services.process import end_process, free_port, wait_until
+
+NODE = "w1@test"
+
+
+class Flower:
+    """Flower's HTTP API."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def ask(self, path: str, post: bool = False, **arguments: Any) -> Any:
+        query = urllib.parse.urlencode(arguments)
+        url = f"{self.url}{path}" + (f"?{query}" if query and not post else "")
+        data = query.encode() if post else None
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=TIMEOUT) as reply:
+            text = reply.read().decode()
+        return json.loads(text) if text.startswith(("{", "[")) else text
+
+    def is_up(self) -> bool:
+        try:
+            return self.ask("/healthcheck") == "OK"
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def worker(self) -> dict[str, Any]:
+        return self.ask("/api/workers", refresh="true").get(NODE, {})
+
+    def message(self, path: str, **arguments: Any) -> str:
+        return self.ask(path, post=True, **arguments)["message"]
+
+
+@pytest.fixture
+def flower(redis: Any, tmp_path: Path) -> Iterator[Flower]:
+    port = free_port()
+    log = tmp_path / "flower.log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "python_worker", "flower", f"--port={port}",
+             "--address=127.0.0.1"],
+            cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
+            env={**os.environ, "FLOWER_UNAUTHENTICATED_API": "true", "BROKER": redis.url(),
+                 "BACKEND": redis.url()})
+    flower = Flower(port)
+    wait_until(flower.is_up, 60, "Flower")
+    yield flower
+    print(log.read_text())
+    end_process(process)
+
+
+def wait_task(flower: Flower, task_id: str, state: str) -> dict[str, Any]:
+    def info() -> dict[str, Any] | None:
+        try:
+            found = flower.ask(f"/api/task/info/{task_id}")
+        except urllib.error.HTTPError:
+            return None
+        return found if found["state"] == state else None
+    return wait_until(info, TIMEOUT, f"{task_id} {state} in Flower")
+
+
+def test_workers_and_tasks(flower, cworker, app):
+    worker = cworker("-E", queues="celery,other")
+    seen = wait_until(flower.worker, TIMEOUT, "the worker in Flower")
+    assert seen["stats"]["pool"]["max-concurrency"] == 2
+    assert seen["stats"]["pid"] == worker.pid
+    assert [q["name"] for q in seen["active_queues"]] == ["celery", "other"]
+    assert "demo.add" in seen["registered"]
+    good = app.send_task("demo.add", (2, 3))
+    bad = app.send_task("demo.fail", ("no",))
+    assert get(good) == 5
+    info = wait_task(flower, good.id, "SUCCESS")
+    assert (info["name"], info["args"], info["kwargs"]) == ("demo.add", "(2, 3)", "{}")
+    assert info["result"] == "5" and info["runtime"] >= 0 and info["worker"] == NODE
+    info = wait_task(flower, bad.id, "FAILURE")
+    assert info["exception"] == "ValueError('no')" and "Traceback" in info["traceback"]
+    assert set(flower.ask("/api/tasks")) >= {good.id, bad.id}
+    assert flower.ask("/api/tasks", state="FAILURE").keys() == {bad.id}
+    assert flower.ask("/api/workers", status="true") == {NODE: True}
+    for text in (f'flower_worker_online{{worker="{NODE}"}} 1.0', 'type="task-succeeded"'):
+        wait_until(lambda text=text: text in flower.ask("/metrics"), TIMEOUT, text)
+
+
+def test_controls(flower, cworker, app):
+    worker = cworker("-E")
+    wait_until(flower.worker, TIMEOUT, "the worker in Flower")
+    pool = lambda: flower.worker()["stats"]["pool"]["max-concurrency"]  # noqa: E731
+    assert "Growing" in flower.message(f"/api/worker/pool/grow/{NODE}", n=2)
+    wait_until(lambda: pool() == 4, TIMEOUT, "four lanes")
+    assert "Shrinking" in flower.message(f"/api/worker/pool/shrink/{NODE}", n=3)
+    wait_until(lambda: pool() == 1, TIMEOUT, "one lane")
+    assert flower.message("/api/task/rate-limit/demo.add", workername=NODE,
+                          ratelimit="100/s") == "new rate limit set successfully"
+    assert flower.message("/api/task/timeout/demo.add", workername=NODE, hard=50,
+                          soft=40) == "time limits set successfully"
+    assert "add consumer" in flower.message(f"/api/worker/queue/add-consumer/{NODE}", queue="more")
+    assert get(app.send_task("demo.add", (1, 2), queue="more")) == 3
+    assert "no longer" in flower.message(f"/api/worker/queue/cancel-consumer/{NODE}", queue="more")
+    running = app.send_task("demo.spin", (60,))
+    wait_task(flower, running.id, "STARTED")
+    flower.message(f"/api/task/revoke/{running.id}", terminate="true", signal="SIGKILL")
+    wait_task(flower, running.id, "REVOKED")
+    children = descendants(worker.pid)
+    assert flower.message(f"/api/worker/shutdown/{NODE}") == "Shutting down!"
+    assert worker.wait() == 0 and children
+    wait_until(lambda: flower.ask("/api/workers", status="true") == {NODE: False}, TIMEOUT)
