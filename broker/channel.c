@@ -282,6 +282,11 @@ void channel_stop_fetching(struct channel *c)
     c->stopped = true;
 }
 
+bool channel_is_fetching(const struct channel *c)
+{
+    return c->n_underway > 0;
+}
+
 bool channel_is_quiet(const struct channel *c)
 {
     return !c->n_underway && !c->settling && !c->recovering;

@@ -75,6 +75,7 @@ void channel_hold(struct channel *c, struct delivery *d, struct slice text, cons
 /* How many more messages may come now. The channel never has more LMOVEs under way than this. */
 void channel_set_window(struct channel *c, size_t n_free);
 void channel_stop_fetching(struct channel *c); /* for shutdown: nothing new; what is under way arrives */
+bool channel_is_fetching(const struct channel *c);
 bool channel_is_quiet(const struct channel *c); /* no fetch and no settlement under way */
 
 /* May tasks be started? False once the lease's local age (CLOCK_BOOTTIME) has passed its length. */

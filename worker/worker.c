@@ -79,6 +79,10 @@ static void pump(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
+    /* What is still arriving is the youngest: given back after the others, it would overtake them. */
+    bool stopping = w->phase != WORKER_RUNNING && w->phase != WORKER_COLD;
+    if (stopping && channel_is_fetching(w->channel))
+        return;
     if (w->phase != WORKER_RUNNING)
         flow_give_back_ready(w);
     if (w->phase == WORKER_COLD) /* last, so that what ran is the first to be taken again */

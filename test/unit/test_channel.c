@@ -52,6 +52,25 @@ static void order_and_priorities(void **state)
     }
 }
 
+static void stopping_with_a_fetch_under_way(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    push("q", "m");
+    WAIT_FOR(lane_first(w->c)->waiting == 1);
+    assert_false(channel_is_fetching(w->c));
+    channel_set_window(w->c, 5);
+    channel_stop_fetching(w->c);
+    assert_true(channel_is_fetching(w->c));
+    WAIT_FOR(!channel_is_fetching(w->c));
+    assert_int_equal(w->n, 1);
+    push("q", "stays");
+    loop_for(0.1);
+    assert_int_equal(NUMBER("LLEN q"), 1);
+    settle_all(w);
+    worker_close(w);
+}
+
 static void window_is_never_exceeded(void **state)
 {
     (void)state;
@@ -646,6 +665,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(declares_and_leaves_nothing),
         TEST(order_and_priorities),
+        TEST(stopping_with_a_fetch_under_way),
         TEST(window_is_never_exceeded),
         TEST(effects_are_one_step),
         TEST(lost_means_no_effects),
