@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/check.h"
+#include "tasks/scans/cloud_scan.h"
+
+#include <string.h>
+
+/* What a cloud scan sends: one discovery a region, one prowler run for each batch of regions, the
+ * batches one after the other to spare the account's API limits. Each job's document is made once
+ * and carries the id of its task: whoever sends again, after a kill -9 in the middle, sends the
+ * same tasks. */
+
+static int read_list(struct cloud_plan *p, const bson_t *run, const char *field,
+                     bool (*check)(const char *), const char **ret, int max)
+{
+    bson_iter_t at, list;
+    const char *text;
+    int n = 0;
+    if (!doc_find(run, field, &at) || BSON_ITER_HOLDS_NULL(&at))
+        return 0;
+    if (!BSON_ITER_HOLDS_ARRAY(&at) || !bson_iter_recurse(&at, &list))
+        return cw_problem(p->t, false, "ValueError", "scan run %s: %s is not a list", p->run_id,
+                          field);
+    while ((text = doc_next_text(&list))) {
+        if (!check(text) || n == max)
+            return cw_problem(p->t, false, "ValueError", "scan run %s: %s holds \"%.60s\"",
+                              p->run_id, field, text);
+        ret[n++] = text;
+    }
+    return n;
+}
+
+int cloud_plan_read(cw_task *t, const bson_t *run, const char *run_id, struct cloud_plan *ret)
+{
+    *ret = (struct cloud_plan){.t = t, .run_id = run_id};
+    int64_t size = setting_int(t, "REGION_BATCH_SIZE", 3, 1, 64);
+    int64_t delay = setting_int(t, "REGION_BATCH_DELAY", 60, 0, 3600);
+    ret->n_regions = read_list(ret, run, "regions", check_region, ret->regions, 64);
+    ret->n_frameworks = read_list(ret, run, "frameworks", check_framework, ret->frameworks, 60);
+    if (size < 0 || delay < 0 || ret->n_regions < 0 || ret->n_frameworks < 0)
+        return -1;
+    if (ret->n_regions == 0)
+        return cw_problem(t, false, "ValueError", "scan run %s names no region", run_id);
+    ret->batch_size = (int)size;
+    ret->batch_delay = (double)delay;
+    return 0;
+}
+
+/* The id of the job's task: the one of its document, made with it. */
+static const char *job_claim(struct cloud_plan *p, const char *kind, const char *key)
+{
+    const bson_t *job = NULL;
+    bson_oid_t a, b;
+    char first[25], second[25];
+    bson_oid_init(&a, NULL);
+    bson_oid_init(&b, NULL);
+    bson_oid_to_string(&a, first);
+    bson_oid_to_string(&b, second);
+    const char *id = cw_printf(p->t, "%.8s-%.4s-%.4s-%.4s-%.8s%.4s", first, first + 8, first + 12,
+                               first + 16, second, second + 20);
+    bson_t *filter = BCON_NEW("scan_run_id", BCON_UTF8(p->run_id), "kind", BCON_UTF8(kind), "key",
+                              BCON_UTF8(key));
+    bson_t *update = BCON_NEW("$setOnInsert", "{", "task_id", BCON_UTF8(id), "status", "PENDING",
+                              "created_at", BCON_DATE_TIME(doc_now()), "}");
+    int code = mongo_update(p->t, "scan_jobs", filter, update, true);
+    if (code >= 0)
+        code = mongo_find(p->t, "scan_jobs", filter, NULL, &job);
+    bson_destroy(filter);
+    bson_destroy(update);
+    return code == 1 ? doc_text(job, "task_id") : NULL;
+}
+
+static cJSON *texts(const char *const *list, int n)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < n; i++)
+        cJSON_AddItemToArray(array, cJSON_CreateString(list[i]));
+    return array;
+}
+
+static int send_job(struct cloud_plan *p, const char *kind, const char *key, const char *task,
+                    cJSON *args, double countdown)
+{
+    const char *id = job_claim(p, kind, key);
+    if (!id) {
+        cJSON_Delete(args);
+        return -1;
+    }
+    p->jobs++;
+    return cw_send(
+        p->t, (struct cw_send){.task = task, .args = args, .id = id, .countdown = countdown}, NULL);
+}
+
+static int send_discovery(struct cloud_plan *p, const char *region)
+{
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
+    cJSON_AddItemToArray(args, cJSON_CreateString(region));
+    return send_job(p, "discovery", region, "discovery.execute_steampipe_discovery", args, 0);
+}
+
+static int send_batch(struct cloud_plan *p, int first)
+{
+    int n = p->n_regions - first < p->batch_size ? p->n_regions - first : p->batch_size;
+    const char *key = "";
+    for (int i = 0; i < n; i++)
+        key = cw_printf(p->t, "%s%s%s", key, i ? "," : "", p->regions[first + i]);
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
+    cJSON_AddItemToArray(args, texts(p->regions + first, n));
+    cJSON_AddItemToArray(args, texts(p->frameworks, p->n_frameworks));
+    return send_job(p, "prowler", key, "compliance.execute_prowler_scan", args,
+                    p->batch_delay * (first / p->batch_size));
+}
+
+int cloud_plan_send(struct cloud_plan *p)
+{
+    for (int i = 0; i < p->n_regions; i++)
+        if (send_discovery(p, p->regions[i]) < 0)
+            return -1;
+    for (int i = 0; i < p->n_regions; i += p->batch_size)
+        if (send_batch(p, i) < 0)
+            return -1;
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
+    return cw_send(p->t,
+                   (struct cw_send){
+                       .task = "scans.finalize_cloud_scan",
+                       .args = args,
+                       .countdown = 1,
+                   },
+                   NULL);
+}

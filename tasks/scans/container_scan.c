@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/check.h"
+#include "tasks/lib/json_stream.h"
+#include "tasks/lib/mirror.h"
+#include "tasks/lib/severity.h"
+#include "tasks/scans/scans.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* execute_container_scan: Trivy's report of an image into its document in container_scans. The
+ * report's results are read one at a time; the document holds as many vulnerabilities as MongoDB
+ * takes in one document, the counts are of all. */
+
+enum { MAX_KEPT = 10000, MAX_BYTES = 12 << 20, MAX_RESULT = 64 << 20 };
+
+struct container_scan {
+    cw_task *t;
+    const char *id, *image;
+    const bson_t *document;
+    bson_t vulnerabilities, secrets;
+    uint32_t kept, secrets_kept;
+    int64_t found, severities[N_SEVERITIES];
+    char *digest, *os;
+};
+
+static void destroy_lists(void *scan)
+{
+    struct container_scan *s = scan;
+    bson_destroy(&s->vulnerabilities);
+    bson_destroy(&s->secrets);
+}
+
+/* --- the report --- */
+
+static void put(bson_t *entry, const char *field, const cJSON *tree, const char *path, size_t max)
+{
+    doc_put(entry, field, tree_text(tree, path), max);
+}
+
+static double score_of(const cJSON *vulnerability)
+{
+    double best = -1;
+    const cJSON *source;
+    cJSON_ArrayForEach(source, tree_at(vulnerability, "CVSS"))
+    {
+        const cJSON *score = tree_at(source, "V3Score");
+        if (cJSON_IsNumber(score) && score->valuedouble > best)
+            best = score->valuedouble;
+    }
+    return best;
+}
+
+static void keep_vulnerability(struct container_scan *s, const char *target, const cJSON *v)
+{
+    const char *severity = severity_name(tree_text(v, "Severity")), *name;
+    bson_t entry;
+    char room[16];
+    double score = score_of(v);
+    if (!tree_text(v, "VulnerabilityID"))
+        return;
+    s->found++;
+    s->severities[severity_index(severity)]++;
+    if (s->kept == MAX_KEPT || s->vulnerabilities.len > MAX_BYTES)
+        return;
+    bson_uint32_to_string(s->kept++, &name, room, sizeof room);
+    BSON_APPEND_DOCUMENT_BEGIN(&s->vulnerabilities, name, &entry);
+    put(&entry, "vulnerability_id", v, "VulnerabilityID", 100);
+    put(&entry, "package", v, "PkgName", 255);
+    put(&entry, "purl", v, "PkgIdentifier.PURL", 512);
+    put(&entry, "installed_version", v, "InstalledVersion", 128);
+    put(&entry, "fixed_version", v, "FixedVersion", 128);
+    put(&entry, "status", v, "Status", 64);
+    put(&entry, "title", v, "Title", 300);
+    put(&entry, "url", v, "PrimaryURL", 300);
+    BSON_APPEND_UTF8(&entry, "severity", severity);
+    doc_put(&entry, "target", target, 300);
+    if (score >= 0)
+        BSON_APPEND_DOUBLE(&entry, "cvss_score", score);
+    bson_append_document_end(&s->vulnerabilities, &entry);
+}
+
+/* Where a secret lies, never what it is: Trivy's Match is left out. */
+static void keep_secret(struct container_scan *s, const char *target, const cJSON *secret)
+{
+    const char *name, *severity = severity_name(tree_text(secret, "Severity"));
+    const cJSON *line = tree_at(secret, "StartLine");
+    bson_t entry;
+    char room[16];
+    if (s->secrets_kept == 1000)
+        return;
+    s->severities[severity_index(severity)]++;
+    bson_uint32_to_string(s->secrets_kept++, &name, room, sizeof room);
+    BSON_APPEND_DOCUMENT_BEGIN(&s->secrets, name, &entry);
+    put(&entry, "rule_id", secret, "RuleID", 128);
+    put(&entry, "title", secret, "Title", 300);
+    BSON_APPEND_UTF8(&entry, "severity", severity);
+    doc_put(&entry, "target", target, 300);
+    if (cJSON_IsNumber(line))
+        BSON_APPEND_INT32(&entry, "line", line->valueint);
+    bson_append_document_end(&s->secrets, &entry);
+}
+
+static int on_result(cw_task *t, const cJSON *result, void *arg)
+{
+    struct container_scan *s = arg;
+    const char *target = tree_text(result, "Target");
+    const cJSON *item;
+    if (!cJSON_IsObject(result))
+        return cw_problem(t, false, "ValueError", "trivy: a result is not an object");
+    cJSON_ArrayForEach(item, tree_at(result, "Vulnerabilities"))
+        keep_vulnerability(s, target, item);
+    cJSON_ArrayForEach(item, tree_at(result, "Secrets")) keep_secret(s, target, item);
+    return 0;
+}
+
+static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg)
+{
+    struct container_scan *s = arg;
+    const char *family = tree_text(value, "OS.Family"), *version = tree_text(value, "OS.Name");
+    const char *digest = tree_text(value, "RepoDigests.0");
+    if (strcmp(name, "SchemaVersion") == 0 && cJSON_IsNumber(value) && value->valueint != 2)
+        return cw_problem(t, false, "ValueError", "trivy: report schema %d is not known",
+                          value->valueint);
+    if (strcmp(name, "Metadata") != 0)
+        return 0;
+    digest = digest ? digest : tree_text(value, "ImageID");
+    s->digest = digest ? cw_printf(t, "%.300s", digest) : NULL;
+    s->os = family ? cw_printf(t, "%.60s %.60s", family, version ? version : "") : NULL;
+    return 0;
+}
+
+/* --- the document --- */
+
+static int save(struct container_scan *s, bson_t *set)
+{
+    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
+    doc_match_id(&filter, "_id", s->id);
+    BCON_APPEND(&filter, "status", "{", "$ne", "CANCELLED", "}");
+    BSON_APPEND_DOCUMENT(&update, "$set", set);
+    int code = mongo_update(s->t, "container_scans", &filter, &update, false);
+    bson_destroy(&filter);
+    bson_destroy(&update);
+    if (code < 0)
+        return -1;
+    const bson_t *now = mongo_load(s->t, "container_scans", "container scan", s->id);
+    return now ? mirror_to_unified_scan_results(s->t, now, "container") : -1;
+}
+
+static int save_status(struct container_scan *s, const char *status, const char *time_field,
+                       const char *error)
+{
+    bson_t set = BSON_INITIALIZER;
+    BSON_APPEND_UTF8(&set, "status", status);
+    BSON_APPEND_DATE_TIME(&set, time_field, doc_now());
+    if (error)
+        doc_put(&set, "error", error, 4000);
+    else
+        BSON_APPEND_NULL(&set, "error");
+    int code = save(s, &set);
+    bson_destroy(&set);
+    return code;
+}
+
+static cw_outcome finish(struct container_scan *s)
+{
+    bson_t set = BSON_INITIALIZER, summary, by;
+    BSON_APPEND_UTF8(&set, "status", "COMPLETED");
+    BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    BSON_APPEND_NULL(&set, "error");
+    doc_put(&set, "digest", s->digest, 300);
+    doc_put(&set, "os", s->os, 128);
+    BSON_APPEND_ARRAY(&set, "vulnerabilities", &s->vulnerabilities);
+    BSON_APPEND_ARRAY(&set, "secrets", &s->secrets);
+    BSON_APPEND_DOCUMENT_BEGIN(&set, "summary", &summary);
+    BSON_APPEND_INT64(&summary, "vulnerabilities", s->found);
+    BSON_APPEND_INT64(&summary, "secrets", s->secrets_kept);
+    BSON_APPEND_BOOL(&summary, "truncated", s->found > s->kept);
+    BSON_APPEND_DOCUMENT_BEGIN(&summary, "by_severity", &by);
+    for (int i = 0; i < N_SEVERITIES; i++)
+        bson_append_int64(&by, severities[i], -1, s->severities[i]);
+    bson_append_document_end(&summary, &by);
+    bson_append_document_end(&set, &summary);
+    int code = save(s, &set);
+    bson_destroy(&set);
+    if (code < 0)
+        return cw_fail(s->t);
+    cJSON *result = cJSON_CreateObject();
+    cJSON_AddStringToObject(result, "image", s->image);
+    cJSON_AddNumberToObject(result, "vulnerabilities", (double)s->found);
+    cJSON_AddNumberToObject(result, "secrets", s->secrets_kept);
+    return cw_return(s->t, result);
+}
+
+static cw_outcome failed(struct container_scan *s)
+{
+    bool transient = false;
+    const struct cw_info *info = cw_info(s->t);
+    const char *why = cw_problem_text(s->t, &transient);
+    why = cw_printf(s->t, "%s", why ? why : "it was stopped");
+    cw_outcome outcome = cw_fail(s->t);
+    bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
+    if (!again && cw_stopping(s->t) != CW_SHUTDOWN &&
+        save_status(s, "FAILED", "finished_at", why) < 0)
+        cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded", s->id);
+    return outcome;
+}
+
+/* --- the run --- */
+
+static int run_trivy(struct container_scan *s, const char *path)
+{
+    const char *program = cw_setting(s->t, "trivy"), *folder = cw_tmpdir(s->t);
+    const char *argv[] = {program ? program : "trivy",
+                          "image",
+                          "--format",
+                          "json",
+                          "--quiet",
+                          "--scanners",
+                          "vuln,secret",
+                          "--timeout",
+                          "30m",
+                          "--output",
+                          path,
+                          s->image,
+                          NULL};
+    const char *cache = cw_setting(s->t, "trivy_cache");
+    const char *environment[] = {cw_printf(s->t, "HOME=%s", folder),
+                                 cw_printf(s->t, "TRIVY_CACHE_DIR=%s", cache ? cache : folder),
+                                 NULL};
+    struct cw_command command = {
+        .argv = argv,
+        .environment = environment,
+        .hint = "install it (https://trivy.dev) or set CWORKER_TRIVY to its path",
+    };
+    struct cw_exit end;
+    if (cw_exec(s->t, &command, &end) < 0)
+        return -1;
+    if (end.signal)
+        return cw_problem(s->t, true, "RuntimeError", "trivy was ended by signal %d", end.signal);
+    if (end.status)
+        return cw_problem(s->t, strstr(end.errors, "timeout") || strstr(end.errors, "connection"),
+                          "RuntimeError", "trivy ended with exit status %d: %.600s", end.status,
+                          end.errors);
+    return 0;
+}
+
+static cw_outcome scan(struct container_scan *s)
+{
+    struct json_stream_options options = {
+        .member = "Results",
+        .max_element = MAX_RESULT,
+        .on_element = on_result,
+        .on_member = on_member,
+        .arg = s,
+    };
+    const char *folder = cw_tmpdir(s->t);
+    if (!s->image || !check_image(s->image)) {
+        cw_problem(s->t, false, "ValueError", "image must be like registry/name:tag");
+        return failed(s);
+    }
+    const char *path = folder ? cw_printf(s->t, "%s/report.json", folder) : "";
+    if (!folder || save_status(s, "RUNNING", "started_at", NULL) < 0 || run_trivy(s, path) < 0 ||
+        json_stream_file(s->t, path, &options, NULL) < 0)
+        return failed(s);
+    return finish(s);
+}
+
+cw_outcome execute_container_scan(cw_task *t)
+{
+    struct container_scan *s = cw_alloc(t, sizeof *s);
+    s->t = t;
+    s->id = cw_str(t, "image_scan_id");
+    bson_init(&s->vulnerabilities);
+    bson_init(&s->secrets);
+    cw_defer(t, destroy_lists, s);
+    s->document = mongo_load(t, "container_scans", "container scan", s->id);
+    if (!s->document)
+        return cw_fail(t);
+    const char *status = doc_text(s->document, "status");
+    s->image = doc_text(s->document, "image");
+    if (status && (strcmp(status, "COMPLETED") == 0 || strcmp(status, "CANCELLED") == 0))
+        return cw_return_str(t, status);
+    return scan(s);
+}

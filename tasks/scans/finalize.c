@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/mirror.h"
+#include "tasks/lib/severity.h"
+#include "tasks/scans/scans.h"
+
+#include <string.h>
+
+/* finalize_cloud_scan: what came of a ScanRun. It reads the jobs' documents rather than results, so
+ * that it tells the same however often and by whom it is called; while a job still works it comes
+ * back later. A job whose time is over without a word has lost its task and counts as failed. */
+
+static const double look_again = 15;
+
+struct final {
+    cw_task *t;
+    const char *run_id;
+    int completed, partial, failed, cancelled, open;
+    int64_t assets, pass, manual, resolved, fail;
+    int64_t severities[N_SEVERITIES];
+    cJSON *errors;
+};
+
+static void add_errors(struct final *f, const bson_t *job)
+{
+    bson_iter_t at, list;
+    const char *text, *kind = doc_text(job, "kind");
+    if (!doc_find(job, "errors", &at) || !BSON_ITER_HOLDS_ARRAY(&at) ||
+        !bson_iter_recurse(&at, &list))
+        return;
+    while ((text = doc_next_text(&list)))
+        cJSON_AddItemToArray(
+            f->errors, cJSON_CreateString(cw_printf(f->t, "%s %.1000s", kind ? kind : "", text)));
+}
+
+static void count_open(struct final *f, const bson_t *job)
+{
+    int64_t deadline = doc_date(job, "deadline_at", INT64_MAX);
+    const char *kind = doc_text(job, "kind"), *key = doc_text(job, "key");
+    if (doc_now() < deadline) {
+        f->open++;
+        return;
+    }
+    f->failed++;
+    cJSON_AddItemToArray(f->errors,
+                         cJSON_CreateString(cw_printf(f->t, "%s %s: its task ended without a word",
+                                                      kind ? kind : "", key ? key : "")));
+}
+
+static int on_job(cw_task *t, const bson_t *job, void *arg)
+{
+    struct final *f = arg;
+    const char *status = doc_text(job, "status");
+    (void)t;
+    f->assets += doc_int(job, "summary.assets", 0);
+    f->pass += doc_int(job, "summary.pass", 0);
+    f->manual += doc_int(job, "summary.manual", 0);
+    f->resolved += doc_int(job, "summary.resolved", 0);
+    if (!status || strcmp(status, "PENDING") == 0 || strcmp(status, "RUNNING") == 0 ||
+        strcmp(status, "RETRYING") == 0) {
+        count_open(f, job);
+        return 0;
+    }
+    f->completed += strcmp(status, "COMPLETED") == 0;
+    f->partial += strcmp(status, "PARTIAL") == 0;
+    f->failed += strcmp(status, "FAILED") == 0;
+    f->cancelled += strcmp(status, "CANCELLED") == 0;
+    add_errors(f, job);
+    return 0;
+}
+
+static int on_severity(cw_task *t, const bson_t *group, void *arg)
+{
+    struct final *f = arg;
+    int64_t n = doc_int(group, "n", 0);
+    (void)t;
+    f->fail += n;
+    f->severities[severity_index(doc_text(group, "_id"))] += n;
+    return 0;
+}
+
+static const char *status_of(const struct final *f)
+{
+    if (!f->failed && !f->partial && !f->cancelled)
+        return "COMPLETED";
+    return f->completed || f->partial ? "PARTIAL" : "FAILED";
+}
+
+static void put_summary(const struct final *f, bson_t *set)
+{
+    bson_t summary, part;
+    BSON_APPEND_DOCUMENT_BEGIN(set, "summary", &summary);
+    BSON_APPEND_INT64(&summary, "findings", f->fail);
+    BSON_APPEND_INT64(&summary, "pass", f->pass);
+    BSON_APPEND_INT64(&summary, "manual", f->manual);
+    BSON_APPEND_INT64(&summary, "resolved", f->resolved);
+    BSON_APPEND_INT64(&summary, "assets", f->assets);
+    BSON_APPEND_DOCUMENT_BEGIN(&summary, "by_severity", &part);
+    for (int i = 0; i < N_SEVERITIES; i++)
+        bson_append_int64(&part, severities[i], -1, f->severities[i]);
+    bson_append_document_end(&summary, &part);
+    BSON_APPEND_DOCUMENT_BEGIN(&summary, "jobs", &part);
+    BSON_APPEND_INT32(&part, "completed", f->completed);
+    BSON_APPEND_INT32(&part, "partial", f->partial);
+    BSON_APPEND_INT32(&part, "failed", f->failed);
+    bson_append_document_end(&summary, &part);
+    bson_append_document_end(set, &summary);
+}
+
+/* Only a run that is RUNNING ends here: one that was cancelled, or failed by the watchdog, stays
+ * so. */
+static int save(struct final *f)
+{
+    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER, set;
+    doc_match_id(&filter, "_id", f->run_id);
+    BSON_APPEND_UTF8(&filter, "status", "RUNNING");
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$set", &set);
+    BSON_APPEND_UTF8(&set, "status", status_of(f));
+    BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    put_summary(f, &set);
+    doc_put_tree(&set, "errors", f->errors);
+    const cJSON *first = f->errors->child;
+    if (first)
+        doc_put(&set, "error", first->valuestring, 2000);
+    bson_append_document_end(&update, &set);
+    int code = mongo_update(f->t, "scan_runs", &filter, &update, false);
+    bson_destroy(&filter);
+    bson_destroy(&update);
+    return code;
+}
+
+static int look(struct final *f)
+{
+    bson_t jobs = BSON_INITIALIZER, findings = BSON_INITIALIZER;
+    BSON_APPEND_UTF8(&jobs, "scan_run_id", f->run_id);
+    BSON_APPEND_UTF8(&findings, "scan_run_id", f->run_id);
+    BSON_APPEND_UTF8(&findings, "status", "FAIL");
+    int code = mongo_each(f->t, "scan_jobs", &jobs, NULL, on_job, f);
+    if (code >= 0 && !f->open)
+        code = mongo_group(f->t, "cspm_findings", &findings, "severity", on_severity, f);
+    bson_destroy(&jobs);
+    bson_destroy(&findings);
+    return code;
+}
+
+static cw_outcome finish(struct final *f)
+{
+    const bson_t *run = mongo_load(f->t, "scan_runs", "scan run", f->run_id);
+    if (!run || mirror_to_unified_scan_results(f->t, run, "cloud") < 0)
+        return cw_fail(f->t);
+    cJSON *result = cJSON_CreateObject();
+    cJSON_AddStringToObject(result, "scan_run_id", f->run_id);
+    cJSON_AddStringToObject(result, "status", doc_text(run, "status"));
+    cJSON_AddNumberToObject(result, "findings", (double)doc_int(run, "summary.findings", 0));
+    return cw_return(f->t, result);
+}
+
+static void delete_tree(void *tree)
+{
+    cJSON_Delete(tree);
+}
+
+cw_outcome finalize_cloud_scan(cw_task *t)
+{
+    struct final *f = cw_alloc(t, sizeof *f);
+    f->t = t;
+    f->run_id = cw_str(t, "scan_run_id");
+    f->errors = cJSON_CreateArray();
+    cw_defer(t, delete_tree, f->errors);
+    const bson_t *run = mongo_load(t, "scan_runs", "scan run", f->run_id);
+    if (!run)
+        return cw_fail(t);
+    const char *status = doc_text(run, "status");
+    if (!status || strcmp(status, "RUNNING") != 0)
+        return finish(f);
+    if (look(f) < 0)
+        return cw_fail(t);
+    if (f->open)
+        return cw_retry(t, look_again, "RuntimeError", "%d sub-jobs of scan run %s still work",
+                        f->open, f->run_id);
+    return save(f) < 0 ? cw_fail(t) : finish(f);
+}

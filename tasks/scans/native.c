@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/scans/native.h"
+
+#include "tasks/lib/mirror.h"
+#include "tasks/lib/targets.h"
+
+#include <string.h>
+
+/* The way of a native scan. Its document moves PENDING → RUNNING → COMPLETED or FAILED, each step
+ * an update that does not touch a cancelled one, each followed by the mirror; findings are upserts.
+ * So a kill -9 anywhere leaves a RUNNING scan whose task comes back and writes the same findings
+ * again. */
+
+static const double tell_every = 3, look_every = 5;
+
+static const char *status_of(const bson_t *document)
+{
+    const char *status = doc_text(document, "status");
+    return status ? status : "PENDING";
+}
+
+/* {"$set": set} unless it was cancelled meanwhile; the mirror then shows what is true. */
+static int save(struct native_scan *s, const struct native_kind *kind, const bson_t *set)
+{
+    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
+    doc_match_id(&filter, "_id", s->id);
+    BCON_APPEND(&filter, "status", "{", "$ne", "CANCELLED", "}");
+    BSON_APPEND_DOCUMENT(&update, "$set", set);
+    int code = mongo_update(s->t, "native_scans", &filter, &update, false);
+    bson_destroy(&filter);
+    bson_destroy(&update);
+    if (code < 0)
+        return -1;
+    s->cancelled = s->cancelled || code == 0;
+    const bson_t *now = mongo_load(s->t, "native_scans", "native scan", s->id);
+    return now ? mirror_to_unified_scan_results(s->t, now, kind->type) : -1;
+}
+
+static int save_running(struct native_scan *s, const struct native_kind *kind)
+{
+    bson_t set = BSON_INITIALIZER;
+    BSON_APPEND_UTF8(&set, "status", "RUNNING");
+    BSON_APPEND_UTF8(&set, "task_id", cw_info(s->t)->id);
+    BSON_APPEND_DATE_TIME(&set, "started_at", doc_now());
+    BSON_APPEND_NULL(&set, "error");
+    int code = save(s, kind, &set);
+    bson_destroy(&set);
+    return code;
+}
+
+static int save_completed(struct native_scan *s, const struct native_kind *kind)
+{
+    bson_t set = BSON_INITIALIZER, by;
+    BSON_APPEND_INT64(s->summary, "findings", s->found);
+    BSON_APPEND_DOCUMENT_BEGIN(s->summary, "by_severity", &by);
+    for (int i = 0; i < N_SEVERITIES; i++)
+        bson_append_int64(&by, severities[i], -1, s->severities[i]);
+    bson_append_document_end(s->summary, &by);
+    BSON_APPEND_UTF8(&set, "status", "COMPLETED");
+    BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    BSON_APPEND_NULL(&set, "error");
+    BSON_APPEND_DOCUMENT(&set, "summary", s->summary);
+    int code = save(s, kind, &set);
+    bson_destroy(&set);
+    return code;
+}
+
+/* The verdict of cw_fail; the document says FAILED with the reason, or keeps RUNNING where a
+ * further attempt follows. */
+static cw_outcome failed(struct native_scan *s, const struct native_kind *kind)
+{
+    bool transient = false;
+    const struct cw_info *info = cw_info(s->t);
+    const char *why = cw_problem_text(s->t, &transient);
+    why = cw_printf(s->t, "%s", why ? why : "it was stopped");
+    cw_outcome outcome = cw_fail(s->t);
+    bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
+    if (cw_stopping(s->t) == CW_SHUTDOWN)
+        return outcome;
+    bson_t set = BSON_INITIALIZER;
+    BSON_APPEND_UTF8(&set, "status", again ? "RUNNING" : "FAILED");
+    doc_put(&set, "error", why, 4000);
+    if (!again)
+        BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    int code = save(s, kind, &set);
+    bson_destroy(&set);
+    if (code < 0)
+        cw_log(s->t, CW_WARNING, "native scan %s: its failure could not be recorded", s->id);
+    return s->cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
+}
+
+/* --- what may be scanned --- */
+
+struct approval {
+    const char *host;
+    bool given;
+};
+
+static int on_approved(cw_task *t, const bson_t *row, void *arg)
+{
+    struct approval *a = arg;
+    const char *target = doc_text(row, "target");
+    (void)t;
+    a->given = a->given || (target && target_is_covered(a->host, target));
+    return 0;
+}
+
+static int check_approved(struct native_scan *s)
+{
+    struct approval a = {s->host, false};
+    bson_t filter = BSON_INITIALIZER;
+    doc_copy(&filter, "team_id", s->document, "team_id");
+    int code = mongo_each(s->t, "approved_targets", &filter, NULL, on_approved, &a);
+    bson_destroy(&filter);
+    if (code < 0 || a.given)
+        return code;
+    return cw_problem(s->t, false, "PermissionError",
+                      "%.200s is not among the team's approved targets", s->host);
+}
+
+/* --- while it runs --- */
+
+int native_finding(struct native_scan *s, const char *key, const char *severity,
+                   const bson_t *fields)
+{
+    bson_t id = BSON_INITIALIZER, set = BSON_INITIALIZER, once = BSON_INITIALIZER;
+    int64_t now = doc_now();
+    s->found++;
+    s->severities[severity_index(severity)]++;
+    BSON_APPEND_UTF8(&id, "scan_id", s->id);
+    doc_put(&id, "key", key, 1000);
+    bson_concat(&set, fields);
+    doc_copy(&set, "team_id", s->document, "team_id");
+    BSON_APPEND_UTF8(&set, "severity", severity_name(severity));
+    BSON_APPEND_DATE_TIME(&set, "seen_at", now);
+    BSON_APPEND_DATE_TIME(&once, "first_seen", now);
+    int code = mongo_bulk_upsert(s->findings, &id, &set, &once);
+    bson_destroy(&id);
+    bson_destroy(&set);
+    bson_destroy(&once);
+    return code;
+}
+
+static int look_whether_cancelled(struct native_scan *s)
+{
+    bson_t filter = BSON_INITIALIZER;
+    doc_match_id(&filter, "_id", s->id);
+    BSON_APPEND_UTF8(&filter, "status", "CANCELLED");
+    int64_t n = mongo_count(s->t, "native_scans", &filter);
+    bson_destroy(&filter);
+    if (n <= 0)
+        return 0; /* a store that does not answer now is met again at the end */
+    s->cancelled = true;
+    return cw_problem(s->t, false, "RuntimeError", "the scan was cancelled");
+}
+
+int native_tick(struct native_scan *s, double seconds)
+{
+    if (seconds - s->told_at >= tell_every) {
+        cJSON *meta = cJSON_CreateObject();
+        s->told_at = seconds;
+        cJSON_AddNumberToObject(meta, "percent", s->percent);
+        cJSON_AddStringToObject(meta, "phase", s->phase ? s->phase : "");
+        cJSON_AddNumberToObject(meta, "findings", (double)s->found);
+        cw_progress(s->t, meta);
+    }
+    if (seconds - s->looked_at < look_every)
+        return 0;
+    s->looked_at = seconds;
+    return look_whether_cancelled(s);
+}
+
+int native_on_tick(cw_task *t, double seconds, void *scan)
+{
+    (void)t;
+    return native_tick(scan, seconds);
+}
+
+/* --- the whole --- */
+
+static cw_outcome finish(struct native_scan *s, const struct native_kind *kind)
+{
+    if (mongo_bulk_flush(s->findings) < 0 || save_completed(s, kind) < 0)
+        return failed(s, kind);
+    if (s->cancelled)
+        return cw_return_str(s->t, "CANCELLED");
+    return cw_return(s->t, doc_tree(s->summary));
+}
+
+static cw_outcome go(struct native_scan *s, const struct native_kind *kind)
+{
+    s->findings = mongo_bulk_open(s->t, "scan_findings");
+    s->summary = mongo_bson(s->t);
+    if (!s->findings || kind->prepare(s) < 0 || check_approved(s) < 0 || save_running(s, kind) < 0)
+        return failed(s, kind);
+    if (s->cancelled)
+        return cw_return_str(s->t, "CANCELLED");
+    return kind->scan(s) < 0 ? failed(s, kind) : finish(s, kind);
+}
+
+cw_outcome native_run(cw_task *t, const struct native_kind *kind)
+{
+    struct native_scan *s = cw_alloc(t, sizeof *s);
+    bson_iter_t team;
+    s->t = t;
+    s->id = cw_str(t, "scan_id");
+    s->document = mongo_load(t, "native_scans", "native scan", s->id);
+    if (!s->document)
+        return cw_fail(t);
+    const char *status = status_of(s->document);
+    if (strcmp(status, "COMPLETED") == 0 || strcmp(status, "CANCELLED") == 0) {
+        if (mirror_to_unified_scan_results(t, s->document, kind->type) < 0)
+            return cw_fail(t);
+        return cw_return_str(t, status);
+    }
+    s->target = doc_text(s->document, "target");
+    if (!doc_find(s->document, "team_id", &team))
+        return cw_raise(t, "ValueError", "native scan %.80s has no team_id", s->id);
+    return go(s, kind);
+}

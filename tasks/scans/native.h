@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef TASKS_SCANS_NATIVE_H
+#define TASKS_SCANS_NATIVE_H
+
+#include "tasks/lib/mongo.h"
+#include "tasks/lib/severity.h"
+
+/* What all scans of native_scans share: the document, its states and its mirror, the team's
+ * approved targets, findings, progress, and an end when the scan is cancelled. */
+
+struct native_scan {
+    cw_task *t;
+    const char *id;
+    const bson_t *document;    /* of native_scans */
+    const char *target, *host; /* as given; what must be approved */
+    struct mongo_bulk *findings;
+    int64_t severities[N_SEVERITIES];
+    int64_t found;
+    bson_t *summary; /* the scan adds what it wants to tell */
+    const char *phase;
+    double percent;
+    /* of the helpers */
+    double told_at, looked_at;
+    bool cancelled;
+    void *own; /* the scan's */
+};
+
+struct native_kind {
+    const char *type; /* "network", "ssl", "web": scan_type of the mirror, tool of the findings */
+    /* Checks target and options and sets host; < 0 after cw_problem. */
+    int (*prepare)(struct native_scan *s);
+    int (*scan)(struct native_scan *s); /* < 0: the scan failed, by cw_problem or a helper */
+};
+
+cw_outcome native_run(cw_task *t, const struct native_kind *kind);
+
+/* Upsert under (scan_id, key). `fields` is left to the caller; severity as in severity.h. */
+int native_finding(struct native_scan *s, const char *key, const char *severity,
+                   const bson_t *fields);
+/* Tells phase and percent, and looks whether the scan was cancelled: for each second or so. */
+int native_tick(struct native_scan *s, double seconds);
+int native_on_tick(cw_task *t, double seconds, void *scan); /* for cw_command */
+
+#endif

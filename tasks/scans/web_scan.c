@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/check.h"
+#include "tasks/lib/targets.h"
+#include "tasks/scans/native.h"
+#include "tasks/scans/scans.h"
+#include "tasks/scans/zap.h"
+
+#include <string.h>
+#include <time.h>
+
+/* execute_web_scan: OWASP ZAP over one URL: spider, passive rules, active ones where options.active
+ * says so, then its alerts under that URL. ZAP works on its own while we ask how far it is;
+ * whatever ends us early also stops its scan. */
+
+struct web {
+    struct native_scan *s;
+    double started;
+    const char *url; /* escaped, for queries */
+};
+
+static double clock_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static int prepare(struct native_scan *s)
+{
+    struct web *w = cw_alloc(s->t, sizeof *w);
+    w->s = s;
+    w->started = clock_seconds();
+    s->own = w;
+    s->host = "";
+    if (!s->target || !check_url(s->target))
+        return cw_problem(s->t, false, "ValueError", "target must be an http or https URL");
+    s->host = url_host(s->t, s->target);
+    if (!target_is_valid(s->host) || strchr(s->host, '/'))
+        return cw_problem(s->t, false, "ValueError", "target must be an http or https URL");
+    w->url = url_escape(s->t, s->target);
+    return 0;
+}
+
+/* --- ZAP's steps --- */
+
+static void stop_scan(struct web *w, const char *kind, int64_t id)
+{
+    zap_get(w->s->t, cw_printf(w->s->t, "%s/action/stop/", kind),
+            cw_printf(w->s->t, "scanId=%lld", (long long)id));
+}
+
+static int rest(struct web *w)
+{
+    if (cw_sleep(w->s->t, 1) < 0)
+        return -1;
+    return native_tick(w->s, clock_seconds() - w->started);
+}
+
+/* Starts a spider or an active scan and waits until it says 100. */
+static int run_step(struct web *w, const char *kind, const char *options, double from, double to)
+{
+    cw_task *t = w->s->t;
+    w->s->phase = kind;
+    const cJSON *reply = zap_get(t, cw_printf(t, "%s/action/scan/", kind),
+                                 cw_printf(t, "url=%s%s", w->url, options));
+    int64_t id = zap_number(reply, "scan", -1);
+    if (!reply || id < 0)
+        return reply ? cw_problem(t, false, "ValueError", "ZAP's %s gives no scan id", kind) : -1;
+    for (;;) {
+        int64_t limit = doc_int(w->s->document, "options.max_minutes", 50) * 60;
+        reply = zap_get(t, cw_printf(t, "%s/view/status/", kind),
+                        cw_printf(t, "scanId=%lld", (long long)id));
+        int64_t percent = zap_number(reply, "status", -1);
+        if (!reply)
+            return -1;
+        w->s->percent = from + (to - from) * (double)percent / 100;
+        if (percent >= 100)
+            return 0;
+        bool late = clock_seconds() - w->started > (double)limit;
+        if (late || rest(w) < 0) {
+            const char *why = late ? "TimeoutError" : NULL;
+            bool stopped = cw_stopping(t) != CW_GO;
+            if (!stopped)
+                stop_scan(w, kind, id);
+            return why ? cw_problem(t, false, why, "ZAP's %s took more than options.max_minutes",
+                                    kind)
+                   : w->s->cancelled
+                       ? cw_problem(t, false, "RuntimeError", "the scan was cancelled")
+                       : -1;
+        }
+    }
+}
+
+static int wait_passive(struct web *w)
+{
+    w->s->phase = "passive";
+    for (;;) {
+        const cJSON *reply = zap_get(w->s->t, "pscan/view/recordsToScan/", "");
+        if (!reply)
+            return -1;
+        if (zap_number(reply, "recordsToScan", 0) <= 0)
+            return 0;
+        if (rest(w) < 0)
+            return -1;
+    }
+}
+
+/* --- findings --- */
+
+static int on_alert(cw_task *t, const cJSON *alert, void *arg)
+{
+    static const struct field {
+        const char *field, *member;
+        size_t max;
+    } fields[] = {
+        {"check_id", "pluginId", 64},
+        {"title", "name", 300},
+        {"confidence", "confidence", 64},
+        {"url", "url", 2048},
+        {"method", "method", 16},
+        {"param", "param", 300},
+        {"attack", "attack", 1024},
+        {"evidence", "evidence", 1024},
+        {"description", "description", 8192},
+        {"solution", "solution", 8192},
+        {"cwe", "cweid", 16},
+    };
+    struct web *w = arg;
+    const char *plugin = tree_text(alert, "pluginId"), *url = tree_text(alert, "url");
+    const char *method = tree_text(alert, "method"), *param = tree_text(alert, "param");
+    if (!plugin || !url)
+        return cw_problem(t, false, "ValueError", "ZAP: an alert without pluginId or url");
+    bson_t set = BSON_INITIALIZER;
+    BSON_APPEND_UTF8(&set, "tool", "zap");
+    BSON_APPEND_UTF8(&set, "type", "web");
+    doc_put(&set, "host", w->s->host, 255);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        doc_put(&set, fields[i].field, tree_text(alert, fields[i].member), fields[i].max);
+    const char *key = cw_printf(t, "zap %.40s %.16s %.*s %.200s", plugin, method ? method : "",
+                                (int)strcspn(url, "?#"), url, param ? param : "");
+    int code = native_finding(w->s, key, tree_text(alert, "risk"), &set);
+    bson_destroy(&set);
+    return code;
+}
+
+static int scan(struct native_scan *s)
+{
+    struct web *w = s->own;
+    bool active = doc_bool(s->document, "options.active", false);
+    const cJSON *version = zap_get(s->t, "core/view/version/", "");
+    if (!version ||
+        run_step(w, "spider", "&recurse=true&subtreeOnly=true", 0, active ? 30 : 90) < 0 ||
+        wait_passive(w) < 0)
+        return -1;
+    if (active && (run_step(w, "ascan", "&recurse=true", 30, 90) < 0 || wait_passive(w) < 0))
+        return -1;
+    if (zap_each_alert(s->t, s->target, on_alert, w) < 0)
+        return -1;
+    doc_put(s->summary, "zap_version", tree_text(version, "version"), 64);
+    BSON_APPEND_BOOL(s->summary, "active", active);
+    return 0;
+}
+
+cw_outcome execute_web_scan(cw_task *t)
+{
+    static const struct native_kind kind = {"web", prepare, scan};
+    return native_run(t, &kind);
+}

@@ -1,0 +1,486 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native, container and scheduled scans: real nmap, replayed testssl and trivy, a stand-in for ZAP."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from celery import Celery
+from pymongo.database import Database
+
+from harness import Worker, get, is_alive, wait_state
+from services.mongo import MongoServer
+from services.process import wait_until
+from tools import FakeTool, sample
+
+
+@pytest.fixture
+def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
+    with mongo.client() as client:
+        name = f"{mongo_database}_scans"
+        client.drop_database(name)
+        database = client[name]
+        for target in ("127.0.0.0/8", "scan.example", "::1"):
+            database.approved_targets.insert_one({"team_id": "team-1", "target": target})
+        yield database
+
+
+@pytest.fixture
+def testssl(tmp_path: Path) -> FakeTool:
+    return FakeTool(tmp_path, "testssl", {"*": {"write": sample("testssl/full.json")}})
+
+
+@pytest.fixture
+def trivy(tmp_path: Path) -> FakeTool:
+    return FakeTool(tmp_path, "trivy", {"*": {"write": sample("trivy/image-report.json")}})
+
+
+class Zap:
+    """ZAP's API as 2.11.1 answers it: what is asked is kept, alerts are recorded ones."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.statuses = ["10", "60", "100"]
+        self.alerts = json.loads(sample("zap/core-view-alerts-passive-and-active.json"))["alerts"]
+        self.key: str | None = "zap-key"
+        zap = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                zap.asked.append(self.path)
+                if zap.key and self.headers.get("X-ZAP-API-Key") != zap.key:
+                    self.close_connection = True
+                    return
+                status, value = zap.answer(self.path)
+                body = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/"
+
+    def answer(self, path: str) -> tuple[int, Any]:
+        parts = urlsplit(path)
+        query = parse_qs(parts.query)
+        if parts.path.endswith("/action/scan/"):
+            return 200, {"scan": "0"}
+        if parts.path.endswith("/view/status/"):
+            return 200, {"status": self.statuses.pop(0) if len(self.statuses) > 1
+                         else self.statuses[0]}
+        if "alerts" in parts.path:
+            start, count = int(query["start"][0]), int(query["count"][0])
+            return 200, {"alerts": self.alerts[start:start + count]}
+        if "recordsToScan" in parts.path:
+            return 200, {"recordsToScan": "0"}
+        if "version" in parts.path:
+            return 200, {"version": "2.11.1"}
+        return 200, {"Result": "OK"}
+
+
+@pytest.fixture
+def zap() -> Iterator[Zap]:
+    zap = Zap()
+    yield zap
+    zap.server.shutdown()
+    zap.server.server_close()
+
+
+@pytest.fixture
+def worker(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
+           testssl: FakeTool, trivy: FakeTool, zap: Zap) -> Worker:
+    return cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+                   env={"CWORKER_TESTSSL": str(testssl.path), "CWORKER_TRIVY": str(trivy.path),
+                        "CWORKER_ZAP_URL": zap.url, "ZAP_API_KEY": "zap-key",
+                        "CWORKER_REGION_BATCH_SIZE": "2", "CWORKER_REGION_BATCH_DELAY": "30"})
+
+
+def send(app: Celery, name: str, *args: Any, **options: Any) -> Any:
+    return app.send_task(f"scans.{name}", args=args, queue="scans", **options)
+
+
+def put_scan(database: Database, target: Any, **options: Any) -> str:
+    name = f"scan-{database.native_scans.count_documents({})}"
+    database.native_scans.insert_one({"_id": name, "team_id": "team-1", "target": target,
+                                      "options": options, "status": "PENDING"})
+    return name
+
+
+def mirror(database: Database, scan_id: str) -> dict[str, Any]:
+    found = database.unified_scan_results.find_one({"scan_id": scan_id})
+    assert found, list(database.unified_scan_results.find())
+    return found
+
+
+# --- network: the real nmap ---
+
+def test_network(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    port = zap.server.server_port
+    scan = put_scan(database, "127.0.0.1", ports=str(port))
+    for _ in range(2):
+        result = get(send(app, "execute_network_scan", scan), timeout=30)
+        assert database.scan_findings.count_documents({}) == 1
+        database.native_scans.update_one({"_id": scan}, {"$set": {"status": "PENDING"}})
+    assert (result["hosts_up"], result["open_ports"]) == (1, 1)
+    found = database.scan_findings.find_one()
+    assert (found["scan_id"], found["host"], found["port"]) == (scan, "127.0.0.1", port)
+    assert (found["team_id"], found["key"]) == ("team-1", f"nmap 127.0.0.1 tcp/{port}")
+    shown = mirror(database, scan)
+    assert (shown["status"], shown["scan_type"], shown["team_id"]) == \
+        ("COMPLETED", "network", "team-1")
+
+
+@pytest.mark.parametrize("kind", ["network", "ssl", "web"])
+@pytest.mark.parametrize("target", [
+    "-oN/tmp/x", "--script=x", "8.8.8.8", "http://169.254.169.254/latest/meta-data", "10.0.0.0/8",
+    "127.0.0.1 8.8.8.8", "other.example", "", None, "http://scan.example@8.8.8.8/",
+    "$(id)", "scan.example/8", "file:///etc/passwd", {"$ne": 1}, "https://127.0.0.1:99999999/x y",
+])
+def test_hostile_targets(app: Celery, worker: Worker, database: Database, zap: Zap,
+                         testssl: FakeTool, kind: str, target: Any) -> None:
+    scan = put_scan(database, target)
+    result = send(app, f"execute_{kind}_scan", scan)
+    wait_state(result, "FAILURE")
+    assert type(result.result).__name__ in ("ValueError", "PermissionError"), result.result
+    document = database.native_scans.find_one({"_id": scan})
+    assert document["status"] == "FAILED" and document["error"]
+    assert mirror(database, scan)["status"] == "FAILED"
+    assert zap.asked == [] and testssl.calls == []
+
+
+@pytest.mark.parametrize("options", [{"ports": "1; id"}, {"ports": "--x"}, {"ports": 22},
+                                     {"timing": 9}])
+def test_hostile_network_options(app: Celery, worker: Worker, database: Database,
+                                 options: dict[str, Any]) -> None:
+    result = send(app, "execute_network_scan", put_scan(database, "127.0.0.1", **options))
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError)
+
+
+def test_unknown_scan(app: Celery, worker: Worker) -> None:
+    for name in ("network_scan", "ssl_scan", "web_scan", "container_scan", "cloud_scan"):
+        result = send(app, f"execute_{name}", "5f50c31e8a7d4b1f9c1e4b2a")
+        wait_state(result, "FAILURE")
+        assert isinstance(result.result, LookupError)
+
+
+@pytest.mark.parametrize("output, exit, error", [
+    (sample("nmap/truncated-by-sigterm.xml"), 0, "ValueError"),
+    (sample("nmap/error-bad-port.xml"), 1, "RuntimeError"),
+    ("<!DOCTYPE x [<!ENTITY a 'b'>]><nmaprun>&a;</nmaprun>", 0, "ValueError"),
+])
+def test_bad_nmap_output(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
+                         database: Database, tmp_path: Path, output: str, exit: int,
+                         error: str) -> None:
+    nmap = FakeTool(tmp_path, "nmap", {"*": {"output": output, "exit": exit}})
+    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+            env={"CWORKER_NMAP": str(nmap.path)})
+    scan = put_scan(database, "127.0.0.1")
+    result = send(app, "execute_network_scan", scan)
+    wait_state(result, "FAILURE")
+    assert type(result.result).__name__ == error
+    assert database.native_scans.find_one({"_id": scan})["status"] == "FAILED"
+
+
+# --- ssl ---
+
+def test_ssl(app: Celery, worker: Worker, database: Database, testssl: FakeTool) -> None:
+    scan = put_scan(database, "https://127.0.0.1:18443/x", checks=["protocols", "headers"])
+    result = get(send(app, "execute_ssl_scan", scan))
+    assert result["protocols"] == ["TLS1_2", "TLS1_3"]
+    assert result["by_severity"]["CRITICAL"] == 1 and result["by_severity"]["HIGH"] == 4
+    assert testssl.calls[0]["argv"][-3:] == ["-p", "-h", "127.0.0.1:18443"]
+    lucky = database.scan_findings.find_one({"check_id": "LUCKY13"})
+    assert (lucky["severity"], lucky["cve"], lucky["port"]) == ("LOW", "CVE-2013-0169", 18443)
+    assert not database.scan_findings.find_one({"check_id": "engine_problem"})
+    summary = database.native_scans.find_one({"_id": scan})["summary"]
+    assert summary["certificate_not_after"] == datetime(2026, 12, 11, 9, 30)
+    before = database.scan_findings.count_documents({})
+    database.native_scans.update_one({"_id": scan}, {"$set": {"status": "RUNNING"}})
+    get(send(app, "execute_ssl_scan", scan))
+    assert database.scan_findings.count_documents({}) == before
+    # Done is done: nothing runs a third time.
+    assert get(send(app, "execute_ssl_scan", scan)) == "COMPLETED"
+    assert len(testssl.calls) == 2
+
+
+@pytest.mark.parametrize("name, exit, state, error", [
+    ("closed-port-exit246", 246, "RETRY", "Can't connect"),
+    ("unresolved-exit247", 247, "FAILURE", "No IPv4/IPv6"),
+    ("not-tls-exit1", 1, "FAILURE", "does not speak TLS"),
+    ("truncated-by-sigterm", 0, "FAILURE", "it stops"),
+])
+def test_ssl_failures(app: Celery, worker: Worker, database: Database, testssl: FakeTool, name: str,
+                      exit: int, state: str, error: str) -> None:
+    testssl.set({"*": {"write": sample(f"testssl/{name}.json"), "exit": exit}})
+    scan = put_scan(database, "127.0.0.1")
+    result = send(app, "execute_ssl_scan", scan)
+    assert wait_state(result, "RETRY", "FAILURE") == state
+    assert error in str(result.result)
+    document = database.native_scans.find_one({"_id": scan})
+    assert error in document["error"]
+    assert document["status"] == ("RUNNING" if state == "RETRY" else "FAILED")
+    result.forget()
+
+
+def test_cancelled_scan_ends_its_tool(app: Celery, worker: Worker, database: Database,
+                                      testssl: FakeTool) -> None:
+    testssl.set({"*": {"sleep": 60}})
+    scan = put_scan(database, "127.0.0.1")
+    result = send(app, "execute_ssl_scan", scan)
+    wait_until(lambda: testssl.calls, 10, "the start of testssl")
+    database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
+    assert get(result, timeout=30) == "CANCELLED"
+    assert not is_alive(testssl.calls[0]["pid"])
+    assert database.native_scans.find_one({"_id": scan})["status"] == "CANCELLED"
+
+
+def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Database,
+                                       testssl: FakeTool) -> None:
+    testssl.set({"*": {"sleep": 60}})
+    result = send(app, "execute_ssl_scan", put_scan(database, "127.0.0.1"))
+    wait_until(lambda: testssl.calls, 10, "the start of testssl")
+    app.control.revoke(result.id, terminate=True)
+    wait_state(result, "REVOKED", "FAILURE", timeout=30)
+    wait_until(lambda: not is_alive(testssl.calls[0]["pid"]), 10, "the end of testssl")
+
+
+def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Worker, mongo: MongoServer,
+                       database: Database, testssl: FakeTool) -> None:
+    full = {"write": sample("testssl/full.json")}
+    testssl.set({"*": {"sleep": 60, "then": full}})
+    scan = put_scan(database, "127.0.0.1")
+    result = send(app, "execute_ssl_scan", scan)
+    pid = wait_until(lambda: testssl.calls, 10, "the start of testssl")[0]["pid"]
+    child = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(child, signal.SIGKILL)
+    assert get(result, timeout=30)["by_severity"]["CRITICAL"] == 1
+    assert database.native_scans.find_one({"_id": scan})["status"] == "COMPLETED"
+
+
+# --- web ---
+
+@pytest.mark.parametrize("active", [False, True])
+def test_web(app: Celery, worker: Worker, database: Database, zap: Zap, active: bool) -> None:
+    scan = put_scan(database, "http://127.0.0.1:18085/?a=b&c", active=active)
+    for _ in range(2):
+        result = get(send(app, "execute_web_scan", scan), timeout=30)
+        database.native_scans.update_one({"_id": scan}, {"$set": {"status": "PENDING"}})
+    assert (result["findings"], result["zap_version"]) == (8, "2.11.1")
+    assert result["by_severity"]["HIGH"] == 1
+    assert database.scan_findings.count_documents({}) == 8
+    found = database.scan_findings.find_one({"severity": "HIGH"})
+    assert (found["check_id"], found["param"], found["method"]) == ("40012", "q", "GET")
+    assert any("ascan/action/scan" in path for path in zap.asked) == active
+    assert all("zap-key" not in path for path in zap.asked)
+    assert any("url=http%3A%2F%2F127.0.0.1%3A18085%2F%3Fa%3Db%26c" in path for path in zap.asked)
+
+
+def test_web_wrong_key(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    zap.key = "another"
+    result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"))
+    wait_state(result, "FAILURE", timeout=30)
+    assert "ZAP_API_KEY" in str(result.result)
+
+
+def test_web_cancelled(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    zap.statuses = ["5"]
+    scan = put_scan(database, "http://127.0.0.1/")
+    result = send(app, "execute_web_scan", scan)
+    wait_until(lambda: any("status" in path for path in zap.asked), 10, "a question for the status")
+    database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
+    assert get(result, timeout=30) == "CANCELLED"
+    assert any("spider/action/stop" in path for path in zap.asked)
+
+
+# --- container ---
+
+def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeTool) -> None:
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "status": "PENDING",
+                                         "image": "registry.example/app:1.0"})
+    assert get(send(app, "execute_container_scan", "c1")) == \
+        {"image": "registry.example/app:1.0", "vulnerabilities": 2, "secrets": 1}
+    scan = database.container_scans.find_one()
+    assert scan["status"] == "COMPLETED" and scan["os"] == "alpine 3.20.2"
+    first = scan["vulnerabilities"][0]
+    assert (first["vulnerability_id"], first["severity"], first["cvss_score"]) == \
+        ("CVE-2026-0001", "HIGH", 7.5)
+    assert first["purl"].startswith("pkg:apk/alpine/libcrypto3")
+    assert "Match" not in str(scan["secrets"]) and scan["secrets"][0]["line"] == 3
+    assert mirror(database, "c1")["scan_type"] == "container"
+    assert get(send(app, "execute_container_scan", "c1")) == "COMPLETED"
+    assert len(trivy.calls) == 1
+
+
+@pytest.mark.parametrize("image, step, error", [
+    ("--config=/etc/passwd", {}, "ValueError"),
+    ("a b", {}, "ValueError"),
+    ("app:1", {"exit": 1, "errors": "unable to find the image"}, "RuntimeError"),
+    ("app:1", {"exit": 0}, "FileNotFoundError"),
+    ("app:1", {"write": '{"SchemaVersion": 2, "Results": [{'}, "ValueError"),
+    ("app:1", {"write": '{"SchemaVersion": 9, "Results": []}'}, "ValueError"),
+    ("app:1", {"write": '{"SchemaVersion": 2, "Results": [7]}'}, "ValueError"),
+])
+def test_container_failures(app: Celery, worker: Worker, database: Database, trivy: FakeTool,
+                            image: str, step: dict[str, Any], error: str) -> None:
+    trivy.set({"*": step})
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": image})
+    result = send(app, "execute_container_scan", "c1")
+    wait_state(result, "FAILURE")
+    assert type(result.result).__name__ == error
+    assert database.container_scans.find_one()["status"] == "FAILED"
+
+
+# --- cloud ---
+
+def put_run(database: Database, **fields: Any) -> str:
+    database.scan_runs.insert_one({
+        "_id": "run-1", "team_id": "team-1", "cloud_account_id": "1", "provider": "aws",
+        "regions": ["eu-west-1", "eu-west-2", "us-east-1"], "frameworks": ["cis_1.4_aws"],
+        "status": "PENDING", **fields})
+    return "run-1"
+
+
+def jobs(database: Database) -> dict[tuple[str, str], str]:
+    return {(j["kind"], j["key"]): j["task_id"] for j in database.scan_jobs.find()}
+
+
+def test_cloud_scan_is_sent_once(app: Celery, worker: Worker, database: Database) -> None:
+    run = put_run(database)
+    result = send(app, "execute_cloud_scan", run)
+    assert get(result) == {"scan_run_id": run, "status": "RUNNING", "jobs": 5}
+    sent = jobs(database)
+    assert set(sent) == {("discovery", "eu-west-1"), ("discovery", "eu-west-2"),
+                         ("discovery", "us-east-1"), ("prowler", "eu-west-1,eu-west-2"),
+                         ("prowler", "us-east-1")}
+    assert mirror(database, run)["status"] == "RUNNING"
+    assert get(send(app, "execute_cloud_scan", run))["jobs"] == 0
+    # The same message again, as after a kill before its ack: the same tasks.
+    app.backend.forget(result.id)
+    database.scan_runs.update_one({}, {"$set": {"claimed_by": result.id}})
+    get(send(app, "execute_cloud_scan", run, task_id=result.id))
+    assert jobs(database) == sent
+
+
+@pytest.mark.parametrize("fields", [{"regions": []}, {"regions": ["--x"]}, {"regions": "all"},
+                                    {"frameworks": ["-q"]}])
+def test_cloud_scan_refused(app: Celery, worker: Worker, database: Database,
+                            fields: dict[str, Any]) -> None:
+    run = put_run(database, **fields)
+    result = send(app, "execute_cloud_scan", run)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError)
+    assert database.scan_runs.find_one()["status"] == "FAILED"
+    assert mirror(database, run)["status"] == "FAILED"
+    assert database.scan_jobs.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("statuses, expected", [
+    (["COMPLETED", "COMPLETED"], "COMPLETED"),
+    (["COMPLETED", "FAILED"], "PARTIAL"),
+    (["PARTIAL", "COMPLETED"], "PARTIAL"),
+    (["FAILED", "FAILED"], "FAILED"),
+    (["COMPLETED", "LOST"], "PARTIAL"),
+])
+def test_finalize(app: Celery, worker: Worker, database: Database, statuses: list[str],
+                  expected: str) -> None:
+    run = put_run(database, status="RUNNING")
+    for number, status in enumerate(statuses):
+        job = {"scan_run_id": run, "kind": "prowler", "key": str(number), "status": status,
+               "summary": {"pass": 2}, "errors": ["why"] if status == "FAILED" else []}
+        if status == "LOST":
+            job.update(status="RUNNING", deadline_at=datetime(2020, 1, 1))
+        database.scan_jobs.insert_one(job)
+    for number, severity in enumerate(["CRITICAL", "HIGH", "HIGH"]):
+        database.cspm_findings.insert_one({"team_id": "team-1", "uid": str(number),
+                                           "scan_run_id": run, "status": "FAIL",
+                                           "severity": severity})
+    for _ in range(2):
+        assert get(send(app, "finalize_cloud_scan", run)) == \
+            {"scan_run_id": run, "status": expected, "findings": 3}
+        shown = mirror(database, run)
+        assert shown["status"] == expected
+        assert shown["summary"]["by_severity"]["HIGH"] == 2
+        assert bool(shown.get("errors")) == bool({"FAILED", "LOST"} & set(statuses))
+
+
+def test_finalize_waits_for_jobs(app: Celery, worker: Worker, database: Database) -> None:
+    run = put_run(database, status="RUNNING")
+    database.scan_jobs.insert_one({"scan_run_id": run, "kind": "prowler", "key": "a",
+                                   "status": "RUNNING", "deadline_at": datetime(2099, 1, 1)})
+    result = send(app, "finalize_cloud_scan", run)
+    wait_state(result, "RETRY")
+    assert database.scan_runs.find_one()["status"] == "RUNNING"
+    result.forget()
+
+
+def test_finalize_leaves_cancelled_runs(app: Celery, worker: Worker, database: Database) -> None:
+    run = put_run(database, status="CANCELLED")
+    assert get(send(app, "finalize_cloud_scan", run))["status"] == "CANCELLED"
+    assert mirror(database, run)["status"] == "CANCELLED"
+
+
+# --- schedules ---
+
+def put_schedule(database: Database, **fields: Any) -> datetime:
+    due = datetime.utcnow().replace(microsecond=0) - timedelta(minutes=5)
+    database.scan_schedules.insert_one({
+        "_id": "s1", "team_id": "team-1", "enabled": True, "next_run_at": due, "provider": "aws",
+        "interval_seconds": 3600, "regions": ["eu-west-1"], "frameworks": [], **fields})
+    return due
+
+
+def test_schedule(app: Celery, worker: Worker, database: Database) -> None:
+    due = put_schedule(database)
+    assert get(send(app, "run_scheduled_scans"))["started"] == 1
+    assert get(send(app, "run_scheduled_scans"))["started"] == 0
+    [run] = database.scan_runs.find()
+    assert (run["team_id"], run["schedule_id"], run["regions"]) == ("team-1", "s1", ["eu-west-1"])
+    schedule = database.scan_schedules.find_one()
+    assert schedule["next_run_at"] == due + timedelta(hours=1)
+    assert schedule["last_run_id"] == run["_id"]
+    wait_until(lambda: database.scan_runs.find_one()["status"] == "RUNNING", 10, "the scan's start")
+
+
+@pytest.mark.parametrize("overlap, answer, old", [
+    ("SKIP", {"skipped": 1, "started": 0}, "RUNNING"),
+    ("QUEUE", {"waiting": 1, "started": 0}, "RUNNING"),
+    ("ALLOW", {"started": 1}, "RUNNING"),
+    ("CANCEL", {"started": 1}, "CANCELLED"),
+])
+def test_overlap(app: Celery, worker: Worker, database: Database, overlap: str,
+                 answer: dict[str, int], old: str) -> None:
+    due = put_schedule(database, overlap=overlap)
+    put_run(database, schedule_id="s1", status="RUNNING")
+    assert get(send(app, "run_scheduled_scans")).items() >= answer.items()
+    assert database.scan_runs.find_one({"_id": "run-1"})["status"] == old
+    assert (database.scan_schedules.find_one()["next_run_at"] == due) == (overlap == "QUEUE")
+
+
+def test_lost_message_is_sent_again(app: Celery, worker: Worker, database: Database) -> None:
+    put_run(database, schedule_id="s1", sent_at=datetime(2020, 1, 1))
+    assert get(send(app, "run_scheduled_scans"))["sent_again"] == 1
+    assert get(send(app, "run_scheduled_scans"))["sent_again"] == 0
+    wait_until(lambda: database.scan_runs.find_one()["status"] == "RUNNING", 10, "the scan's start")
+
+
+def test_disabled_schedule(app: Celery, worker: Worker, database: Database) -> None:
+    put_schedule(database, enabled=False)
+    assert get(send(app, "run_scheduled_scans"))["started"] == 0
