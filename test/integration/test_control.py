@@ -358,6 +358,19 @@ def test_pool_grows_and_shrinks(app, cworker):
     assert "Can't shrink pool" in reply[0]["w1@test"]["error"]
 
 
+@pytest.mark.parametrize("pool,keys", [
+    ("threads", {"implementation", "max-concurrency", "threads"}),
+    ("solo", {"implementation", "max-concurrency", "processes", "max-tasks-per-child",
+              "put-guarded-by-semaphore", "timeouts"}),
+])
+def test_stats_of_other_pools(app, cworker, pool, keys):
+    """The keys of Celery's own pools of that kind."""
+    cworker("-P", pool, concurrency=1)
+    stats = app.control.inspect(["w1@test"], timeout=TIMEOUT).stats()["w1@test"]["pool"]
+    assert set(stats) == keys
+    assert app.control.inspect(["w1@test"], timeout=TIMEOUT).active() == {"w1@test": []}
+
+
 def test_pool_restart(app, cworker):
     cworker("--set", "worker_pool_restarts=true", concurrency=1)
     inspect = app.control.inspect(["w1@test"], timeout=TIMEOUT)

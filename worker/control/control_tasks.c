@@ -57,18 +57,19 @@ static char *print_ids(const char *const *ids, size_t n, bool plain)
     return buf_take(&out);
 }
 
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Celery makes a set of them. */
 static size_t drop_doubles(const char **ids, size_t n)
 {
     size_t kept = 0;
-    cJSON *seen = n > 1 ? cJSON_CreateObject() : NULL;
-    for (size_t i = 0; i < n; i++) {
-        if (n <= 1000 && json_get(seen, ids[i]))
-            continue;
-        if (n > 1 && n <= 1000)
-            cJSON_AddTrueToObject(seen, ids[i]);
-        ids[kept++] = ids[i];
-    }
-    cJSON_Delete(seen);
+    qsort(ids, n, sizeof *ids, by_text);
+    for (size_t i = 0; i < n; i++)
+        if (i == 0 || strcmp(ids[i], ids[kept - 1]) != 0)
+            ids[kept++] = ids[i];
     return kept;
 }
 

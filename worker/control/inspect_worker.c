@@ -94,33 +94,54 @@ static cJSON *number_of(double value)
     return value == (double)(int64_t)value ? json_int((int64_t)value) : cJSON_CreateNumber(value);
 }
 
-static cJSON *pool_stats(const struct worker *w)
+static cJSON *processes_of(const struct pool *p, bool solo)
+{
+    pid_t pids[LANES_MAX];
+    int n = solo ? 0 : pool_pids(p, pids, LANES_MAX);
+    cJSON *list = cJSON_CreateArray();
+    for (int i = 0; i < n; i++)
+        cJSON_AddItemToArray(list, json_int(pids[i]));
+    if (solo)
+        cJSON_AddItemToArray(list, json_int(getpid()));
+    return list;
+}
+
+static cJSON *prefork_stats(const struct worker *w, cJSON *stats)
 {
     const struct settings *s = &w->options->settings;
-    pid_t pids[LANES_MAX];
-    int n = pool_pids(w->pool, pids, LANES_MAX);
-    bool solo = strcmp(s->worker_pool, "solo") == 0;
-    cJSON *stats = cJSON_CreateObject();
-    char *name = mem_printf("celery.concurrency.%s:TaskPool", solo                                ? "solo"
-                                                              : *s->worker_pool == 't' ? "thread"
-                                                                                       : "prefork");
-    cJSON_AddStringToObject(stats, "implementation", name);
-    free(name);
-    cJSON_AddItemToObject(stats, "max-concurrency", json_int(pool_lanes(w->pool)));
-    cJSON *processes = cJSON_AddArrayToObject(stats, "processes");
-    for (int i = 0; i < n; i++)
-        cJSON_AddItemToArray(processes, json_int(pids[i]));
-    if (solo)
-        cJSON_AddItemToArray(processes, json_int(getpid()));
+    int64_t most = s->worker_max_tasks_per_child;
+    cJSON_AddItemToObject(stats, "processes", processes_of(w->pool, false));
     cJSON_AddItemToObject(stats, "max-tasks-per-child",
-                          s->worker_max_tasks_per_child > 0
-                              ? json_int(s->worker_max_tasks_per_child)
-                              : cJSON_CreateString("N/A"));
+                          most > 0 ? json_int(most) : cJSON_CreateString("N/A"));
     cJSON_AddFalseToObject(stats, "put-guarded-by-semaphore");
     cJSON *timeouts = cJSON_AddArrayToObject(stats, "timeouts");
     cJSON_AddItemToArray(timeouts, number_of(s->task_soft_time_limit));
     cJSON_AddItemToArray(timeouts, number_of(s->task_time_limit));
     cJSON_AddItemToObject(stats, "writes", pool_writes(w->pool));
+    return stats;
+}
+
+/* Celery's pools each have their own keys. */
+static cJSON *pool_stats(const struct worker *w)
+{
+    const char *kind = w->options->settings.worker_pool;
+    bool solo = strcmp(kind, "solo") == 0, threads = strcmp(kind, "threads") == 0;
+    cJSON *stats = cJSON_CreateObject();
+    cJSON_AddStringToObject(stats, "implementation",
+                            solo      ? "celery.concurrency.solo:TaskPool"
+                            : threads ? "celery.concurrency.thread:TaskPool"
+                                      : "celery.concurrency.prefork:TaskPool");
+    cJSON_AddItemToObject(stats, "max-concurrency", json_int(pool_lanes(w->pool)));
+    if (threads) {
+        cJSON_AddItemToObject(stats, "threads", json_int(pool_lanes(w->pool)));
+        return stats;
+    }
+    if (!solo)
+        return prefork_stats(w, stats);
+    cJSON_AddItemToObject(stats, "processes", processes_of(w->pool, true));
+    cJSON_AddNullToObject(stats, "max-tasks-per-child");
+    cJSON_AddTrueToObject(stats, "put-guarded-by-semaphore");
+    cJSON_AddArrayToObject(stats, "timeouts");
     return stats;
 }
 
@@ -134,7 +155,7 @@ static cJSON *broker_stats(const struct settings *s)
     struct redis_url url = {0};
     cJSON *stats = cJSON_CreateObject();
     char db[16] = "0";
-    if (redis_url_parse(s->broker_url, &url, NULL) == 0)
+    if (settings_broker(s, &url, NULL) == 0)
         snprintf(db, sizeof db, "%d", url.db);
     add_text_or_null(stats, "hostname", url.socket_path ? url.socket_path : url.host);
     add_text_or_null(stats, "userid", url.user);

@@ -75,7 +75,8 @@ void call_answer(struct call *call, cJSON *value)
         *at = call->next;
     const char *error = json_get_string(value, "error");
     if (error)
-        log_error("pidbox command error: %s: %s", json_get_string(call->body, "method"), error);
+        log_error("pidbox command error: %s: %s", call->command ? call->command->name : "unknown",
+                  error);
     if (!call->silent)
         reply(call->control, call->body, value);
     cJSON_Delete(value);
