@@ -8,5 +8,6 @@ const struct cw_table *const builtin_tables[] = {
     &compliance_table,
     &threat_feeds_table,
     &sync_table,
+    &maintenance_table,
     NULL,
 };

@@ -9,6 +9,7 @@ extern const struct cw_table *const builtin_tables[]; /* ends with NULL */
 extern const struct cw_table scans_table;
 extern const struct cw_table threat_feeds_table;
 extern const struct cw_table sync_table;
+extern const struct cw_table maintenance_table;
 extern const struct cw_table compliance_table;
 
 #endif

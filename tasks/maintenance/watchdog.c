@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/check.h"
+#include "tasks/lib/digest.h"
+#include "tasks/lib/mirror.h"
+#include "tasks/maintenance/maintenance.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* run_data_sync_watchdog, first part: runs that are RUNNING for too long fail, their tasks are
+ * revoked, and the mirror tells it. Second part: where a team's findings are newer than what was made
+ * of them, the task that makes it is sent.
+ *
+ * A run is failed by compare-and-set on (status, started_at) and remembers the watchdog's task id:
+ * revocations leave with this task's success, so a redelivered watchdog finds by that id what it had
+ * failed before it was killed, and revokes again. What was sent is remembered in the same way. */
+
+enum { IDS_MAX = 1000 };
+static const int64_t hour_ms = 3600000, grace_ms = 900000, again_ms = 6 * 3600000;
+
+struct watchdog {
+    cw_task *t;
+    const char *id; /* of this task */
+    int64_t now, hours, failed, sent;
+    const char *collection;
+    const char *ids[IDS_MAX]; /* to be revoked */
+    size_t n_ids;
+};
+
+/* --- stuck runs --- */
+
+static void revoke_later(struct watchdog *w, const char *id)
+{
+    if (id && *id && w->n_ids < IDS_MAX && strcmp(id, w->id) != 0)
+        w->ids[w->n_ids++] = cw_printf(w->t, "%s", id);
+}
+
+static int on_stuck(cw_task *t, const bson_t *run, void *arg)
+{
+    struct watchdog *w = arg;
+    bson_t key = BSON_INITIALIZER;
+    const char *why = cw_printf(t, "stuck: RUNNING for more than %lld hours", (long long)w->hours);
+    bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "error", BCON_UTF8(why),
+                              "finished_at", BCON_DATE_TIME(w->now), "failed_by", BCON_UTF8(w->id),
+                              "}");
+    doc_copy(&key, "_id", run, "_id");
+    doc_copy(&key, "started_at", run, "started_at");
+    BSON_APPEND_UTF8(&key, "status", "RUNNING");
+    int code = mongo_update(t, w->collection, &key, update, false);
+    bson_destroy(&key);
+    bson_destroy(update);
+    return code < 0 ? -1 : 0;
+}
+
+static int on_job(cw_task *t, const bson_t *job, void *arg)
+{
+    (void)t;
+    revoke_later(arg, doc_text(job, "task_id"));
+    return 0;
+}
+
+/* The sub-jobs that have not ended yet. */
+static int end_jobs(struct watchdog *w, const char *run_id)
+{
+    bson_t *open = BCON_NEW("scan_run_id", BCON_UTF8(run_id), "status", "{", "$in", "[", "PENDING",
+                            "RUNNING", "RETRYING", "]", "}");
+    bson_t *mine = BCON_NEW("scan_run_id", BCON_UTF8(run_id), "failed_by", BCON_UTF8(w->id));
+    bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "error", "the run was stuck",
+                              "failed_by", BCON_UTF8(w->id), "}");
+    int code = mongo_update_many(w->t, "scan_jobs", open, update) < 0 ? -1 : 0;
+    if (code == 0)
+        code = mongo_each(w->t, "scan_jobs", mine, NULL, on_job, w);
+    bson_destroy(open);
+    bson_destroy(mine);
+    bson_destroy(update);
+    return code;
+}
+
+/* A mirror that exists knows its kind. */
+static const char *kind_of(struct watchdog *w, const char *run_id)
+{
+    const bson_t *mirror = NULL;
+    bson_t *key = BCON_NEW("scan_id", BCON_UTF8(run_id));
+    int code = mongo_find(w->t, "unified_scan_results", key, NULL, &mirror);
+    const char *kind = code == 1 ? doc_text(mirror, "scan_type") : NULL;
+    bson_destroy(key);
+    if (code < 0)
+        return NULL;
+    return kind                                         ? kind
+           : strcmp(w->collection, "scan_runs") == 0    ? "cloud"
+           : strcmp(w->collection, "container_scans") == 0 ? "container"
+                                                        : "native";
+}
+
+static int on_failed(cw_task *t, const bson_t *run, void *arg)
+{
+    struct watchdog *w = arg;
+    char room[25];
+    const char *id = doc_id(run, "_id", room);
+    bson_iter_t at, list;
+    const char *task;
+    if (!id)
+        return 0;
+    revoke_later(w, doc_text(run, "task_id"));
+    if (doc_find(run, "task_ids", &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
+        bson_iter_recurse(&at, &list))
+        while ((task = doc_next_text(&list)))
+            revoke_later(w, task);
+    w->failed++;
+    cw_log(t, CW_WARNING, "%s %s: stuck, failed", w->collection, id);
+    const char *kind = kind_of(w, id);
+    return !kind || end_jobs(w, id) < 0 ? -1 : mirror_to_unified_scan_results(t, run, kind);
+}
+
+static int fail_stuck(struct watchdog *w)
+{
+    static const char *const collections[] = {"scan_runs", "native_scans", "container_scans"};
+    bson_t *stuck = BCON_NEW("status", "RUNNING", "started_at", "{", "$lt",
+                             BCON_DATE_TIME(w->now - w->hours * hour_ms), "}");
+    bson_t *mine = BCON_NEW("status", "FAILED", "failed_by", BCON_UTF8(w->id));
+    int code = 0;
+    for (size_t i = 0; code >= 0 && i < sizeof collections / sizeof *collections; i++) {
+        w->collection = collections[i];
+        code = mongo_each(w->t, w->collection, stuck, NULL, on_stuck, w);
+        if (code >= 0)
+            code = mongo_each(w->t, w->collection, mine, NULL, on_failed, w);
+    }
+    bson_destroy(stuck);
+    bson_destroy(mine);
+    if (code >= 0 && w->n_ids)
+        code = cw_revoke(w->t, w->ids, w->n_ids, true);
+    return code < 0 ? -1 : 0;
+}
+
+/* --- what lags behind --- */
+
+/* Sends it unless that was done for the same state in the last hours. */
+static int send_once(struct watchdog *w, const char *task, const char *team, int64_t state,
+                     bool full)
+{
+    char key[DIGEST_SIZE], id[CW_ID_SIZE], text[60];
+    snprintf(text, sizeof text, "%lld/%lld", (long long)state, (long long)(w->now / again_ms));
+    const char *parts[] = {"watchdog", task, team, text, NULL};
+    digest_hex(parts, key);
+    digest_id(parts, id);
+    bson_t *record = BCON_NEW("_id", BCON_UTF8(key), "task", BCON_UTF8(task), "team_id",
+                              BCON_UTF8(team), "sent_by", BCON_UTF8(w->id), "sent_at",
+                              BCON_DATE_TIME(w->now));
+    bson_t *mine = BCON_NEW("_id", BCON_UTF8(key), "sent_by", BCON_UTF8(w->id));
+    int made = mongo_insert(w->t, "watchdog_sends", record);
+    int64_t own = made == 0 ? mongo_count(w->t, "watchdog_sends", mine) : made;
+    bson_destroy(record);
+    bson_destroy(mine);
+    if (own <= 0)
+        return own < 0 ? -1 : 0;
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, cJSON_CreateString(team));
+    if (full)
+        cJSON_AddItemToArray(args, cJSON_CreateTrue());
+    w->sent++;
+    return cw_send(w->t, (struct cw_send){.task = task, .args = args, .id = id}, NULL);
+}
+
+/* The newest (or oldest) date of a team in a collection; 0: none. < 0 failed. */
+static int64_t date_of(struct watchdog *w, const char *collection, const char *team,
+                       const char *field, int order)
+{
+    const bson_t *found = NULL;
+    bson_t filter = BSON_INITIALIZER;
+    bson_t *opts = BCON_NEW("sort", "{", field, BCON_INT32(order), "}", "projection", "{", field,
+                            BCON_INT32(1), "}");
+    doc_match_id(&filter, "team_id", team);
+    BCON_APPEND(&filter, field, "{", "$type", BCON_INT32(9), "}");
+    int code = mongo_find(w->t, collection, &filter, opts, &found);
+    int64_t date = code == 1 ? doc_date(found, field, 0) : 0;
+    bson_destroy(&filter);
+    bson_destroy(opts);
+    return code < 0 ? -1 : date;
+}
+
+static int64_t synced_at(struct watchdog *w, const char *team, const char *source)
+{
+    const bson_t *found = NULL;
+    bson_t *key = BCON_NEW("team_id", BCON_UTF8(team), "source", BCON_UTF8(source));
+    int code = mongo_find(w->t, "sync_watermarks", key, NULL, &found);
+    int64_t date = code == 1 ? doc_date(found, "synced_at", 0) : 0;
+    bson_destroy(key);
+    return code < 0 ? -1 : date;
+}
+
+static const struct lagging {
+    const char *source, *collection, *field;
+} sources[] = {{"cspm", "cspm_findings", "last_seen"},
+               {"k8s", "k8s_findings", "last_seen"},
+               {"container", "container_scans", "finished_at"}};
+
+/* Open findings without a single open occurrence: times agree, and still the stores do not. */
+static int is_empty(struct watchdog *w, const struct lagging *s, const char *team)
+{
+    bson_t there = BSON_INITIALIZER, here = BSON_INITIALIZER;
+    doc_match_id(&there, "team_id", team);
+    BCON_APPEND(&there, "status", "{", "$in", "[", "FAIL", "OPEN", "]", "}", "muted", "{", "$ne",
+                BCON_BOOL(true), "}", "check_id", "{", "$exists", BCON_BOOL(true), "}");
+    doc_match_id(&here, "team_id", team);
+    BCON_APPEND(&here, "source", BCON_UTF8(s->source), "status", "OPEN");
+    int64_t findings = mongo_count(w->t, s->collection, &there);
+    int64_t occurrences = findings > 0 ? mongo_count(w->t, "vulnerability_occurrences", &here) : 1;
+    bson_destroy(&there);
+    bson_destroy(&here);
+    return findings < 0 || occurrences < 0 ? -1 : occurrences == 0;
+}
+
+static int check_source(struct watchdog *w, const struct lagging *s, const char *team)
+{
+    static const char sync[] = "sync.sync_vulnerabilities_for_team";
+    int64_t newest = date_of(w, s->collection, team, s->field, -1);
+    int64_t synced = synced_at(w, team, s->source);
+    if (newest < 0 || synced < 0)
+        return -1;
+    if (newest > synced && w->now - newest > grace_ms)
+        return send_once(w, sync, team, newest, false);
+    int empty = synced && newest <= synced ? is_empty(w, s, team) : 0;
+    return empty < 0 ? -1 : empty ? send_once(w, sync, team, synced, true) : 0;
+}
+
+static int check_posture(struct watchdog *w, const char *team)
+{
+    int64_t newest = date_of(w, "cspm_findings", team, "last_seen", -1);
+    int64_t refreshed = date_of(w, "compliance_posture", team, "refreshed_at", -1);
+    if (newest < 0 || refreshed < 0)
+        return -1;
+    if (newest <= refreshed || w->now - newest <= grace_ms)
+        return 0;
+    return send_once(w, "compliance.run_compliance_refresh", team, newest, false);
+}
+
+static int on_team(cw_task *t, const bson_t *group, void *arg)
+{
+    struct watchdog *w = arg;
+    char room[25];
+    const char *team = doc_id(group, "_id", room);
+    if (!team)
+        return 0;
+    team = cw_printf(t, "%s", team);
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
+        if (strcmp(sources[i].collection, w->collection) == 0 &&
+            check_source(w, &sources[i], team) < 0)
+            return -1;
+    return strcmp(w->collection, "cspm_findings") == 0 ? check_posture(w, team) : 0;
+}
+
+static int check_teams(struct watchdog *w)
+{
+    bson_t all = BSON_INITIALIZER;
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
+        w->collection = sources[i].collection;
+        if (mongo_group(w->t, w->collection, &all, "team_id", on_team, w) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+cw_outcome run_data_sync_watchdog(cw_task *t)
+{
+    struct watchdog *w = cw_alloc(t, sizeof *w);
+    w->t = t;
+    w->id = cw_info(t)->id;
+    w->now = doc_now();
+    w->hours = setting_int(t, "STUCK_SCAN_HOURS", 4, 1, 8760);
+    if (w->hours < 0 || fail_stuck(w) < 0 || check_teams(w) < 0)
+        return cw_fail(t);
+    cJSON *result = cJSON_CreateObject();
+    cJSON_AddNumberToObject(result, "failed", (double)w->failed);
+    cJSON_AddNumberToObject(result, "revoked", (double)w->n_ids);
+    cJSON_AddNumberToObject(result, "sent", (double)w->sent);
+    return cw_return(t, result);
+}

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""maintenance: retention, SLA breaches and the watchdog; each of them twice."""
+from __future__ import annotations
+
+import datetime as dt
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from pymongo.database import Database
+
+from harness import get, wait_state
+from services.process import wait_until
+
+DAY = dt.timedelta(days=1)
+HOUR = dt.timedelta(hours=1)
+
+
+def now() -> dt.datetime:
+    return dt.datetime.utcnow().replace(microsecond=0)
+
+
+@pytest.fixture
+def db(mongo: Any) -> Iterator[Database]:
+    name = f"maintenance_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    with mongo.client() as client:
+        database = client.get_database(name)
+        database.vulnerability_occurrences.create_index("dedup_key", unique=True)
+        yield database
+        client.drop_database(name)
+
+
+@pytest.fixture
+def start(cworker: Callable[..., Any], mongo: Any, db: Database) -> Callable[..., Any]:
+    def worker(queues: str = "maintenance", **options: Any) -> Any:
+        return cworker("--set", f"app_database_url={mongo.url(db.name)}", queues=queues, **options)
+    return worker
+
+
+def run(app: Celery, name: str, **options: Any) -> Any:
+    return get(app.send_task(f"maintenance.{name}", queue="maintenance", **options))
+
+
+# --- retention ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("action", ["delete", "archive"])
+def test_retention(app: Celery, start: Callable[..., Any], db: Database, action: str) -> None:
+    start()
+    old, new = now() - 40 * DAY, now() - 5 * DAY
+    db.scan_findings.insert_many([{"_id": i, "seen_at": old, "n": i} for i in range(1200)] +
+                                 [{"_id": "new", "seen_at": new}, {"_id": "none"},
+                                  {"_id": "text", "seen_at": "2020-01-01"}])
+    if action == "archive":  # as a kill between copying and removing leaves it
+        db.scan_findings_archive.insert_one({"_id": 7, "seen_at": old, "n": 7})
+    db.retention_policies.insert_one({"_id": "p", "collection": "scan_findings",
+                                      "field": "seen_at", "days": 30, "action": action})
+    assert run(app, "run_retention_cycle") == {"policies": 1, "failed": 0, "removed": 1200}
+    assert sorted(str(row["_id"]) for row in db.scan_findings.find()) == ["new", "none", "text"]
+    archived = list(db.scan_findings_archive.find())
+    assert len(archived) == (1200 if action == "archive" else 0)
+    assert all(row["n"] == row["_id"] for row in archived)
+    audit, = db.audit_logs.find()
+    assert audit["archived" if action == "archive" else "deleted"] == 1200
+    assert (audit["collection"], audit["policy_id"]) == ("scan_findings", "p")
+    assert run(app, "run_retention_cycle") == {"policies": 1, "failed": 0, "removed": 0}
+
+
+def test_retention_of_one_team(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    start()
+    db.notifications.insert_many([{"team_id": team, "created_at": now() - 9 * DAY}
+                                  for team in ("t1", "t2")])
+    db.retention_policies.insert_one({"collection": "notifications", "field": "created_at",
+                                      "days": 7, "team_id": "t1"})
+    assert run(app, "run_retention_cycle")["removed"] == 1
+    assert [row["team_id"] for row in db.notifications.find()] == ["t2"]
+
+
+@pytest.mark.parametrize(("policy", "error"), [
+    ({"collection": "integration_credentials"}, "PermissionError"),
+    ({"collection": "retention_policies"}, "PermissionError"),
+    ({"collection": "system.users"}, "PermissionError"),
+    ({"collection": None}, "PermissionError"),
+    ({"days": 0}, "days"),
+    ({"days": "x"}, "days"),
+    ({"field": "$where"}, "field"),
+    ({"field": "_id"}, "field"),
+    ({"action": "drop"}, "action"),
+])
+def test_bad_policies_do_not_stop_the_others(app: Celery, start: Callable[..., Any], db: Database,
+                                             policy: dict[str, Any], error: str) -> None:
+    start()
+    for name in ("scan_findings", "integration_credentials", "retention_policies"):
+        db[name].insert_one({"_id": "keep", "seen_at": now() - 99 * DAY, "enabled": False})
+    db.notifications.insert_one({"seen_at": now() - 99 * DAY})
+    db.retention_policies.insert_many([
+        {"_id": "bad", "collection": "scan_findings", "field": "seen_at", "days": 1, **policy},
+        {"_id": "good", "collection": "notifications", "field": "seen_at", "days": 1}])
+    assert run(app, "run_retention_cycle") == {"policies": 2, "failed": 1, "removed": 1}
+    assert error in db.audit_logs.find_one({"policy_id": "bad"})["error"]
+    assert db.scan_findings.count_documents({}) == 1
+    assert db.integration_credentials.count_documents({}) == 1
+
+
+def test_the_operator_lists_collections(app: Celery, start: Callable[..., Any],
+                                        db: Database) -> None:
+    start(env={"CWORKER_RETENTION_COLLECTIONS": "mine, other"})
+    db.other.insert_one({"at": now() - 2 * DAY})
+    db.retention_policies.insert_one({"collection": "other", "field": "at", "days": 1})
+    assert run(app, "run_retention_cycle")["removed"] == 1
+
+
+# --- SLA ---------------------------------------------------------------------------------------------
+
+def occurrence(key: str, severity: str, age: float, **fields: Any) -> dict[str, Any]:
+    return {"dedup_key": key, "team_id": "t1", "severity": severity, "status": "OPEN",
+            "opened_at": now() - age * DAY, "asset_id": "a", "vulnerability_id": "v", **fields}
+
+
+def test_sla(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    start()
+    db.vulnerability_occurrences.insert_many([
+        occurrence("late", "CRITICAL", 8), occurrence("soon", "CRITICAL", 6),
+        occurrence("early", "CRITICAL", 1), occurrence("done", "CRITICAL", 99, status="RESOLVED"),
+        occurrence("high", "HIGH", 29), occurrence("info", "INFO", 999),
+        occurrence("other", "HIGH", 4, team_id="t2")])
+    db.sla_policies.insert_one({"team_id": "t2", "days": {"HIGH": 3, "LOW": 0}, "warn_days": 0})
+    assert run(app, "check_sla_breaches_all_teams") == {"teams": 2, "breaches": 2, "warnings": 2}
+    assert {row["dedup_key"] for row in db.sla_breaches.find()} == {"late", "other"}
+    told = {(row["type"], row["dedup_key"]) for row in db.notifications.find()}
+    assert told == {("sla_breach", "late"), ("sla_breach", "other"), ("sla_warning", "soon"),
+                    ("sla_warning", "high")}
+    late = db.vulnerability_occurrences.find_one({"dedup_key": "late"})
+    assert late["sla_breached_at"]
+    assert db.sla_breaches.find_one({"dedup_key": "late"})["due_at"] == late["opened_at"] + 7 * DAY
+    again = {"teams": 2, "breaches": 0, "warnings": 0}
+    assert run(app, "check_sla_breaches_all_teams") == again
+    # A kill before the mark: the record is there, and nobody is told twice.
+    db.vulnerability_occurrences.update_one({"dedup_key": "late"},
+                                            {"$unset": {"sla_breached_at": ""}})
+    db.notifications.update_many({}, {"$set": {"read": True}})
+    assert run(app, "check_sla_breaches_all_teams")["breaches"] == 1
+    assert db.notifications.count_documents({}) == db.notifications.count_documents({"read": True})
+    assert db.sla_breaches.count_documents({}) == 2
+    # Opened again, and late again: that is another breach.
+    db.vulnerability_occurrences.update_one({"dedup_key": "late"}, {
+        "$unset": {"sla_breached_at": ""}, "$set": {"opened_at": now() - 7.5 * DAY}})
+    assert run(app, "check_sla_breaches_all_teams")["breaches"] == 1
+    assert db.sla_breaches.count_documents({}) == 3
+
+
+# --- the watchdog ------------------------------------------------------------------------------------
+
+def test_stuck_runs_fail_and_their_tasks_are_revoked(app: Celery, start: Callable[..., Any],
+                                                     db: Database) -> None:
+    start()
+    start("celery", name="other@test")
+    busy = app.send_task("demo.sleep", args=[60])
+    wait_state(busy, "STARTED") if app.conf.task_track_started else None
+    db.scan_runs.insert_many([
+        {"_id": "stuck", "team_id": "t1", "status": "RUNNING", "started_at": now() - 5 * HOUR},
+        {"_id": "fresh", "team_id": "t1", "status": "RUNNING", "started_at": now() - 3 * HOUR},
+        {"_id": "ended", "team_id": "t1", "status": "COMPLETED", "started_at": now() - 9 * HOUR}])
+    db.native_scans.insert_one({"_id": "n", "team_id": "t1", "status": "RUNNING",
+                                "target": "x.example", "task_id": str(uuid.uuid4()),
+                                "started_at": now() - 5 * HOUR})
+    db.scan_jobs.insert_many([
+        {"scan_run_id": "stuck", "kind": "prowler", "key": "a", "status": "RUNNING",
+         "task_id": busy.id},
+        {"scan_run_id": "stuck", "kind": "prowler", "key": "b", "status": "COMPLETED",
+         "task_id": "b"}])
+    assert run(app, "run_data_sync_watchdog") == {"failed": 2, "revoked": 2, "sent": 0}
+    assert wait_state(busy, "REVOKED")
+    states = {row["_id"]: row["status"] for row in db.scan_runs.find()}
+    assert states == {"stuck": "FAILED", "fresh": "RUNNING", "ended": "COMPLETED"}
+    assert "4 hours" in db.scan_runs.find_one({"_id": "stuck"})["error"]
+    mirrors = {row["scan_id"]: (row["status"], row["scan_type"])
+               for row in db.unified_scan_results.find()}
+    assert mirrors == {"stuck": ("FAILED", "cloud"), "n": ("FAILED", "native")}
+    assert db.scan_jobs.find_one({"key": "a"})["status"] == "FAILED"
+    assert db.scan_jobs.find_one({"key": "b"})["status"] == "COMPLETED"
+    assert run(app, "run_data_sync_watchdog") == {"failed": 0, "revoked": 0, "sent": 0}
+
+
+def test_a_redelivered_watchdog_revokes_again(app: Celery, start: Callable[..., Any],
+                                              db: Database) -> None:
+    """As a kill after the compare-and-set leaves it: FAILED by this task, nothing revoked yet."""
+    start()
+    task_id = str(uuid.uuid4())
+    db.scan_runs.insert_one({"_id": "stuck", "team_id": "t1", "status": "FAILED",
+                             "failed_by": task_id, "task_id": "its-task"})
+    assert run(app, "run_data_sync_watchdog", task_id=task_id)["revoked"] == 1
+    assert db.unified_scan_results.find_one({"scan_id": "stuck"})["status"] == "FAILED"
+
+
+def test_lagging_stores_are_made_to_agree_once(app: Celery, start: Callable[..., Any],
+                                               db: Database, keys: Any) -> None:
+    start()
+    seen = now() - HOUR
+    db.cspm_findings.insert_one({"team_id": "t1", "uid": "1", "check_id": "c", "status": "FAIL",
+                                 "resource_id": "r", "severity": "HIGH", "last_seen": seen})
+    assert run(app, "run_data_sync_watchdog")["sent"] == 2
+    wait_until(lambda: keys.llen("sync") == 1 and keys.llen("compliance") == 1)
+    assert run(app, "run_data_sync_watchdog")["sent"] == 0
+    start("sync,compliance", name="other@test")
+    wait_until(lambda: db.vulnerability_occurrences.count_documents({}) == 1)
+    wait_until(lambda: db.sync_watermarks.count_documents({}) == 3)
+    assert run(app, "run_data_sync_watchdog")["sent"] == 0
+    # The times agree, and still the occurrences are gone: a full pass is sent.
+    db.vulnerability_occurrences.delete_many({})
+    assert run(app, "run_data_sync_watchdog")["sent"] == 1
+    wait_until(lambda: db.vulnerability_occurrences.count_documents({}) == 1)
+
+
+def test_bad_setting(app: Celery, start: Callable[..., Any]) -> None:
+    start(env={"CWORKER_STUCK_SCAN_HOURS": "soon"})
+    with pytest.raises(ValueError, match="STUCK_SCAN_HOURS"):
+        run(app, "run_data_sync_watchdog")
