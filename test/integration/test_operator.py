@@ -36,6 +36,7 @@ def theirs(redis: Any) -> Any:
 def blocks(text: str) -> list[str]:
     """The replies in a printed answer, in the order of their nodes. Sets have no order."""
     text = re.sub(r"\{('[^{}]*')\}", lambda m: "".join(sorted(m[1].split(", "))), text)
+    text = re.sub(r"^(\d+ nodes? online)", r"-> \1", text, flags=re.M)
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return sorted(block.strip() for block in "\n".join(lines).split("->"))
 
@@ -120,7 +121,7 @@ def test_queues(app: Celery, cworker, python_worker, ours, keys):
     wait_until(lambda: app.send_task("demo.add", (1, 2), queue="theirs").get(timeout=TIMEOUT) == 3)
     for priority in (0, 0, 5):
         app.send_task("demo.add", (1, 2), queue="mine", priority=priority)
-    app.send_task("demo.sleep", (60,), queue="theirs")
+    held = app.send_task("demo.sleep", (60,), queue="theirs")
 
     def look() -> dict[str, Any]:
         return json.loads(ours("queues", "--json").stdout)
@@ -138,6 +139,6 @@ def test_queues(app: Celery, cworker, python_worker, ours, keys):
     assert table[0].split()[:2] == ["QUEUE", "WAITING"]
     row = next(line for line in table if line.startswith("mine"))
     assert row.split() == ["mine", "3", "-", "1", "0", "1", "1", NODE]
-    app.control.revoke(running.id, terminate=True, signal="SIGKILL")
+    app.control.revoke([running.id, held.id], terminate=True, signal="SIGKILL")
     wait_state(running, "REVOKED")
     keys.delete("{mine}.cworker.delayed", "{mine}.cworker.dead")
