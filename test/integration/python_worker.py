@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Celery worker for mixed fleets: the same task names as the demo plugin, the same ledger format.
-    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE)
+"""A Celery worker for mixed fleets and comparisons: tasks of the demo plugin, the same ledger format.
+    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE, EXTENDED)
 """
 import os
 import struct
@@ -11,7 +11,8 @@ from celery.exceptions import Ignore, Reject
 
 app = Celery("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1,
-                broker_connection_retry_on_startup=True)
+                broker_connection_retry_on_startup=True,
+                result_extended=bool(os.environ.get("EXTENDED")))
 
 
 @app.task(name="bench.noop")
@@ -55,11 +56,21 @@ def ignore():
     raise Ignore()
 
 
+@app.task(name="demo.identity")
+def identity(x):
+    return x
+
+
+@app.task(name="demo.noop")
+def nothing():
+    return None
+
+
 @app.task(name="demo.xsum")
 def xsum(numbers):
     return sum(numbers)
 
 
-@app.task(name="demo.identity")
-def identity(x):
-    return x
+@app.task(name="demo.echo")
+def echo(*args, **kwargs):
+    return {"args": args, "kwargs": kwargs}

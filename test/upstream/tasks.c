@@ -349,7 +349,10 @@ static cw_outcome store_success_then_reject(cw_task *t)
 {
     if (cw_info(t)->redelivered)
         return cw_return_str(t, "dedup-pass");
-    cw_state(t, "SUCCESS", cJSON_CreateString("first-pass"));
+    char *key = cw_printf(t, "celery-task-meta-%s", cw_info(t)->id);
+    redis_tell("SET", key, cw_printf(t, "{\"status\": \"SUCCESS\", \"result\": \"first-pass\", "
+                                        "\"traceback\": null, \"children\": [], \"task_id\": \"%s\"}",
+                                     cw_info(t)->id));
     return cw_reject(t, true);
 }
 
@@ -436,14 +439,14 @@ static cw_outcome add_to_all_to_chord(cw_task *t)
 {
     cJSON *parts = additions(t);
     while (parts->child)
-        cw_add_to_chord(t, cJSON_DetachItemFromArray(parts, 0));
+        cw_apply(t, cJSON_DetachItemFromArray(parts, 0), NULL);
     cJSON_Delete(parts);
     return cw_return_int(t, 0);
 }
 
 static cw_outcome add_chord_to_chord(cw_task *t)
 {
-    cw_add_to_chord(t, cw_chord(additions(t), call("tsum", NULL)));
+    cw_apply(t, cw_chord(additions(t), call("tsum", NULL)), NULL);
     return cw_return_int(t, 0);
 }
 
@@ -475,7 +478,9 @@ static cw_outcome replace_with_stamped_task(cw_task *t)
 {
     const cJSON *given = cw_json(t, "replace_with");
     cJSON *sig = cJSON_IsObject(given) ? copy(given) : call("replaced_with_me", NULL);
-    cw_stamp(sig, "StampOnReplace", cJSON_CreateString("This is the replaced task"));
+    cJSON *options = cJSON_GetObjectItemCaseSensitive(sig, "options");
+    cJSON_AddItemToObject(options, "stamped_headers", LIST(text("StampOnReplace")));
+    cJSON_AddStringToObject(options, "StampOnReplace", "This is the replaced task");
     return cw_replace(t, sig);
 }
 
