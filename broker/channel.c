@@ -255,6 +255,15 @@ void channel_hold(struct channel *c, struct delivery *d, struct slice text, cons
     lane->n_held++;
 }
 
+void channel_each_held(struct channel *c, void (*fn)(struct delivery *d, void *arg), void *arg)
+{
+    for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane))
+        for (struct delivery *d = lane->held, *next; d; d = next) {
+            next = d->next;
+            fn(d, arg);
+        }
+}
+
 void delivery_unlink(struct channel *c, struct delivery *d)
 {
     struct lane *lane = d->held ? lane_find(c, d->queue, d->step) : NULL;

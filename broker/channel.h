@@ -70,6 +70,8 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
                              const struct channel_handlers *handlers, struct error *err);
 void channel_close(struct channel *c); /* after everything is settled: removes lease and registration */
 
+/* All that is held, of each list the newest first; `fn` may settle it. */
+void channel_each_held(struct channel *c, void (*fn)(struct delivery *d, void *arg), void *arg);
 void channel_hold(struct channel *c, struct delivery *d, struct slice text, const char *queue, int step);
 
 /* How many more messages may come now. The channel never has more LMOVEs under way than this. */

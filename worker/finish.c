@@ -98,6 +98,7 @@ static void put_result(struct request *r)
         fail_chain(r, record);
     if (r->worker->options->settings.result_extended && r->message.task)
         extend(r, &record, &args, &kwargs);
+    r->putting = true;
     store_put(r->worker->store, &record, on_stored, r);
     if (store_is_spooling(r->worker->store) && continuation_is_empty(&r->message)) {
         free(r->result); /* it waits in a file: memory is what there is too little of */
@@ -162,6 +163,9 @@ void flow_recorded(struct request *r, bool ours)
 static void on_stored(int code, const char *why, void *arg)
 {
     struct request *r = arg;
+    if (r->given_up)
+        return;
+    r->putting = false;
     if (code != 0) {
         log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
                   why);
@@ -293,3 +297,40 @@ static void settle(struct request *r)
     free(effects);
 }
 
+
+/* --- no store, no time ------------------------------------------------------------------------------ */
+
+/* The store may still call back, so the request stays. Should the result be stored after all, the message
+ * that went back is found to be a success. */
+static void give_up(struct delivery *d, void *worker)
+{
+    struct worker *w = worker;
+    struct request *r =
+        (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
+    if (!r->putting)
+        return;
+    char *text = request_redelivery(r, false);
+    struct effect back = {.kind = EFFECT_RETURN, .queue = d->queue, .priority = r->message.priority,
+                          .text = slice_of(text)};
+    channel_settle(w->channel, d, &back, 1, NULL, NULL);
+    free(text);
+    r->given_up = true;
+    r->next = w->unstored;
+    w->unstored = r;
+    w->n_requests--;
+}
+
+void flow_give_back_unstored(struct worker *w)
+{
+    channel_each_held(w->channel, give_up, w);
+    if (w->unstored)
+        log_error("The result store does not answer: tasks without a stored result go back");
+}
+
+void flow_forget_unstored(struct worker *w)
+{
+    for (struct request *r; (r = w->unstored);) {
+        w->unstored = r->next;
+        request_free(r);
+    }
+}

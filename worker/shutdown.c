@@ -6,6 +6,9 @@
  *                                 longer than that; then cold: what runs is ended and goes back too
  *   TERM with REMAP_SIGTERM=SIGQUIT   as QUIT
  *
+ * A cold shutdown ends, whatever is away: after 5 s results that no store takes are given up and their
+ * messages go back, after 5 more what Redis does not take is left to the lease.
+ *
  * In every phase what only waits goes back at once, marked as redelivered, so a kill -9 in the midst of it
  * leaves no more than what runs to be rescued. */
 
@@ -15,6 +18,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Seconds that a cold shutdown gives the result store, and then Redis. */
+enum { PATIENCE = 5 };
 
 static void enter(struct worker *w, enum worker_phase phase)
 {
@@ -31,12 +37,29 @@ void worker_stop(struct worker *w)
     enter(w, WORKER_WARM);
 }
 
+static void out_of_patience(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    log_error("Redis does not answer: what is held comes back when the lease has lapsed");
+    event_base_loopbreak(((struct worker *)arg)->base);
+}
+
+static void store_is_late(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct worker *w = arg;
+    flow_give_back_unstored(w);
+    event_base_once(w->base, -1, EV_TIMEOUT, out_of_patience, w, &(struct timeval){PATIENCE, 0});
+    worker_pump(w);
+}
+
 void worker_stop_cold(struct worker *w)
 {
     if (w->phase == WORKER_COLD)
         return;
     log_warning("worker: Cold shutdown (MainProcess)");
     enter(w, WORKER_COLD);
+    event_base_once(w->base, -1, EV_TIMEOUT, store_is_late, w, &(struct timeval){PATIENCE, 0});
 }
 
 static void soft_is_over(evutil_socket_t fd, short what, void *arg)

@@ -70,8 +70,8 @@ static size_t window(const struct worker *w)
 
 static void stop_when_done(struct worker *w)
 {
-    if (w->n_requests == 0 && channel_is_quiet(w->channel) && store_pending(w->store) == 0 &&
-        worker_may_end(w))
+    if (w->n_requests == 0 && channel_is_quiet(w->channel) && worker_may_end(w) &&
+        (store_pending(w->store) == 0 || w->unstored))
         event_base_loopbreak(w->base);
 }
 
@@ -318,6 +318,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
         channel_close(w->channel);
     if (w->store)
         store_close(w->store);
+    flow_forget_unstored(w);
     autoscale_close(w);
     rate_close(w);
     pool_shut(w->pool, false);

@@ -47,6 +47,7 @@ struct worker {
     struct autoscale *autoscale; /* NULL: off */
     struct request *jobs[WORKER_JOB_BUCKETS];
     uint64_t last_job;
+    struct request *unstored;   /* gave up their results; freed when no store can call back any more */
     size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
     size_t n_requests;          /* all that are alive */
     size_t n_bytes;             /* of their messages */
@@ -112,6 +113,8 @@ void redelivery_record(struct request *r);                       /* goes on with
 /* --- finish.c --- */
 void flow_publish(struct worker *w, const cJSON *sends); /* rows of struct continuation, at once */
 void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
+void flow_give_back_unstored(struct worker *w);            /* cold: what waits for the store */
+void flow_forget_unstored(struct worker *w);               /* after the store is closed */
 void flow_recorded(struct request *r, bool ours);
 void flow_done(struct request *r);                         /* the request's end, without either */
 

@@ -112,6 +112,7 @@ def test_order_of_states_is_kept(make_app, cworker, keys, private_mongo):
     private_mongo.start()
     assert [get(result, timeout=30) for result in results] == [3] * 4 + [2] * 4
     assert {result.state for result in results} == {"SUCCESS"}
+    wait_until(lambda: not inflight(keys), what="all acks")
 
 
 def test_redis_is_gone_for_seconds(make_app, cworker, tmp_path):
@@ -151,3 +152,4 @@ def test_cold_shutdown_during_an_outage(make_app, cworker, keys, private_mongo):
     private_mongo.start()
     cworker(backend=private_mongo.url())
     wait_until(lambda: stored(private_mongo) == 20, 30, "all results")
+    wait_until(lambda: not inflight(keys), what="all acks")

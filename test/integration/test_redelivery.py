@@ -100,7 +100,8 @@ def test_chain_goes_on_with_the_stored_result(app, crash):
 def test_callbacks_are_sent_once_under_the_ids_that_are_stored(app, crash, ledger):
     links = [signature("bench.noop", (n,), app=app, immutable=True) for n in (2, 3)]
     result = crash.at(ACK_WITH_EFFECTS, lambda: app.send_task("bench.noop", (1,), link=links))
-    children = {child.id for child in result.children}
+    (group,) = result.children
+    children = {child.id for child in group}
     crash.recover()
     wait_until(lambda: len(read_ledger(ledger)) >= 3, what="the callbacks")
     assert runs(ledger) == {1: 1, 2: 1, 3: 1}
