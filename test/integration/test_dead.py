@@ -104,7 +104,7 @@ def test_purge(dead, letters, keys):
     assert done == "" and len(dead_letters(keys)) == 1
     assert dead("purge", "--all", "-f", "-Q", "scans") == "Purged 1 message.\n"
     assert dead("purge", "--all", "-f", "--json") == '{"purged": 1}\n'
-    assert not keys.keys("*dead*")
+    assert not keys.keys("*.cworker.dead")
 
 
 def test_prefix(app, dead, keys):
@@ -123,7 +123,7 @@ def test_letters_that_nobody_can_read(dead, keys, letter):
     json.loads(dead("show", 1, "--json"))
     assert "holds no message" in dead("retry", "--all", status=1)
     dead("purge", 1, "-f")
-    assert not keys.keys("*dead*")
+    assert not keys.keys("*.cworker.dead")
 
 
 def test_usage(dead, redis):

@@ -31,7 +31,7 @@ static void an_added_queue_is_consumed(void **state)
     WAIT_FOR(w->n == 1);
     assert_false(is_registered(w, "{late}.cworker.inflight."));
     for (int i = 0; i < 40; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "extra%d", i);
         assert_int_equal(channel_add_queue(w->c, name), 0);
     }

@@ -59,7 +59,7 @@ static void more_than_a_batch(void **state)
     (void)state;
     for (int limited = 0; limited < 2; limited++) {
         for (int i = 0; i < 250; i++) {
-            char tag[16];
+            char tag[24];
             snprintf(tag, sizeof tag, "tag%d", i);
             leave(tag, "", "elsewhere", 0, 1000 + i);
         }
