@@ -284,8 +284,10 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
 
 /* --- what fails, or is counted, with a task ------------------------------------------------------- */
 
-static void add_end(const cJSON *options, cJSON *ends)
+static void add_end(const cJSON *signature, cJSON *ends)
 {
+    const cJSON *options = json_get(signature, "options");
+    static const char *const own[] = {"task", "args", "kwargs"};
     static const char *const names[][2] = {
         {"task_id", "id"}, {"group_id", "group"}, {"group_index", "index"}, {"chord", "chord"}};
     if (!json_get_string(options, "task_id"))
@@ -296,6 +298,9 @@ static void add_end(const cJSON *options, cJSON *ends)
         if (value && !cJSON_IsNull(value))
             json_set(end, names[i][1], cJSON_Duplicate(value, true));
     }
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (json_get(signature, own[i]))
+            json_set(end, own[i], cJSON_Duplicate(json_get(signature, own[i]), true));
     cJSON_AddItemToArray(ends, end);
 }
 
@@ -309,7 +314,7 @@ void continuation_ends(const cJSON *signature, cJSON *ends)
         for (const cJSON *task = tasks ? tasks->child : NULL; task; task = task->next)
             continuation_ends(task, ends);
     else
-        add_end(json_get(signature, "options"), ends);
+        add_end(signature, ends);
 }
 
 cJSON *continuation_abandoned(const struct message *m)

@@ -47,21 +47,51 @@ static bool must_store(const struct request *r)
 
 static void on_stored(int code, const char *why, void *arg);
 
+/* Texts that a record refers to until it is put. */
+struct record_texts {
+    char *args, *kwargs, *stamps, *stamped;
+};
+
+static void record_texts_free(struct record_texts *texts)
+{
+    free(texts->args);
+    free(texts->kwargs);
+    free(texts->stamps);
+    free(texts->stamped);
+}
+
 /* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only use
  * of it. */
-static void extend(const struct request *r, struct store_record *record, char **args, char **kwargs)
+static void extend(const struct request *r, struct store_record *record, struct record_texts *texts)
 {
+    const struct message *m = &r->message;
     record->extended = true;
-    record->name = r->message.task;
+    record->name = m->task;
     record->worker = r->worker->options->hostname;
-    record->queue = r->message.routing_key ? r->message.routing_key : r->delivery.queue;
-    record->retries = r->message.retries;
-    cJSON *body = json_parse(r->message.body.at, r->message.body.size, NULL);
+    record->queue = m->routing_key ? m->routing_key : r->delivery.queue;
+    record->retries = m->retries;
+    if (m->stamped_headers.at && m->stamps.at) {
+        record->stamps = texts->stamps = mem_ndup(m->stamps.at, m->stamps.size);
+        record->stamped_headers = texts->stamped =
+            mem_ndup(m->stamped_headers.at, m->stamped_headers.size);
+    }
+    cJSON *body = json_parse(m->body.at, m->body.size, NULL);
     if (cJSON_IsArray(body) && body->child && body->child->next) {
-        record->args = *args = json_text(body->child);
-        record->kwargs = *kwargs = json_text(body->child->next);
+        record->args = texts->args = json_text(body->child);
+        record->kwargs = texts->kwargs = json_text(body->child->next);
     }
     cJSON_Delete(body);
+}
+
+/* A step that never ran is described by its signature. */
+static void extend_abandoned(const cJSON *end, struct store_record *record,
+                             struct record_texts *texts)
+{
+    const cJSON *args = json_get(end, "args"), *kwargs = json_get(end, "kwargs");
+    record->extended = true;
+    record->name = json_get_string(end, "task");
+    record->args = texts->args = args ? json_text(args) : NULL;
+    record->kwargs = texts->kwargs = kwargs ? json_text(kwargs) : NULL;
 }
 
 /* The later steps of a chain fail with it, under their own ids, before the task's own record is written:
@@ -71,9 +101,13 @@ static void fail_chain(const struct request *r, struct store_record record)
     cJSON *ends = continuation_abandoned(&r->message);
     record.parent_id = record.children = NULL;
     for (const cJSON *end = ends ? ends->child : NULL; end; end = end->next) {
+        struct record_texts texts = {0};
         record.id = json_get_string(end, "id");
         record.group_id = json_get_string(end, "group");
+        if (r->worker->options->settings.result_extended)
+            extend_abandoned(end, &record, &texts);
         store_put(r->worker->store, &record, NULL, NULL);
+        record_texts_free(&texts);
     }
     cJSON_Delete(ends);
 }
@@ -82,7 +116,7 @@ static void put_result(struct request *r)
 {
     const char *state = outcome_rows[r->outcome].state;
     bool final = strcmp(state, "RETRY") != 0;
-    char *args = NULL, *kwargs = NULL;
+    struct record_texts texts = {0};
     char *children = r->children && r->children->child ? json_text(r->children) : NULL;
     struct store_record record = {
         .id = r->message.id,
@@ -97,15 +131,14 @@ static void put_result(struct request *r)
     if (strcmp(state, "FAILURE") == 0 && !continuation_is_empty(&r->message))
         fail_chain(r, record);
     if (r->worker->options->settings.result_extended && r->message.task)
-        extend(r, &record, &args, &kwargs);
+        extend(r, &record, &texts);
     r->putting = true;
     store_put(r->worker->store, &record, on_stored, r);
     if (store_is_spooling(r->worker->store) && continuation_is_empty(&r->message)) {
         free(r->result); /* it waits in a file: memory is what there is too little of */
         r->result = NULL;
     }
-    free(args);
-    free(kwargs);
+    record_texts_free(&texts);
     free(children);
 }
 

@@ -17,7 +17,7 @@ from celery.canvas import Signature, chunks, xmap, xstarmap
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
 
-from harness import Worker, get, wait_state
+from harness import Worker, get, inflight, wait_state
 from services.process import wait_until
 
 
@@ -174,6 +174,20 @@ def test_a_chord_sent_by_a_c_task(current: Celery, backend: str,
     assert get(AsyncResult(body, app=current)) == 190
 
 
+def test_extended_results_of_stamped_steps(current: Celery, backend: str,
+                                           cworker: Callable[..., Worker]) -> None:
+    start(cworker, backend, "--set", "result_extended=true")
+    current.conf.result_extended = True
+    canvas = chain(add(1, 1), add(2).set(headers={"tenant": "blue"}))
+    canvas.stamp(run="r1")
+    result = apply(current, canvas)
+    assert get(result) == 4
+    meta = current.backend.get_task_meta(result.id)
+    assert (meta["name"], meta["args"]) == ("demo.add", [2, 2])
+    if backend.startswith("redis"):  # Celery's MongoDB backend does not read stamps back
+        assert (meta["run"], meta["stamped_headers"]) == ("r1", ["run"])
+
+
 REPLACEMENTS: dict[str, tuple[Callable[[], Signature], Any]] = {
     "task": (lambda: add(1, 1), 2),
     "chain": (lambda: chain(add(1, 1), add(2)), 4),
@@ -241,6 +255,21 @@ def test_parts_shared_with_python_workers(current: Celery, redis: Any, backend: 
     finally:
         python.kill()
         python.wait()
+
+
+def test_kills_lose_no_body(current: Celery, backend: str, cworker: Callable[..., Worker],
+                            keys: Any) -> None:
+    """Worker after worker dies while parts end, are counted, and bodies leave."""
+    sent = [apply(current, chain(add(0, n), group(add(i) for i in range(10)), xsum(), add(1)))
+            for n in range(20)]
+    for _ in range(5):
+        before = keys.info("commandstats").get("cmdstat_lrem", {}).get("calls", 0)
+        worker = start(cworker, backend, "-n", "mortal@test")
+        wait_until(lambda before=before: keys.info("commandstats").get("cmdstat_lrem", {})
+                   .get("calls", 0) > before + 25 or not inflight(keys), 15, "some acks")
+        worker.kill()
+    start(cworker, backend, "-n", "mortal@test")
+    assert [get(result, timeout=60) for result in sent] == [46 + 10 * n for n in range(20)]
 
 
 def test_ten_thousand_parts(redis_app: Celery, cworker: Callable[..., Worker]) -> None:
