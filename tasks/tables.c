@@ -6,6 +6,7 @@
 const struct cw_table *const builtin_tables[] = {
     &scans_table,
     &compliance_table,
+    &discovery_table,
     &threat_feeds_table,
     &sync_table,
     &maintenance_table,

@@ -11,5 +11,6 @@ extern const struct cw_table threat_feeds_table;
 extern const struct cw_table sync_table;
 extern const struct cw_table maintenance_table;
 extern const struct cw_table compliance_table;
+extern const struct cw_table discovery_table;
 
 #endif

@@ -77,28 +77,29 @@ static cJSON *texts(const char *const *list, int n)
     return array;
 }
 
-static int send_job(struct cloud_plan *p, const char *kind, const char *key, const char *task,
-                    cJSON *args, double countdown)
+static int add_job(struct cloud_plan *p, const char *kind, const char *key, const char *task,
+                   cJSON *args, double countdown)
 {
     const char *id = job_claim(p, kind, key);
     if (!id) {
         cJSON_Delete(args);
         return -1;
     }
+    struct cw_send call = {.task = task, .args = args, .id = id, .countdown = countdown};
+    cJSON_AddItemToArray(p->parts, cw_sig(call));
     p->jobs++;
-    return cw_send(
-        p->t, (struct cw_send){.task = task, .args = args, .id = id, .countdown = countdown}, NULL);
+    return 0;
 }
 
-static int send_discovery(struct cloud_plan *p, const char *region)
+static int add_discovery(struct cloud_plan *p, const char *region)
 {
     cJSON *args = cJSON_CreateArray();
     cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
     cJSON_AddItemToArray(args, cJSON_CreateString(region));
-    return send_job(p, "discovery", region, "discovery.execute_steampipe_discovery", args, 0);
+    return add_job(p, "discovery", region, "discovery.execute_steampipe_discovery", args, 0);
 }
 
-static int send_batch(struct cloud_plan *p, int first)
+static int add_batch(struct cloud_plan *p, int first)
 {
     int n = p->n_regions - first < p->batch_size ? p->n_regions - first : p->batch_size;
     const char *key = "";
@@ -108,25 +109,36 @@ static int send_batch(struct cloud_plan *p, int first)
     cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
     cJSON_AddItemToArray(args, texts(p->regions + first, n));
     cJSON_AddItemToArray(args, texts(p->frameworks, p->n_frameworks));
-    return send_job(p, "prowler", key, "compliance.execute_prowler_scan", args,
-                    p->batch_delay * (first / p->batch_size));
+    return add_job(p, "prowler", key, "compliance.execute_prowler_scan", args,
+                   p->batch_delay * (first / p->batch_size));
 }
 
-int cloud_plan_send(struct cloud_plan *p)
+static cJSON *finalize(const struct cloud_plan *p)
 {
-    for (int i = 0; i < p->n_regions; i++)
-        if (send_discovery(p, p->regions[i]) < 0)
-            return -1;
-    for (int i = 0; i < p->n_regions; i += p->batch_size)
-        if (send_batch(p, i) < 0)
-            return -1;
     cJSON *args = cJSON_CreateArray();
     cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
-    return cw_send(p->t,
-                   (struct cw_send){
-                       .task = "scans.finalize_cloud_scan",
-                       .args = args,
-                       .countdown = 1,
-                   },
-                   NULL);
+    return cw_sig((struct cw_send){
+        .task = "scans.finalize_cloud_scan",
+        .args = args,
+        .immutable = true,
+    });
+}
+
+/* A chord whose part fails does not run its body but its errback: that is finalize_cloud_scan too,
+ * which then waits for the other jobs by their documents. */
+int cloud_plan_send(struct cloud_plan *p)
+{
+    int code = 0;
+    p->parts = cJSON_CreateArray();
+    for (int i = 0; code == 0 && i < p->n_regions; i++)
+        code = add_discovery(p, p->regions[i]);
+    for (int i = 0; code == 0 && i < p->n_regions; i += p->batch_size)
+        code = add_batch(p, i);
+    if (code < 0) {
+        cJSON_Delete(p->parts);
+        return -1;
+    }
+    cJSON *body = finalize(p);
+    cw_link_error(body, finalize(p));
+    return cw_apply(p->t, cw_chord(p->parts, body), NULL);
 }

@@ -13,11 +13,12 @@ struct cloud_plan {
     int batch_size;
     double batch_delay;
     int jobs;
+    cJSON *parts; /* signatures so far */
 };
 
 /* Reads regions and frameworks of the run; ValueError says what is wrong with them. */
 int cloud_plan_read(cw_task *t, const bson_t *run, const char *run_id, struct cloud_plan *ret);
-/* Writes the jobs' documents and sends their tasks with finalize_cloud_scan behind them. */
+/* Writes the jobs' documents and sends their tasks as a chord that ends in finalize_cloud_scan. */
 int cloud_plan_send(struct cloud_plan *plan);
 
 #endif

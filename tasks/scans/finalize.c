@@ -32,18 +32,31 @@ static void add_errors(struct final *f, const bson_t *job)
             f->errors, cJSON_CreateString(cw_printf(f->t, "%s %.1000s", kind ? kind : "", text)));
 }
 
+/* Its task failed before it could say so (revoked, killed by the time limit), or has been silent
+ * for longer than an attempt can last. */
+static const char *why_lost(struct final *f, const bson_t *job)
+{
+    const char *id = doc_text(job, "task_id");
+    const cJSON *result = id ? cw_result(f->t, id, NULL) : NULL;
+    const char *state = tree_text(result, "status");
+    if (state && (strcmp(state, "FAILURE") == 0 || strcmp(state, "REVOKED") == 0)) {
+        const char *message = tree_text(result, "result.exc_message.0");
+        return cw_printf(f->t, "its task ended as %s: %.300s", state, message ? message : "");
+    }
+    return doc_now() < doc_date(job, "deadline_at", INT64_MAX) ? NULL
+                                                               : "its task ended without a word";
+}
+
 static void count_open(struct final *f, const bson_t *job)
 {
-    int64_t deadline = doc_date(job, "deadline_at", INT64_MAX);
-    const char *kind = doc_text(job, "kind"), *key = doc_text(job, "key");
-    if (doc_now() < deadline) {
+    const char *why = why_lost(f, job), *kind = doc_text(job, "kind"), *key = doc_text(job, "key");
+    if (!why) {
         f->open++;
         return;
     }
     f->failed++;
-    cJSON_AddItemToArray(f->errors,
-                         cJSON_CreateString(cw_printf(f->t, "%s %s: its task ended without a word",
-                                                      kind ? kind : "", key ? key : "")));
+    cJSON_AddItemToArray(f->errors, cJSON_CreateString(cw_printf(
+                                        f->t, "%s %s: %s", kind ? kind : "", key ? key : "", why)));
 }
 
 static int on_job(cw_task *t, const bson_t *job, void *arg)

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/discovery/discovery.h"
+
+#include "tasks/lib/policy.h"
+#include "tasks/tables.h"
+
+/* The queue `discovery`: what there is. */
+
+static const struct cw_arg steampipe_args[] = {
+    {"scan_run_id", CW_STR, .help = "_id of the document in scan_runs"},
+    {"region", CW_STR, .help = "AWS region, as in eu-west-1"},
+    {0},
+};
+
+static const struct cw_def defs[] = {
+    {
+        .name = "discovery.execute_steampipe_discovery",
+        .run = execute_steampipe_discovery,
+        .args = steampipe_args,
+        BUILTIN_POLICY,
+        .help = "Steampipe's tables of one region into assets",
+    },
+    {0},
+};
+
+static const struct cw_index indexes[] = {
+    {"assets", "team_id, provider, resource_id", .unique = true},
+    {"assets", "team_id, cloud_account_id, region, gone"},
+    {0},
+};
+
+const struct cw_table discovery_table = {
+    .api = CW_API,
+    .queue = "discovery",
+    .defs = defs,
+    .prefetch_multiplier = 1,
+    .indexes = indexes,
+};
