@@ -19,6 +19,7 @@
     X(purge, "empty queues")                                                                       \
     X(dead, "look at messages that were set aside; put them back, or throw them away")             \
     X(recover, "give everything back to Kombu's own keys, for a fleet without cworkers")           \
+    X(tasks, "tasks this worker can run, and the indexes they need")                               \
     X(report, "versions, settings and tasks, for a bug report")
 
 /* Each returns the exit status. */

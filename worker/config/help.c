@@ -97,6 +97,12 @@ static const struct text {
          "Gives every message that cworkers hold or delay back to its queue, as Celery's own workers "
          "would, for a fleet that goes on without cworker. Dead letters stay: see `cworker dead`.",
          "Exit status: 0; 1 when workers still live; 69 when Redis does not answer.\n"},
+    [COMMAND_tasks] = {"cworker [OPTIONS] tasks [list | show NAME | init]",
+                       "Lists the tasks that are built in, loaded by -A or configured; shows the "
+                       "arguments and policy of one; makes the MongoDB indexes they count on (those "
+                       "that are there stay).",
+                       "Exit status: 0; 1 no such task, or an index that cannot be made; 69 MongoDB "
+                       "does not answer.\n"},
     [COMMAND_report] = {"cworker [OPTIONS] report",
                         "Prints versions, settings (passwords masked) and tasks.", ""},
 };
