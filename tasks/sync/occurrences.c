@@ -5,19 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Findings become vulnerability_occurrences, 500 at a time. One look-up tells which of a batch are
- * known and how; then what is new is made, what had been resolved is opened again, what changed is
- * updated, and all that stayed as it was costs one statement together.
+/* Findings become vulnerability_occurrences, 500 at a time, by statements that name one dedup_key each:
+ * what is open is upserted, what had been resolved is opened again, what is not open is resolved.
  *
  * Each write holds the state it starts from (or is an upsert under the unique dedup_key), so a second
  * pass over the same findings, at the same time or after a kill -9, changes nothing that the first
- * one did. Times of opening and resolving are set by the write that moves the state, once. */
+ * one did. Times of opening and resolving are set by the write that moves the state, once. The
+ * statements of one batch may run in any order and end in the same documents. */
 
 enum { BATCH = 500 };
 
 struct row {
-    char key[DIGEST_SIZE], print[DIGEST_SIZE];
-    bool open, known, known_open, same, twin;
+    char key[DIGEST_SIZE];
+    bool open, twin;
     bson_t *fields; /* NULL when it is not open */
     int64_t first_seen;
 };
@@ -26,12 +26,12 @@ struct occurrences {
     cw_task *t;
     const char *team, *source;
     int64_t now;
+    bool any_resolved; /* else nothing can be opened again */
     struct row rows[BATCH];
     int n;
     struct row *slots[4 * BATCH]; /* rows by key */
-    struct mongo_bulk *bulk;
-    struct occurrence_counts counts;
-    int64_t reported;
+    struct mongo_bulk *open, *reopen, *resolve;
+    int64_t seen, unseen, reported;
 };
 
 static void close_occurrences(void *occurrences)
@@ -43,21 +43,41 @@ static void close_occurrences(void *occurrences)
     o->n = 0;
 }
 
+static int find_resolved(struct occurrences *o)
+{
+    const bson_t *found;
+    bson_t filter = BSON_INITIALIZER;
+    doc_match_id(&filter, "team_id", o->team);
+    BCON_APPEND(&filter, "source", BCON_UTF8(o->source), "status", "RESOLVED");
+    int code = mongo_find(o->t, "vulnerability_occurrences", &filter, NULL, &found);
+    bson_destroy(&filter);
+    o->any_resolved = code == 1;
+    return code < 0 ? -1 : 0;
+}
+
 struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source)
 {
+    static const char name[] = "vulnerability_occurrences";
     struct occurrences *o = cw_alloc(t, sizeof *o);
     o->t = t;
     o->team = team;
     o->source = source;
     o->now = doc_now();
-    o->bulk = mongo_bulk_open(t, "vulnerability_occurrences");
+    o->open = mongo_bulk_open(t, name);
+    o->reopen = mongo_bulk_open(t, name);
+    o->resolve = mongo_bulk_open(t, name);
     cw_defer(t, close_occurrences, o);
-    return o->bulk ? o : NULL;
+    return o->open && o->reopen && o->resolve && find_resolved(o) == 0 ? o : NULL;
 }
 
 struct occurrence_counts occurrences_counts(const struct occurrences *o)
 {
-    return o->counts;
+    return (struct occurrence_counts){
+        .seen = o->seen,
+        .made = mongo_bulk_counts(o->open).inserted,
+        .reopened = mongo_bulk_counts(o->reopen).modified,
+        .resolved = mongo_bulk_counts(o->resolve).modified + o->unseen,
+    };
 }
 
 /* --- rows of the batch by key --- */
@@ -73,54 +93,6 @@ static struct row **slot_of(struct occurrences *o, const char *key)
     }
 }
 
-/* --- reading what is known --- */
-
-static int on_known(cw_task *t, const bson_t *document, void *arg)
-{
-    struct occurrences *o = arg;
-    const char *key = doc_text(document, "dedup_key");
-    const char *status = doc_text(document, "status"), *print = doc_text(document, "fingerprint");
-    struct row **slot = key && strlen(key) == 64 ? slot_of(o, key) : NULL;
-    (void)t;
-    if (slot && *slot) {
-        (*slot)->known = true;
-        (*slot)->known_open = status && strcmp(status, "OPEN") == 0;
-        (*slot)->same = print && strcmp(print, (*slot)->print) == 0;
-    }
-    return 0;
-}
-
-static void put_keys(const struct occurrences *o, bson_t *filter, bool (*wanted)(const struct row *))
-{
-    bson_t in, list;
-    char room[16];
-    const char *name;
-    uint32_t n = 0;
-    BSON_APPEND_DOCUMENT_BEGIN(filter, "dedup_key", &in);
-    BSON_APPEND_ARRAY_BEGIN(&in, "$in", &list);
-    for (int i = 0; i < o->n; i++) {
-        if (wanted && !wanted(&o->rows[i]))
-            continue;
-        bson_uint32_to_string(n++, &name, room, sizeof room);
-        BSON_APPEND_UTF8(&list, name, o->rows[i].key);
-    }
-    bson_append_array_end(&in, &list);
-    bson_append_document_end(filter, &in);
-}
-
-static int look_up(struct occurrences *o)
-{
-    bson_t filter = BSON_INITIALIZER;
-    bson_t *opts = BCON_NEW("projection", "{", "dedup_key", BCON_INT32(1), "status", BCON_INT32(1),
-                            "fingerprint", BCON_INT32(1), "_id", BCON_INT32(0), "}", "batchSize",
-                            BCON_INT32(BATCH));
-    put_keys(o, &filter, NULL);
-    int code = mongo_each(o->t, "vulnerability_occurrences", &filter, opts, on_known, o);
-    bson_destroy(&filter);
-    bson_destroy(opts);
-    return code;
-}
-
 /* --- writing --- */
 
 /* Another pass may be at work, or the last statement of a killed one: what it saw later counts. */
@@ -129,133 +101,82 @@ static void put_seen(const struct occurrences *o, bson_t *update)
     BCON_APPEND(update, "$max", "{", "last_seen", BCON_DATE_TIME(o->now), "}");
 }
 
-static int make(struct occurrences *o, const struct row *r)
+static int write_open(struct occurrences *o, const struct row *r)
 {
     bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key));
-    bson_t on_insert = BSON_INITIALIZER, update = BSON_INITIALIZER;
-    bson_concat(&on_insert, r->fields);
-    BSON_APPEND_UTF8(&on_insert, "status", "OPEN");
-    BSON_APPEND_DATE_TIME(&on_insert, "first_seen", r->first_seen ? r->first_seen : o->now);
-    BSON_APPEND_DATE_TIME(&on_insert, "opened_at", o->now);
-    BSON_APPEND_DOCUMENT(&update, "$setOnInsert", &on_insert);
-    put_seen(o, &update);
-    int code = mongo_bulk_update(o->bulk, key, &update, true);
+    bson_t *update = BCON_NEW("$setOnInsert", "{", "status", "OPEN", "first_seen",
+                              BCON_DATE_TIME(r->first_seen ? r->first_seen : o->now), "opened_at",
+                              BCON_DATE_TIME(o->now), "}");
+    BSON_APPEND_DOCUMENT(update, "$set", r->fields);
+    put_seen(o, update);
+    int code = mongo_bulk_update(o->open, key, update, true);
     bson_destroy(key);
-    bson_destroy(&on_insert);
-    bson_destroy(&update);
-    o->counts.made++;
+    bson_destroy(update);
     return code;
 }
 
 /* It is a new breach of its time limit that may come, so what was said of the old one goes. */
-static int reopen(struct occurrences *o, const struct row *r)
+static int write_reopen(struct occurrences *o, const struct row *r)
 {
-    bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key), "status", BCON_UTF8("RESOLVED"));
+    bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key), "status", "RESOLVED");
     bson_t *update = BCON_NEW("$inc", "{", "reopen_count", BCON_INT32(1), "}", "$unset", "{",
                               "resolved_at", BCON_UTF8(""), "sla_breached_at", BCON_UTF8(""),
-                              "sla_warned_at", BCON_UTF8(""), "}");
-    bson_t set;
-    BSON_APPEND_DOCUMENT_BEGIN(update, "$set", &set);
-    bson_concat(&set, r->fields);
-    BSON_APPEND_UTF8(&set, "status", "OPEN");
-    BSON_APPEND_DATE_TIME(&set, "opened_at", o->now);
-    BSON_APPEND_DATE_TIME(&set, "reopened_at", o->now);
-    bson_append_document_end(update, &set);
+                              "sla_warned_at", BCON_UTF8(""), "}", "$set", "{", "status", "OPEN",
+                              "opened_at", BCON_DATE_TIME(o->now), "reopened_at",
+                              BCON_DATE_TIME(o->now), "}");
     put_seen(o, update);
-    int code = mongo_bulk_update(o->bulk, key, update, false);
+    int code = mongo_bulk_update(o->reopen, key, update, false);
     bson_destroy(key);
     bson_destroy(update);
-    o->counts.reopened++;
     return code;
 }
 
-static int change(struct occurrences *o, const struct row *r)
+static int write_resolved(struct occurrences *o, const struct row *r)
 {
-    bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key));
-    bson_t update = BSON_INITIALIZER;
-    BSON_APPEND_DOCUMENT(&update, "$set", r->fields);
-    put_seen(o, &update);
-    int code = mongo_bulk_update(o->bulk, key, &update, false);
+    bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key), "status", "OPEN");
+    bson_t *update = BCON_NEW("$set", "{", "status", "RESOLVED", "resolved_at",
+                              BCON_DATE_TIME(o->now), "}");
+    int code = mongo_bulk_update(o->resolve, key, update, false);
     bson_destroy(key);
-    bson_destroy(&update);
+    bson_destroy(update);
     return code;
-}
-
-static bool stayed(const struct row *r)
-{
-    return r->open && r->known_open && r->same && !r->twin;
-}
-
-static bool went(const struct row *r)
-{
-    return !r->open && r->known_open && !r->twin;
-}
-
-static int64_t update_those(struct occurrences *o, bool (*wanted)(const struct row *),
-                            const bson_t *update)
-{
-    bson_t *filter = BCON_NEW("status", BCON_UTF8("OPEN"));
-    bool any = false;
-    for (int i = 0; i < o->n; i++)
-        any = any || wanted(&o->rows[i]);
-    int64_t n = 0;
-    if (any) {
-        put_keys(o, filter, wanted);
-        n = mongo_update_many(o->t, "vulnerability_occurrences", filter, update);
-    }
-    bson_destroy(filter);
-    return n;
-}
-
-static int write_together(struct occurrences *o)
-{
-    bson_t *seen = bson_new();
-    bson_t *resolved = BCON_NEW("$set", "{", "status", BCON_UTF8("RESOLVED"), "resolved_at",
-                                BCON_DATE_TIME(o->now), "}");
-    put_seen(o, seen);
-    int64_t n_seen = update_those(o, stayed, seen), n_resolved = update_those(o, went, resolved);
-    bson_destroy(seen);
-    bson_destroy(resolved);
-    if (n_seen < 0 || n_resolved < 0)
-        return -1;
-    o->counts.resolved += n_resolved;
-    return 0;
 }
 
 static int write_row(struct occurrences *o, const struct row *r)
 {
-    if (!r->open || r->twin)
+    if (r->twin)
         return 0;
-    if (!r->known)
-        return make(o, r);
-    if (!r->known_open)
-        return reopen(o, r);
-    o->counts.unchanged += r->same;
-    return r->same ? 0 : change(o, r);
+    if (!r->open)
+        return write_resolved(o, r);
+    if (o->any_resolved && write_reopen(o, r) < 0)
+        return -1;
+    return write_open(o, r);
 }
 
 static int report(struct occurrences *o)
 {
     if (cw_stopping(o->t) != CW_GO)
         return cw_problem(o->t, true, "InterruptedError", "asked to stop");
-    if (o->counts.seen - o->reported < 20000)
+    if (o->seen - o->reported < 20000)
         return 0;
-    o->reported = o->counts.seen;
+    o->reported = o->seen;
     cJSON *meta = cJSON_CreateObject();
     cJSON_AddStringToObject(meta, "source", o->source);
-    cJSON_AddNumberToObject(meta, "findings", (double)o->counts.seen);
+    cJSON_AddNumberToObject(meta, "findings", (double)o->seen);
     return cw_progress(o->t, meta);
 }
 
 int occurrences_flush(struct occurrences *o)
 {
-    int code = o->n ? look_up(o) : 0;
+    int code = 0;
     for (int i = 0; code >= 0 && i < o->n; i++)
         code = write_row(o, &o->rows[i]);
-    if (code >= 0 && o->n)
-        code = write_together(o);
     if (code >= 0)
-        code = mongo_bulk_flush(o->bulk);
+        code = mongo_bulk_flush(o->reopen);
+    if (code >= 0)
+        code = mongo_bulk_flush(o->open);
+    if (code >= 0)
+        code = mongo_bulk_flush(o->resolve);
     close_occurrences(o);
     memset(o->slots, 0, sizeof o->slots);
     return code < 0 ? -1 : report(o);
@@ -263,15 +184,13 @@ int occurrences_flush(struct occurrences *o)
 
 /* --- adding --- */
 
-static void make_keys(const struct occurrences *o, struct row *r, const struct finding *f)
+static void make_key(const struct occurrences *o, struct row *r, const struct finding *f)
 {
     const char *key[] = {o->team, o->source, f->asset, f->vulnerability, f->location, NULL};
-    const char *print[] = {f->title ? f->title : "", f->severity, NULL};
     digest_hex(key, r->key);
-    digest_hex(print, r->print);
 }
 
-static bson_t *make_fields(const struct occurrences *o, const struct row *r, const bson_t *document,
+static bson_t *make_fields(const struct occurrences *o, const bson_t *document,
                            const struct finding *f)
 {
     char room[25];
@@ -285,7 +204,6 @@ static bson_t *make_fields(const struct occurrences *o, const struct row *r, con
     doc_put(fields, "location", f->location, 2048);
     doc_put(fields, "title", f->title, 1000);
     BSON_APPEND_UTF8(fields, "severity", f->severity);
-    BSON_APPEND_UTF8(fields, "fingerprint", r->print);
     return fields;
 }
 
@@ -297,8 +215,8 @@ int occurrences_add(struct occurrences *o, const bson_t *document, const struct 
         return -1;
     struct row *r = &o->rows[o->n++];
     *r = (struct row){.open = f->open, .first_seen = f->first_seen};
-    make_keys(o, r, f);
-    o->counts.seen++;
+    make_key(o, r, f);
+    o->seen++;
     struct row **slot = slot_of(o, r->key);
     if (*slot) { /* twice in one batch: it is open if either is */
         r->twin = !r->open || (*slot)->open;
@@ -308,7 +226,7 @@ int occurrences_add(struct occurrences *o, const bson_t *document, const struct 
             return 0;
     }
     *slot = r;
-    r->fields = r->open ? make_fields(o, r, document, f) : NULL;
+    r->fields = r->open ? make_fields(o, document, f) : NULL;
     return 0;
 }
 
@@ -327,6 +245,6 @@ int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, i
     int64_t n = mongo_update_many(o->t, "vulnerability_occurrences", &filter, update);
     bson_destroy(&filter);
     bson_destroy(update);
-    o->counts.resolved += n > 0 ? n : 0;
+    o->unseen += n > 0 ? n : 0;
     return n < 0 ? -1 : 0;
 }

@@ -23,7 +23,7 @@ int occurrences_flush(struct occurrences *o);
  * is gone: it is resolved. Flushes first. */
 int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, int64_t since);
 struct occurrence_counts {
-    int64_t seen, made, reopened, resolved, unchanged;
+    int64_t seen, made, reopened, resolved;
 };
 struct occurrence_counts occurrences_counts(const struct occurrences *o);
 
