@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/envelope.h"
 #include "proto/message.h"
 
 #include "proto/base/mem.h"
@@ -53,11 +54,23 @@ static void check_message(const char *text, size_t size)
     message_done(&m);
 }
 
+static void check_envelope(const char *text, size_t size)
+{
+    struct error err = {0};
+    cJSON *headers, *body;
+    int code = envelope_decode((struct slice){text, size}, &headers, &body, &err);
+    if ((code == 0) != (body != NULL) || (code && !err.text[0]))
+        abort();
+    cJSON_Delete(headers);
+    cJSON_Delete(body);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data;
     int64_t time;
     check_message(text, size);
+    check_envelope(text, size);
     check_tree(text, size);
     free(message_encode_redelivered(text, size));
     time_parse(text, size, &time);

@@ -86,6 +86,8 @@ static void test_patterns(void **state)
         {"w1@host", "\\Aw1\\@", "pcre", 1},
         {"w.1", "w\\.1", "pcre", 1},
         {"w-1", "[\\w\\-]+$", "pcre", 1},
+        {"w1@host", "\\w{2}@", "pcre", 1},
+        {"w1@host", "((x{9999}){9999}){9999}", "pcre", -1},
         {"w1@host", "(", "pcre", -1},
         {"w1@host", "(?!x)", "pcre", -1},
         {"w1@host", "x", "soundex", -1},

@@ -85,8 +85,10 @@ int pattern_match(const char *name, const char *pattern, const char *matcher, bo
                   struct error *err)
 {
     *ret_match = false;
-    if (strlen(pattern) > 1000)
-        return error_set(err, ERROR_INVALID, "pattern of more than 1000 bytes");
+    const char *counted = strchr(pattern, '{');
+    if (strlen(pattern) > 1000 || (counted && strchr(counted + 1, '{'))) /* nested, they take memory */
+        return error_set(err, ERROR_INVALID,
+                         "pattern of more than 1000 bytes or one counted repetition");
     if (strcmp(matcher, "pcre") == 0)
         return match_regex(name, pattern, ret_match, err);
     if (strcmp(matcher, "glob") != 0)
