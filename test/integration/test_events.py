@@ -287,6 +287,8 @@ def test_slow_event_connection_costs_events_not_tasks(app, cworker, redis, keys,
     wait_until(lambda: drained(keys), 60, "the end of all tasks")
     worker.wait_log("Events: the connection to Redis is slow or gone")
     assert worker.log.count("Events: the connection") == 1
+    stats = app.control.inspect().stats()["w1@test"]
+    assert stats["events"]["dropped"] > 0
     valve.open.set()
     worker.wait_log("dropped while the connection")
     ear.wait_types(app.send_task("demo.add", (1, 2)).id, RECEIVED, STARTED, SUCCEEDED)

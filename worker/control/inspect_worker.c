@@ -4,6 +4,7 @@
 #include "broker/url.h"
 #include "proto/base/mem.h"
 #include "worker/autoscale.h"
+#include "worker/events.h"
 #include "worker/log.h"
 #include "worker/pool/lane.h"
 #include "worker/registry.h"
@@ -214,6 +215,16 @@ static cJSON *autoscaler_stats(const struct worker *w)
     return stats;
 }
 
+static cJSON *events_stats(const struct worker *w)
+{
+    struct events_count count = events_count(w);
+    cJSON *stats = cJSON_CreateObject();
+    cJSON_AddItemToObject(stats, "sent", json_int(count.sent));
+    cJSON_AddItemToObject(stats, "dropped", json_int(count.dropped));
+    cJSON_AddItemToObject(stats, "waiting", json_int(count.waiting));
+    return stats;
+}
+
 cJSON *call_stats(struct call *call)
 {
     const struct worker *w = call->worker;
@@ -233,6 +244,8 @@ cJSON *call_stats(struct call *call)
     cJSON_AddItemToObject(stats, "prefetch_count",
                           json_int(pool_lanes(w->pool) * s->worker_prefetch_multiplier));
     cJSON_AddItemToObject(stats, "rusage", rusage_stats());
+    if (events_count(w).dropped) /* beside Celery's members only when there is something to tell */
+        cJSON_AddItemToObject(stats, "events", events_stats(w));
     return stats;
 }
 
