@@ -18,18 +18,11 @@ struct container_scan {
     cw_task *t;
     const char *id, *image;
     const bson_t *document;
-    bson_t vulnerabilities, secrets;
+    bson_t *vulnerabilities, *secrets;
     uint32_t kept, secrets_kept;
     int64_t found, severities[N_SEVERITIES];
     char *digest, *os;
 };
-
-static void destroy_lists(void *scan)
-{
-    struct container_scan *s = scan;
-    bson_destroy(&s->vulnerabilities);
-    bson_destroy(&s->secrets);
-}
 
 /* --- the report --- */
 
@@ -61,10 +54,10 @@ static void keep_vulnerability(struct container_scan *s, const char *target, con
         return;
     s->found++;
     s->severities[severity_index(severity)]++;
-    if (s->kept == MAX_KEPT || s->vulnerabilities.len > MAX_BYTES)
+    if (s->kept == MAX_KEPT || s->vulnerabilities->len > MAX_BYTES)
         return;
     bson_uint32_to_string(s->kept++, &name, room, sizeof room);
-    BSON_APPEND_DOCUMENT_BEGIN(&s->vulnerabilities, name, &entry);
+    BSON_APPEND_DOCUMENT_BEGIN(s->vulnerabilities, name, &entry);
     put(&entry, "vulnerability_id", v, "VulnerabilityID", 100);
     put(&entry, "package", v, "PkgName", 255);
     put(&entry, "purl", v, "PkgIdentifier.PURL", 512);
@@ -77,7 +70,7 @@ static void keep_vulnerability(struct container_scan *s, const char *target, con
     doc_put(&entry, "target", target, 300);
     if (score >= 0)
         BSON_APPEND_DOUBLE(&entry, "cvss_score", score);
-    bson_append_document_end(&s->vulnerabilities, &entry);
+    bson_append_document_end(s->vulnerabilities, &entry);
 }
 
 /* Where a secret lies, never what it is: Trivy's Match is left out. */
@@ -91,14 +84,14 @@ static void keep_secret(struct container_scan *s, const char *target, const cJSO
         return;
     s->severities[severity_index(severity)]++;
     bson_uint32_to_string(s->secrets_kept++, &name, room, sizeof room);
-    BSON_APPEND_DOCUMENT_BEGIN(&s->secrets, name, &entry);
+    BSON_APPEND_DOCUMENT_BEGIN(s->secrets, name, &entry);
     put(&entry, "rule_id", secret, "RuleID", 128);
     put(&entry, "title", secret, "Title", 300);
     BSON_APPEND_UTF8(&entry, "severity", severity);
     doc_put(&entry, "target", target, 300);
     if (cJSON_IsNumber(line))
         BSON_APPEND_INT32(&entry, "line", line->valueint);
-    bson_append_document_end(&s->secrets, &entry);
+    bson_append_document_end(s->secrets, &entry);
 }
 
 static int on_result(cw_task *t, const cJSON *result, void *arg)
@@ -170,8 +163,8 @@ static cw_outcome finish(struct container_scan *s)
     BSON_APPEND_NULL(&set, "error");
     doc_put(&set, "digest", s->digest, 300);
     doc_put(&set, "os", s->os, 128);
-    BSON_APPEND_ARRAY(&set, "vulnerabilities", &s->vulnerabilities);
-    BSON_APPEND_ARRAY(&set, "secrets", &s->secrets);
+    BSON_APPEND_ARRAY(&set, "vulnerabilities", s->vulnerabilities);
+    BSON_APPEND_ARRAY(&set, "secrets", s->secrets);
     BSON_APPEND_DOCUMENT_BEGIN(&set, "summary", &summary);
     BSON_APPEND_INT64(&summary, "vulnerabilities", s->found);
     BSON_APPEND_INT64(&summary, "secrets", s->secrets_kept);
@@ -271,9 +264,8 @@ cw_outcome execute_container_scan(cw_task *t)
     struct container_scan *s = cw_alloc(t, sizeof *s);
     s->t = t;
     s->id = cw_str(t, "image_scan_id");
-    bson_init(&s->vulnerabilities);
-    bson_init(&s->secrets);
-    cw_defer(t, destroy_lists, s);
+    s->vulnerabilities = mongo_bson(t);
+    s->secrets = mongo_bson(t);
     s->document = mongo_load(t, "container_scans", "container scan", s->id);
     if (!s->document)
         return cw_fail(t);
