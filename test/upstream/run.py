@@ -65,8 +65,9 @@ def run(backend: str, words: list[str]) -> Path:
                "UPSTREAM_LOG": str(log), "UPSTREAM_WORKER":
                f"{WORKER} -b {redis.url()} --result-backend {url} -A {WORKER.parent}/upstream.so "
                "-l INFO --set result_extended=true"}
-        subprocess.run([sys.executable, "-m", "pytest", "-p", "shim", "-p", "no:cacheprovider",
-                        "-o", "xfail_strict=false", "-q", "-rfE", "--tb=short", "t/integration",
+        subprocess.run([sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(suite),
+                        "-p", "celery.contrib.pytest", "-p", "shim", "-p", "no:cacheprovider",
+                        "-o", "python_classes=test_*", "-q", "-rfE", "--tb=short", "t/integration",
                         *[f"--ignore=t/integration/{name}" for name in IGNORED],
                         "--junitxml", str(report), *words], cwd=suite, env=env)
     return report
