@@ -62,6 +62,11 @@ install_python() {
     say "installing test/requirements.txt into .venv"
     [ -x .venv/bin/pip ] || python3 -m venv .venv
     .venv/bin/pip install --quiet --disable-pip-version-check -r test/requirements.txt
+    # Other releases of Celery, each in a folder of its own: applications that are not of today.
+    for version in 5.2.7 5.7.0; do
+        .venv/bin/pip install --quiet --disable-pip-version-check --upgrade \
+            --target ".venv/producers/$version" "celery[redis]==$version" pymongo==4.16.0
+    done
     cp test/requirements.txt .venv/requirements.installed
 }
 
