@@ -35,9 +35,7 @@ struct policy {
     bool archive;
     int64_t cutoff, removed;
     char audit_id[DIGEST_SIZE];
-    bson_t filter;
-    /* the batch */
-    bson_t ids;
+    bson_t *filter, *ids; /* which are old; those of the batch */
     bson_t *documents[BATCH];
     int n;
 };
@@ -75,8 +73,8 @@ static int read_policy(struct policy *p, int64_t now)
     if (action && !p->archive && strcmp(action, "delete") != 0)
         return cw_problem(p->t, false, "ValueError", "action must be delete or archive");
     p->cutoff = now - days * day_ms;
-    BCON_APPEND(&p->filter, p->field, "{", "$lt", BCON_DATE_TIME(p->cutoff), "}");
-    doc_copy(&p->filter, "team_id", p->document, "team_id");
+    BCON_APPEND(p->filter, p->field, "{", "$lt", BCON_DATE_TIME(p->cutoff), "}");
+    doc_copy(p->filter, "team_id", p->document, "team_id");
     return 0;
 }
 
@@ -88,7 +86,7 @@ static void forget_batch(void *policy)
     for (int i = 0; i < p->n; i++)
         bson_destroy(p->documents[i]);
     p->n = 0;
-    bson_reinit(&p->ids);
+    bson_reinit(p->ids);
 }
 
 static int keep_document(cw_task *t, const bson_t *document, void *arg)
@@ -98,7 +96,7 @@ static int keep_document(cw_task *t, const bson_t *document, void *arg)
     const char *name;
     (void)t;
     bson_uint32_to_string((uint32_t)p->n, &name, room, sizeof room);
-    doc_copy(&p->ids, name, document, "_id");
+    doc_copy(p->ids, name, document, "_id");
     p->documents[p->n++] = bson_copy(document);
     return 0;
 }
@@ -109,7 +107,7 @@ static int load_batch(struct policy *p)
     if (!p->archive)
         BCON_APPEND(opts, "projection", "{", "_id", BCON_INT32(1), "}");
     forget_batch(p);
-    int code = mongo_each(p->t, p->collection, &p->filter, opts, keep_document, p);
+    int code = mongo_each(p->t, p->collection, p->filter, opts, keep_document, p);
     bson_destroy(opts);
     return code;
 }
@@ -118,7 +116,7 @@ static void put_ids(const struct policy *p, bson_t *filter)
 {
     bson_t in;
     BSON_APPEND_DOCUMENT_BEGIN(filter, "_id", &in);
-    BSON_APPEND_ARRAY(&in, "$in", &p->ids);
+    BSON_APPEND_ARRAY(&in, "$in", p->ids);
     bson_append_document_end(filter, &in);
 }
 
@@ -149,7 +147,7 @@ static int copy_batch(struct policy *p)
 static int64_t remove_batch(struct policy *p)
 {
     bson_t filter = BSON_INITIALIZER;
-    bson_concat(&filter, &p->filter);
+    bson_concat(&filter, p->filter);
     put_ids(p, &filter);
     int64_t n = mongo_remove_many(p->t, p->collection, &filter);
     bson_destroy(&filter);
@@ -206,14 +204,6 @@ static int apply(struct policy *p)
 
 /* --- the cycle --- */
 
-static void close_policy(void *policy)
-{
-    struct policy *p = policy;
-    forget_batch(p);
-    bson_destroy(&p->ids);
-    bson_destroy(&p->filter);
-}
-
 /* A policy that is wrong is recorded and does not stop the others; the store failing does. */
 static int on_policy(cw_task *t, const bson_t *document, void *arg)
 {
@@ -222,9 +212,9 @@ static int on_policy(cw_task *t, const bson_t *document, void *arg)
     struct policy *p = cw_alloc(t, sizeof *p);
     const char *id = doc_id(document, "_id", room);
     *p = (struct policy){.t = t, .document = document, .id = cw_printf(t, "%s", id ? id : "")};
-    bson_init(&p->ids);
-    bson_init(&p->filter);
-    cw_defer(t, close_policy, p);
+    p->ids = mongo_bson(t);
+    p->filter = mongo_bson(t);
+    cw_defer(t, forget_batch, p);
     const char *parts[] = {"retention", cw_info(t)->id, p->id, NULL};
     digest_hex(parts, p->audit_id);
     c->policies++;

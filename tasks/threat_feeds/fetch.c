@@ -149,7 +149,7 @@ static int save_good(struct feed *f, int how)
     BSON_APPEND_DATE_TIME(&set, "last_success_at", doc_now());
     if (how == FEED_READ) {
         put_counts(&set, f);
-        BSON_APPEND_DOCUMENT(&set, "state", &f->state);
+        BSON_APPEND_DOCUMENT(&set, "state", f->state);
     }
     int code = save(f, &set);
     bson_destroy(&set);
@@ -215,11 +215,6 @@ static cw_outcome fail(struct feed *f)
     return outcome;
 }
 
-static void destroy_state(void *state)
-{
-    bson_destroy(state);
-}
-
 static cw_outcome read_feed(struct feed *f)
 {
     feed_source *read = source_of(f->kind);
@@ -252,8 +247,7 @@ cw_outcome fetch_feed(cw_task *t)
     const char *name = doc_text(f->document, "name"), *kind = doc_text(f->document, "kind");
     f->name = name ? name : f->id;
     f->kind = kind ? kind : "";
-    bson_init(&f->state);
-    cw_defer(t, destroy_state, &f->state);
+    f->state = mongo_bson(t);
     if (!doc_bool(f->document, "enabled", false))
         return cw_return(t, summary(f, "DISABLED"));
     int mine = claim(f);

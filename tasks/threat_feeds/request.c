@@ -76,9 +76,9 @@ void feed_keep_validators(struct feed *f, const struct cw_reply *reply)
     const char *tag = cw_header(reply, "etag"), *date = cw_header(reply, "last-modified");
     if (!tag && !date)
         return;
-    doc_put(&f->state, "url", f->url, INDICATOR_MAX);
-    doc_put(&f->state, "etag", tag, 1000);
-    doc_put(&f->state, "last_modified", date, 100);
+    doc_put(f->state, "url", f->url, INDICATOR_MAX);
+    doc_put(f->state, "etag", tag, 1000);
+    doc_put(f->state, "last_modified", date, 100);
 }
 
 static size_t origin_size(const char *url)

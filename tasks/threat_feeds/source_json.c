@@ -158,6 +158,6 @@ int feed_read_otx(struct feed *f)
             return cw_problem(f->t, false, "ValueError", "more than %d pages", PAGES_MAX);
         url = *o->next ? cw_printf(f->t, "%s", o->next) : NULL;
     }
-    doc_put(&f->state, "cursor", o->modified, sizeof o->modified);
+    doc_put(f->state, "cursor", o->modified, sizeof o->modified);
     return FEED_READ;
 }

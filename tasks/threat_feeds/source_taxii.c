@@ -212,7 +212,7 @@ int feed_read_taxii(struct feed *f)
     x->authorization = basic(f);
     int code = read_url(x, &cursors);
     if (code == 0)
-        BSON_APPEND_DOCUMENT(&f->state, "cursors", &cursors);
+        BSON_APPEND_DOCUMENT(f->state, "cursors", &cursors);
     bson_destroy(&cursors);
     return code < 0 ? -1 : FEED_READ;
 }
