@@ -214,7 +214,8 @@ static int store(struct refresh *r, const bson_value_t *team)
     struct mongo_bulk *bulk = mongo_bulk_open(r->t, "compliance_posture");
     if (!bulk)
         return -1;
-    qsort(r->all, r->n, sizeof *r->all, by_name);
+    if (r->n)
+        qsort(r->all, r->n, sizeof *r->all, by_name);
     for (size_t at = 0, n; at < r->n; at += n) {
         for (n = 1; at + n < r->n && strcmp(r->all[at]->framework, r->all[at + n]->framework) == 0;)
             n++;
