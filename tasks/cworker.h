@@ -211,6 +211,10 @@ struct cw_http {
     size_t max_size;            /* decoded bytes; 0: 64 MiB */
     bool allow_any_status;      /* else 4xx and 5xx fail */
     bool allow_private;         /* loopback, private, link-local addresses too */
+    bool no_redirects;          /* a 3xx is the reply */
+    /* TLS towards the origin of `url` (a redirect elsewhere gets none of it), PEM texts. NULL: the system's
+     * authorities, and no certificate of ours. */
+    const char *ca, *client_cert, *client_key;
     /* Called with each decoded piece of a 2xx body instead of keeping it, so that a large one needs no
      * memory; < 0 ends the transfer (the call fails by its cw_problem, else with ValueError). May be NULL. */
     int (*on_body)(cw_task *t, const char *data, size_t size, void *arg);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/nmap_xml.h"
 #include "tasks/lib/targets.h"
 #include "tasks/scans/native.h"
-#include "tasks/scans/nmap_xml.h"
 #include "tasks/scans/scans.h"
 
 #include <stdlib.h>
@@ -91,11 +91,11 @@ static void on_port(const struct nmap_port *p, void *arg)
     bson_destroy(&fields);
 }
 
-static void on_host(bool up, void *arg)
+static void on_host(const struct nmap_host *host, void *arg)
 {
     struct network *n = arg;
-    n->hosts_up += up;
-    n->hosts_down += !up;
+    n->hosts_up += host->up;
+    n->hosts_down += !host->up;
 }
 
 static void on_progress(double percent, const char *phase, void *arg)

@@ -190,6 +190,21 @@ static void set_method(const struct call *c)
     curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, implied ? NULL : c->method);
 }
 
+/* The same handle may carry a request to another origin next: what is not wanted is unset. */
+static void set_pem(CURL *h, CURLoption option, const char *text)
+{
+    struct curl_blob blob = {(void *)text, text ? strlen(text) : 0, CURL_BLOB_COPY};
+    curl_easy_setopt(h, option, text ? &blob : NULL);
+}
+
+static void set_tls(const struct call *c, bool own)
+{
+    const struct cw_http *r = c->request;
+    set_pem(c->handle, CURLOPT_CAINFO_BLOB, own ? r->ca : NULL);
+    set_pem(c->handle, CURLOPT_SSLCERT_BLOB, own ? r->client_cert : NULL);
+    set_pem(c->handle, CURLOPT_SSLKEY_BLOB, own ? r->client_key : NULL);
+}
+
 static void set_options(struct call *c, struct curl_slist *headers)
 {
     CURL *h = c->handle;
@@ -258,6 +273,7 @@ static int perform(struct call *c)
     if (!c->first_origin)
         c->first_origin = mem_dup(origin);
     struct curl_slist *headers = headers_for(c, origin);
+    set_tls(c, strcmp(origin, c->first_origin) == 0);
     free(origin);
     buf_reset(&c->body);
     set_options(c, headers);
@@ -273,7 +289,7 @@ static bool redirected(struct call *c, long status)
 {
     char *target = NULL;
     curl_easy_getinfo(c->handle, CURLINFO_REDIRECT_URL, &target);
-    if (!target ||
+    if (!target || c->request->no_redirects ||
         (status != 301 && status != 302 && status != 303 && status != 307 && status != 308))
         return false;
     bool get = (status == 303 && strcmp(c->method, "HEAD") != 0) ||

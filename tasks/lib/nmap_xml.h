@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef TASKS_SCANS_NMAP_XML_H
-#define TASKS_SCANS_NMAP_XML_H
+#ifndef TASKS_LIB_NMAP_XML_H
+#define TASKS_LIB_NMAP_XML_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,9 +12,14 @@ struct nmap_port {
     int port;
 };
 
+struct nmap_host {
+    bool up;
+    char address[64], mac[32], vendor[128], hostname[256];
+};
+
 struct nmap_xml_handlers {
-    void (*on_port)(const struct nmap_port *port, void *arg);
-    void (*on_host)(bool up, void *arg);
+    void (*on_port)(const struct nmap_port *port, void *arg); /* NULL: ports are not wanted */
+    void (*on_host)(const struct nmap_host *host, void *arg); /* after its ports */
     void (*on_progress)(double percent, const char *phase, void *arg);
     void *arg;
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tasks/scans/nmap_xml.h"
+#include "tasks/lib/nmap_xml.h"
 
 #include <expat.h>
 #include <stdio.h>
@@ -15,8 +15,9 @@ enum { SCRIPTS_MAX = 16 << 10 };
 struct nmap_xml {
     struct nmap_xml_handlers handlers;
     XML_Parser parser;
+    struct nmap_host host;
     struct nmap_port port;
-    bool in_port, up, finished;
+    bool in_port, finished;
 };
 
 static const char *attribute(const XML_Char **list, const char *name)
@@ -31,7 +32,7 @@ static const char *attribute(const XML_Char **list, const char *name)
 
 static void begin_host(struct nmap_xml *x)
 {
-    x->up = false;
+    x->host = (struct nmap_host){0};
     x->port = (struct nmap_port){0};
 }
 
@@ -56,17 +57,29 @@ static void add_script(struct nmap_xml *x, const XML_Char **list)
     x->port.scripts = joined;
 }
 
+static void add_address(struct nmap_xml *x, const XML_Char **list)
+{
+    if (strcmp(attribute(list, "addrtype"), "mac") == 0) {
+        PUT(x->host.mac, attribute(list, "addr"));
+        PUT(x->host.vendor, attribute(list, "vendor"));
+    } else if (strncmp(attribute(list, "addrtype"), "ip", 2) == 0) {
+        PUT(x->host.address, attribute(list, "addr"));
+        PUT(x->port.host, attribute(list, "addr"));
+    }
+}
+
 static void in_host(struct nmap_xml *x, const char *name, const XML_Char **list)
 {
-    struct nmap_port *p = &x->port;
-    if (strcmp(name, "address") == 0 && strncmp(attribute(list, "addrtype"), "ip", 2) == 0)
-        PUT(p->host, attribute(list, "addr"));
-    else if (strcmp(name, "hostname") == 0 && !p->hostname[0])
-        PUT(p->hostname, attribute(list, "name"));
-    else if (strcmp(name, "status") == 0)
-        x->up = strcmp(attribute(list, "state"), "up") == 0;
-    else if (strcmp(name, "port") == 0)
+    if (strcmp(name, "address") == 0) {
+        add_address(x, list);
+    } else if (strcmp(name, "hostname") == 0 && !x->host.hostname[0]) {
+        PUT(x->host.hostname, attribute(list, "name"));
+        PUT(x->port.hostname, attribute(list, "name"));
+    } else if (strcmp(name, "status") == 0) {
+        x->host.up = strcmp(attribute(list, "state"), "up") == 0;
+    } else if (strcmp(name, "port") == 0) {
         begin_port(x, list);
+    }
 }
 
 static void in_port(struct nmap_xml *x, const char *name, const XML_Char **list)
@@ -90,7 +103,7 @@ static void XMLCALL on_begin(void *arg, const XML_Char *name, const XML_Char **l
         begin_host(x);
     else if (strcmp(name, "finished") == 0)
         x->finished = strcmp(attribute(list, "exit"), "success") == 0;
-    else if (strcmp(name, "taskprogress") == 0)
+    else if (strcmp(name, "taskprogress") == 0 && x->handlers.on_progress)
         x->handlers.on_progress(strtod(attribute(list, "percent"), NULL), attribute(list, "task"),
                                 x->handlers.arg);
     else if (x->in_port)
@@ -103,9 +116,10 @@ static void XMLCALL on_end(void *arg, const XML_Char *name)
 {
     struct nmap_xml *x = arg;
     if (strcmp(name, "host") == 0) {
-        x->handlers.on_host(x->up, x->handlers.arg);
+        x->handlers.on_host(&x->host, x->handlers.arg);
     } else if (strcmp(name, "port") == 0 && x->in_port) {
-        x->handlers.on_port(&x->port, x->handlers.arg);
+        if (x->handlers.on_port)
+            x->handlers.on_port(&x->port, x->handlers.arg);
         free(x->port.scripts);
         x->port.scripts = NULL;
         x->in_port = false;
