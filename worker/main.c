@@ -50,7 +50,6 @@ static int run_worker(struct options *o)
         .hostname = o->hostname,
         .default_queue = s->task_default_queue,
         .settings = s,
-        .app_database_url = s->app_database_url,
     };
     task_process_init(&process);
     if (o->detach && daemon(1, 0) < 0) {

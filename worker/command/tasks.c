@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 #include "worker/registry.h"
+#include "worker/task/app_database.h"
 
 #include <mongoc/mongoc.h>
 #include <stdio.h>
@@ -160,22 +161,20 @@ static int make_indexes(mongoc_client_t *client, const char *database)
 
 static int init_indexes(const struct options *o)
 {
-    bson_error_t error;
-    const char *url = o->settings.app_database_url;
-    if (!url || !*url)
-        return command_usage(o, "init needs app_database_url, a mongodb:// URL");
+    struct error err = {0};
+    bson_error_t error = {0};
     mongoc_init();
-    mongoc_uri_t *uri = mongoc_uri_new_with_error(url, &error);
-    mongoc_client_t *client = uri ? mongoc_client_new_from_uri_with_error(uri, &error) : NULL;
+    mongoc_uri_t *uri = app_database_uri(&o->settings, &err);
+    if (!uri)
+        return command_usage(o, "%s", err.text);
+    mongoc_client_t *client = mongoc_client_new_from_uri_with_error(uri, &error);
     if (!client) {
         fprintf(stderr, "cworker tasks: app_database_url: %s\n", error.message);
-        if (uri)
-            mongoc_uri_destroy(uri);
+        mongoc_uri_destroy(uri);
         return EXIT_USAGE;
     }
     mongoc_client_set_error_api(client, MONGOC_ERROR_API_VERSION_2);
-    const char *database = mongoc_uri_get_database(uri);
-    int code = make_indexes(client, database && *database ? database : "cspm_orchestration");
+    int code = make_indexes(client, mongoc_uri_get_database(uri));
     mongoc_client_destroy(client);
     mongoc_uri_destroy(uri);
     return code;

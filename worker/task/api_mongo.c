@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/task/app_database.h"
 #include "worker/task/task_private.h"
 
 #include <mongoc/mongoc.h>
@@ -14,17 +15,14 @@ static char *database;
 
 static int pool_make(cw_task *t)
 {
-    const char *url = task_process.app_database_url;
+    struct error why = {0};
     bson_error_t error = {0};
-    if (!url)
-        return helper_failed(t, false, "RuntimeError",
-                             "no database for tasks: set app_database_url to a mongodb:// URL");
     mongoc_init();
-    mongoc_uri_t *uri = mongoc_uri_new_with_error(url, &error);
+    mongoc_uri_t *uri = app_database_uri(task_process.settings, &why);
     if (!uri)
-        return helper_failed(t, false, "ValueError", "app_database_url: %s", error.message);
-    const char *name = mongoc_uri_get_database(uri);
-    database = bson_strdup(name && *name ? name : "cspm_orchestration");
+        return helper_failed(t, false, why.code == ERROR_NOT_FOUND ? "RuntimeError" : "ValueError",
+                             "%s", why.text);
+    database = bson_strdup(mongoc_uri_get_database(uri));
     mongoc_uri_set_appname(uri, "cworker");
     pool = mongoc_client_pool_new_with_error(uri, &error);
     mongoc_uri_destroy(uri);

@@ -20,8 +20,7 @@ struct settings;
 struct task_process {
     const char *hostname;
     const char *default_queue;
-    const struct settings *settings; /* for cw_result; NULL: there are no results */
-    const char *app_database_url; /* for cw_mongo; NULL: the result backend's server, cspm_orchestration */
+    const struct settings *settings; /* for cw_result, cw_mongo */
 };
 void task_process_init(const struct task_process *p);
 
