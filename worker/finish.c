@@ -5,6 +5,7 @@
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
 #include "worker/events.h"
+#include "worker/fleet_limit.h"
 #include "worker/follow.h"
 #include "worker/log.h"
 #include "worker/unique.h"
@@ -19,6 +20,7 @@ void flow_done(struct request *r)
 {
     struct worker *w = r->worker;
     request_move(r, REQUEST_DONE);
+    fleet_limit_end(r);
     w->n_requests--;
     w->n_bytes -= r->message.text.size;
     w->n_done++;

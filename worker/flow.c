@@ -13,6 +13,7 @@
 #include "proto/base/mem.h"
 #include "worker/continuation.h"
 #include "worker/events.h"
+#include "worker/fleet_limit.h"
 #include "worker/log.h"
 #include "worker/rate.h"
 #include "worker/registry.h"
@@ -39,6 +40,7 @@ static void ready_add(struct worker *w, struct request *r, bool front)
 
 void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg)
 {
+    fleet_limit_each(w, fn, arg);
     rate_each(w, fn, arg);
     fn(&w->ready, arg);
 }
@@ -185,8 +187,14 @@ void flow_leased(struct request *r)
         flow_finish(r, OUTCOME_GIVEN_BACK);
     else if (registry[r->def].native)
         run_native(r);
-    else if (!rate_holds(w, r))
-        ready_add(w, r, false);
+    else if (!fleet_limit_holds(w, r))
+        flow_allowed(r);
+}
+
+void flow_allowed(struct request *r)
+{
+    if (!rate_holds(r->worker, r))
+        flow_ready(r);
 }
 
 void flow_message(char *text, size_t size, const char *queue, int step, void *worker)

@@ -109,7 +109,8 @@ bool rate_holds(struct worker *w, struct request *r)
         take_token(rate);
         return false;
     }
-    request_move(r, REQUEST_LIMITED);
+    if (r->state != REQUEST_LIMITED)
+        request_move(r, REQUEST_LIMITED);
     request_list_insert(&rate->waiting, r, NULL);
     if (rate->waiting.n == 1)
         timer_set(rate);

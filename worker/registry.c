@@ -222,3 +222,21 @@ int registry_find(const char *name)
     }
     return index;
 }
+
+cJSON *registry_argument(const struct cw_def *def, const char *name, const cJSON *args,
+                         const cJSON *kwargs)
+{
+    const cJSON *value = json_get(kwargs, name);
+    const struct cw_arg *arg = def->args;
+    for (int place = 0; !value && arg && arg->name; arg++, place++) {
+        if (strcmp(arg->name, name) != 0)
+            continue;
+        value = cJSON_GetArrayItem(args, place);
+        cJSON *fallback = value || !arg->fallback
+                              ? NULL
+                              : json_parse(arg->fallback, strlen(arg->fallback), NULL);
+        if (fallback)
+            return fallback;
+    }
+    return value ? cJSON_Duplicate(value, true) : cJSON_CreateNull();
+}

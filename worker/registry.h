@@ -34,4 +34,9 @@ void registry_set_aliases(const cJSON *aliases, bool by_last_part);
 
 int registry_find(const char *name); /* index, or -1 */
 
+/* One argument of a call: given by its name, by its place, or its fallback; null where there is none of
+ * these. The caller frees. */
+cJSON *registry_argument(const struct cw_def *def, const char *name, const cJSON *args,
+                         const cJSON *kwargs);
+
 #endif

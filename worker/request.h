@@ -36,6 +36,7 @@ enum request_state {
 
 struct request;
 struct unique;
+struct fleet_use;
 struct request_list {
     struct request *first, *last;
     size_t n;
@@ -70,6 +71,7 @@ struct request {
     char *reason;                /* why it goes to the dead-letter list */
     cJSON *sends;                /* what the task sent, to be published with the ack */
     double countdown;            /* of a retry */
+    struct fleet_use *fleet_use; /* its start and slot; NULL: no fleet limit (fleet_limit.h) */
     struct unique *unique;       /* its lease; NULL: not unique work (unique.h) */
     /* Of canvases; see follow.h. Owned, NULL where there is nothing. */
     cJSON *prepares;             /* what the store must know before the sends leave */

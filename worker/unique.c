@@ -68,27 +68,10 @@ static void sort_members(cJSON *value)
     free(members);
 }
 
-/* By its name, by its place among the task's arguments, or its fallback. */
-static cJSON *argument(const struct cw_def *def, const char *name, const cJSON *args,
-                       const cJSON *kwargs)
-{
-    const cJSON *value = json_get(kwargs, name);
-    const struct cw_arg *arg = def->args;
-    for (int place = 0; !value && arg && arg->name; arg++, place++) {
-        if (strcmp(arg->name, name) != 0)
-            continue;
-        value = cJSON_GetArrayItem(args, place);
-        if (!value && arg->fallback)
-            return json_parse(arg->fallback, strlen(arg->fallback), NULL);
-    }
-    return value ? cJSON_Duplicate(value, true) : cJSON_CreateNull();
-}
-
 static void add_argument(cJSON *out, const struct cw_def *def, const char *name, const cJSON *args,
                          const cJSON *kwargs)
 {
-    cJSON *value = argument(def, name, args, kwargs);
-    cJSON_AddItemToArray(out, value ? value : cJSON_CreateNull());
+    cJSON_AddItemToArray(out, registry_argument(def, name, args, kwargs));
 }
 
 static cJSON *key_values(const struct cw_def *def, const cJSON *args, const cJSON *kwargs)

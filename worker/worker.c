@@ -8,6 +8,7 @@
 #include "proto/base/mem.h"
 #include "worker/control/control.h"
 #include "worker/events.h"
+#include "worker/fleet_limit.h"
 #include "worker/log.h"
 #include "worker/rate.h"
 #include "worker/registry.h"
@@ -273,6 +274,8 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
         else
             open_channel(w, &err);
     }
+    if (!err.code)
+        fleet_limit_open(w, &err);
     if (err.code)
         log_line(LOG_CRITICAL, "%s", err.text);
     rate_open(w);
@@ -321,6 +324,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     flow_forget_unstored(w);
     autoscale_close(w);
     rate_close(w);
+    fleet_limit_close(w);
     pool_shut(w->pool, false);
     pool_close(w->pool);
     for (int i = 0; i < WORKER_SIGNALS; i++)

@@ -44,6 +44,7 @@ struct worker {
 
     struct request_list ready;
     struct rate *rates;         /* by registry index; NULL: no task has ever had one */
+    struct fleet *fleet;        /* limits shared with other workers; NULL: none */
     struct autoscale *autoscale; /* NULL: off */
     struct request *jobs[WORKER_JOB_BUCKETS];
     uint64_t last_job;
@@ -83,6 +84,7 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
 void flow_delivery_lost(struct delivery *d, void *worker);
 /* All that waits in this worker, list by list: for a rate, for a lane. */
 void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg);
+void flow_allowed(struct request *r);         /* by the limits that a fleet shares */
 void flow_ready(struct request *r);           /* it waits for a lane from now on */
 void flow_dispatch(struct worker *w);         /* ready requests to the pool, while it has room */
 void flow_give_back_ready(struct worker *w);  /* for shutdown */

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limits of one worker, and autoscaling."""
+"""Rate limits of one worker and of a fleet, and autoscaling."""
 from __future__ import annotations
 
+import json
 import os
 
 from harness import descendants, get, read_ledger
@@ -64,3 +65,66 @@ def test_autoscale_leaves_tiny_tasks_to_few(app, cworker):
     for result in [app.send_task("demo.noop") for _ in range(1000)]:
         get(result)
     assert pool_size(worker) < 20
+
+
+# --- limits that a fleet shares ---------------------------------------------------------------------
+
+def limits(**limit: object) -> str:
+    return f"task_fleet_limits={json.dumps({'bench.noop': limit, 'demo.sleep': limit})}"
+
+
+def test_fleet_rate(app, cworker, tmp_path):
+    """Two workers together start no more than one would."""
+    trace = tmp_path / "trace"
+    for _ in range(2):
+        cworker("--set", limits(rate="10/s"), env={"BENCH_TRACE": str(trace)})
+    for result in [app.send_task("bench.noop", (i,)) for i in range(8)]:
+        get(result)
+    starts = sorted(at for _, at in read_ledger(trace))
+    gaps = [b - a for a, b in zip(starts, starts[1:])]
+    # A start is granted in Redis; what it takes from there to the child differs a little.
+    assert len(gaps) == 7 and starts[-1] - starts[0] > 0.65e9, gaps
+
+
+def test_fleet_concurrency_for_each_key(app, cworker, keys):
+    """One at a time for each value of the argument, whichever worker has it."""
+    for _ in range(2):
+        cworker("--set", limits(concurrency=1, key="seconds"), concurrency=4)
+    results = [app.send_task("demo.sleep", (seconds,)) for seconds in (0.2, 0.2, 0.2, 0.3)]
+    most = 0
+
+    def done() -> bool:
+        nonlocal most
+        most = max(most, keys.zcard("cworker.limit.demo.sleep:0.2.runs"))
+        return all(result.ready() for result in results)
+    wait_until(done, what="all results")
+    assert most == 1
+    wait_until(lambda: not list(keys.scan_iter("cworker.limit.*.runs")), what="free slots")
+
+
+def test_slot_of_a_killed_worker_comes_back(app, cworker, keys):
+    options = ("--set", limits(concurrency=1), "--set", "worker_lease=1")
+    worker = cworker(*options)
+    first = app.send_task("demo.sleep", (5,))
+    wait_until(lambda: keys.zcard("cworker.limit.demo.sleep.runs"), what="the first slot")
+    second = app.send_task("demo.sleep", (0.1,))
+    worker.kill()
+    cworker(*options, concurrency=2)
+    assert get(first) == 5 and get(second) == 0.1
+
+
+def test_waiting_for_the_fleet_ends_with_a_warm_stop(app, cworker, keys):
+    worker = cworker("--set", limits(rate="1/h"), concurrency=4)
+    results = [app.send_task("bench.noop", (i,)) for i in range(4)]
+    wait_until(lambda: any(result.ready() for result in results), what="the first")
+    worker.stop()
+    assert keys.llen("celery") == 3
+
+
+def test_fleet_limits_are_checked_at_start(cworker):
+    worker = cworker("--set", 'task_fleet_limits={"demo.nothing": {"rate": "1/s"}}', ready=False)
+    assert worker.wait() == 1
+    assert "no task demo.nothing is loaded" in worker.log
+    worker = cworker("--set", limits(rates="1/s"), ready=False)
+    assert worker.wait() == 1
+    assert "rates is none of rate, concurrency, key" in worker.log

@@ -77,6 +77,7 @@
     X(app_database_url, TEXT, NULL, "", "MongoDB of the built-in tasks")                           \
     X(timezone, TEXT, "UTC", "", "zone of crontab schedules and printed times")                    \
     X(tasks, JSON, NULL, "", "programs as tasks: [{name, queue, command, timeout}]")               \
+    X(task_fleet_limits, JSON, NULL, "", "{task: {rate, concurrency, key}}, shared by all workers")  \
     X(task_aliases, JSON, NULL, "", "{other name: task name}")
 
 enum setting_type { SETTING_TEXT, SETTING_INT, SETTING_REAL, SETTING_FLAG, SETTING_LIST, SETTING_JSON };
