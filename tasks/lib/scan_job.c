@@ -8,7 +8,7 @@
  * ended nor reported by then has lost its task, and finalize_cloud_scan counts it as failed. */
 
 enum { SLACK_MS = 120000 };
-static const double look_every = 5;
+static const double look_every = 2;
 
 static bson_t *key_of(const struct scan_job *j)
 {

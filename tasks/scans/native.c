@@ -11,7 +11,7 @@
  * So a kill -9 anywhere leaves a RUNNING scan whose task comes back and writes the same findings
  * again. */
 
-static const double tell_every = 3, look_every = 5;
+static const double tell_every = 3, look_every = 2;
 
 static const char *status_of(const bson_t *document)
 {

@@ -100,14 +100,14 @@ def test_missing_tools(app: Celery, cworker: Callable[..., Worker], mongo: Mongo
 
 def test_killed_worker(app: Celery, start: Callable[[], Worker], database: Database,
                        prowler: FakeTool) -> None:
-    slow = report(finding("a"), sleep=60, then=report(finding("a")))
-    prowler.set({"*": slow})
+    prowler.set({"*": report(finding("a"), hold=True)})
     worker = start()
     app.send_task("scans.execute_cloud_scan", args=("run-1",), queue="scans")
     pid = wait_until(lambda: prowler.calls, 30, "the start of prowler")[0]["pid"]
     child = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(child, signal.SIGKILL)
     worker.kill()
+    prowler.release()
     start()
     wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", 90, "the run's end")
     assert database.scan_runs.find_one()["status"] == "COMPLETED"
@@ -116,7 +116,7 @@ def test_killed_worker(app: Celery, start: Callable[[], Worker], database: Datab
 
 def test_revoked_job(app: Celery, start: Callable[[], Worker], database: Database,
                      prowler: FakeTool) -> None:
-    prowler.set({"eu-west-1": report(finding("a")), "us-east-1": report(sleep=60)})
+    prowler.set({"eu-west-1": report(finding("a")), "us-east-1": report(hold=True)})
     start()
     app.send_task("scans.execute_cloud_scan", args=("run-1",), queue="scans")
     wait_until(lambda: any(c["target"] == "us-east-1" for c in prowler.calls), 30, "both runs")

@@ -206,7 +206,7 @@ def test_missing_program(app: Celery, cworker: Callable[..., Worker], mongo: Mon
 
 def test_cancelled_run_ends_prowler(app: Celery, worker: Worker, database: Database,
                                     prowler: FakeTool, run_id: str) -> None:
-    prowler.set({"*": report(finding("a"), sleep=60)})
+    prowler.set({"*": report(finding("a"), hold=True)})
     result = send(app, PROWLER, run_id, ["eu-west-1"], [])
     wait_until(lambda: prowler.calls, 10, "the start of prowler")
     database.scan_runs.update_one({"_id": run_id}, {"$set": {"status": "CANCELLED"}})
@@ -220,25 +220,26 @@ def test_cancelled_run_ends_prowler(app: Celery, worker: Worker, database: Datab
 
 def test_killed_child(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
                       run_id: str) -> None:
-    prowler.set({"*": report(finding("a"), sleep=30, then=report(finding("a")))})
+    prowler.set({"*": report(finding("a"), hold=True)})
     result = send(app, PROWLER, run_id, ["eu-west-1"], [])
     call = wait_until(lambda: prowler.calls, 10, "the start of prowler")[0]
     child = next(pid for pid in descendants(worker.pid) if call["pid"] in descendants(pid)
                  and call["pid"] in [int(p) for t in Path(f"/proc/{pid}/task").glob("*/children")
                                      for p in t.read_text().split()])
     os.kill(child, signal.SIGKILL)
+    wait_until(lambda: not is_alive(call["pid"]), 10, "the end of the lost prowler")
+    prowler.release()
     assert get(result, timeout=30)["findings"] == 1
     assert states(database) == {"a": "FAIL"}
-    wait_until(lambda: not is_alive(call["pid"]), 10, "the end of the lost prowler")
 
 
-def test_large_output_in_little_memory(app: Celery, worker: Worker, database: Database,
-                                       prowler: FakeTool, run_id: str) -> None:
+def test_more_than_one_batch(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
+                             run_id: str) -> None:
     database.cspm_findings.create_index([("team_id", 1), ("uid", 1)], unique=True)
-    prowler.set({"*": report(*[finding(f"r{i}", "PASS") for i in range(1200)])})
+    prowler.set({"*": report(*[finding(f"r{i}", "PASS") for i in range(520)])})
     result = get(send(app, PROWLER, run_id, ["eu-west-1"], []), timeout=60)
-    assert result["findings"] == 1200
-    assert database.cspm_findings.count_documents({}) == 1200
+    assert result["findings"] == 520
+    assert database.cspm_findings.count_documents({}) == 520
 
 
 # --- posture and snapshots ---

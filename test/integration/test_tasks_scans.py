@@ -242,7 +242,7 @@ def test_ssl_failures(app: Celery, worker: Worker, database: Database, testssl: 
 
 def test_cancelled_scan_ends_its_tool(app: Celery, worker: Worker, database: Database,
                                       testssl: FakeTool) -> None:
-    testssl.set({"*": {"sleep": 60}})
+    testssl.set({"*": {"hold": True}})
     scan = put_scan(database, "127.0.0.1")
     result = send(app, "execute_ssl_scan", scan)
     wait_until(lambda: testssl.calls, 10, "the start of testssl")
@@ -254,7 +254,7 @@ def test_cancelled_scan_ends_its_tool(app: Celery, worker: Worker, database: Dat
 
 def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Database,
                                        testssl: FakeTool) -> None:
-    testssl.set({"*": {"sleep": 60}})
+    testssl.set({"*": {"hold": True}})
     result = send(app, "execute_ssl_scan", put_scan(database, "127.0.0.1"))
     wait_until(lambda: testssl.calls, 10, "the start of testssl")
     app.control.revoke(result.id, terminate=True)
@@ -264,13 +264,13 @@ def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Da
 
 def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Worker, mongo: MongoServer,
                        database: Database, testssl: FakeTool) -> None:
-    full = {"write": sample("testssl/full.json")}
-    testssl.set({"*": {"sleep": 60, "then": full}})
+    testssl.set({"*": {"write": sample("testssl/full.json"), "hold": True}})
     scan = put_scan(database, "127.0.0.1")
     result = send(app, "execute_ssl_scan", scan)
     pid = wait_until(lambda: testssl.calls, 10, "the start of testssl")[0]["pid"]
     child = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(child, signal.SIGKILL)
+    testssl.release()
     assert get(result, timeout=30)["by_severity"]["CRITICAL"] == 1
     assert database.native_scans.find_one({"_id": scan})["status"] == "COMPLETED"
 

@@ -165,7 +165,7 @@ def test_all_teams(app: Celery, worker: Any, db: Database) -> None:
 
 def test_a_killed_worker_changes_nothing(app: Celery, cworker: Callable[..., Any], mongo: Any,
                                          db: Database) -> None:
-    count = 6000
+    count = 2500
     db.cspm_findings.insert_many([cspm(i) for i in range(count)])
     first = start_worker(cworker, mongo, db, name="same@test")
     task = app.send_task("sync.sync_vulnerabilities_for_team", args=["t1"], queue="sync")

@@ -24,12 +24,16 @@ class FakeTool:
         self.plan_path = folder / f"{tool}.plan"
         self.path = folder / tool
         self.set(plan)
-        self.path.write_text(f"#!/bin/sh\nexec {sys.executable} {ROOT}/test/tools/fake_tool.py"
+        self.path.write_text(f"#!/bin/sh\nexec {sys.executable} -S {ROOT}/test/tools/fake_tool.py"
                              f' {tool} {self.plan_path} "$@"\n')
         self.path.chmod(0o755)
 
     def set(self, plan: dict[str, Any]) -> None:
         self.plan_path.write_text(json.dumps(plan))
+
+    def release(self) -> None:
+        """Lets steps that hold go on, those of later calls too."""
+        Path(f"{self.plan_path}.go").touch()
 
     @property
     def calls(self) -> list[dict[str, Any]]:

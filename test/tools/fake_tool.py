@@ -5,9 +5,9 @@
 The plan is JSON: what to do for a target ("*": any other). Each call's arguments and environment are
 appended to PLAN.calls, so that tests see what was run and how often.
 
-  sleep: seconds before the report is written    write: text of the report (absent: no file)
+  hold: it works until the file PLAN.go exists   write: text of the report (absent: no file)
   output, errors: what is said                   exit: exit status
-  once: done the first time only, then as the plan of "then" says
+  then: what to do for the same target after the first time
 """
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def main() -> int:
     sys.stdout.write(step.get("output", ""))
     sys.stderr.write(step.get("errors", ""))
     sys.stdout.flush()
-    time.sleep(step.get("sleep", 0))
+    while step.get("hold") and not Path(f"{plan_path}.go").exists():
+        time.sleep(0.02)
     if report and "write" in step:
         report.write_text(step["write"])
     return step.get("exit", 0)
