@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
