@@ -12,7 +12,7 @@ Q        := $(if $(V),,@)
 
 PACKAGES := hiredis libmongoc-1.0 libcjson libevent libevent_openssl libevent_pthreads libcurl \
             openssl zlib liblzma expat
-OPTIONAL := $(foreach p,libzstd libbrotlienc,$(shell pkg-config --exists $(p) && echo $(p)))
+OPTIONAL := $(foreach p,libzstd libbrotlienc yaml-0.1,$(shell pkg-config --exists $(p) && echo $(p)))
 
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
             -Wno-missing-field-initializers \
@@ -23,6 +23,7 @@ ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(CFLAGS) \
              $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) \
              $(if $(filter libzstd,$(OPTIONAL)),-DHAVE_ZSTD) \
              $(if $(filter libbrotlienc,$(OPTIONAL)),-DHAVE_BROTLI) \
+             $(if $(filter yaml-0.1,$(OPTIONAL)),-DHAVE_YAML) \
              $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 LIBS     := $(shell pkg-config --libs $(PACKAGES) $(OPTIONAL) 2>/dev/null) \
             $(if $(filter libbrotlienc,$(OPTIONAL)),-lbrotlidec) -lbz2 -lm -ldl -lpthread

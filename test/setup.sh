@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 build_packages=(gcc make pkg-config libhiredis-dev libmongoc-dev libbson-dev libcjson-dev
     libevent-dev libcurl4-openssl-dev libssl-dev libcmocka-dev zlib1g-dev libbz2-dev liblzma-dev
-    libzstd-dev libbrotli-dev libexpat1-dev)
+    libzstd-dev libbrotli-dev libexpat1-dev libyaml-dev)
 test_packages=(redis-server nmap openssl python3-venv)
 
 say() { echo "setup: $*"; }

@@ -12,6 +12,11 @@ static const struct cw_arg steampipe_args[] = {
     {0},
 };
 
+static const struct cw_arg cluster_args[] = {
+    {"cluster_id", CW_STR, .help = "_id of the document in k8s_clusters"},
+    {0},
+};
+
 static const struct cw_def defs[] = {
     {
         .name = "discovery.execute_steampipe_discovery",
@@ -20,12 +25,24 @@ static const struct cw_def defs[] = {
         BUILTIN_POLICY,
         .help = "Steampipe's tables of one region into assets",
     },
+    {
+        .name = "discovery.execute_kubernetes_cluster_discovery",
+        .run = execute_kubernetes_cluster_discovery,
+        .args = cluster_args,
+        BUILTIN_POLICY,
+        .help = "a cluster's objects into k8s_resources, what is unsafe into k8s_findings",
+    },
     {0},
 };
 
 static const struct cw_index indexes[] = {
     {"assets", "team_id, provider, resource_id", .unique = true},
     {"assets", "team_id, cloud_account_id, region, gone"},
+    {"k8s_clusters", "team_id"},
+    {"k8s_resources", "team_id, cluster_id, uid", .unique = true},
+    {"k8s_resources", "team_id, cluster_id, kind, gone"},
+    {"k8s_findings", "team_id, cluster_id, uid", .unique = true},
+    {"k8s_findings", "team_id, cluster_id, kind, status"},
     {0},
 };
 

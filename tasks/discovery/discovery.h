@@ -5,5 +5,6 @@
 #include "tasks/cworker.h"
 
 cw_outcome execute_steampipe_discovery(cw_task *t);
+cw_outcome execute_kubernetes_cluster_discovery(cw_task *t);
 
 #endif
