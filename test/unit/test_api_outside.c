@@ -466,7 +466,7 @@ static void test_command_rows(void **state)
          "setting tasks, row 1 (n), field timeout: must be a number of seconds, above 0"},
         {"[{\"name\": \"n\", \"command\": [\"a\"], \"time\": 1}]",
          "setting tasks, row 1 (n), field time: there are only name, queue, command, timeout, "
-         "soft_timeout, max_retries, default_retry_delay and env"},
+         "soft_timeout, max_retries, default_retry_delay, env, unique_for and unique_key"},
         {"[{\"name\": \"t.sum\", \"command\": [\"a\"]}]", "task t.sum exists already"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
