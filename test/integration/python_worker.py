@@ -71,6 +71,6 @@ def xsum(numbers):
     return sum(numbers)
 
 
-@app.task(name="demo.echo")
-def echo(*args, **kwargs):
+@app.task(name="demo.echo", bind=True)  # bound, so that Celery sends it as an errback with the id
+def echo(self, *args, **kwargs):
     return {"args": args, "kwargs": kwargs}

@@ -212,23 +212,23 @@ static void test_type_errors(void **state)
     static const struct row {
         const char *name, *args, *message;
     } rows[] = {
-        {"t.sum", "[1], {}", "t.sum() missing 1 required positional argument: 'y'"},
-        {"t.sum", "[], {}", "t.sum() missing 2 required positional arguments: 'x' and 'y'"},
-        {"t.sum", "[1, 2, 3], {}", "t.sum() takes 2 positional arguments but 3 were given"},
-        {"t.json", "[1, 2], {}", "t.json() takes 1 positional argument but 2 were given"},
-        {"t.memory", "[1], {}", "t.memory() takes 0 positional arguments but 1 was given"},
+        {"t.sum", "[1], {}", "sum() missing 1 required positional argument: 'y'"},
+        {"t.sum", "[], {}", "sum() missing 2 required positional arguments: 'x' and 'y'"},
+        {"t.sum", "[1, 2, 3], {}", "sum() takes 2 positional arguments but 3 were given"},
+        {"t.json", "[1, 2], {}", "json() takes 1 positional argument but 2 were given"},
+        {"t.memory", "[1], {}", "memory() takes 0 positional arguments but 1 was given"},
         {"t.kinds", "[1, 2, true, null, 5], {}",
-         "t.kinds() takes from 1 to 4 positional arguments but 5 were given"},
-        {"t.sum", "[1, 2], {\"z\": 1}", "t.sum() got an unexpected keyword argument 'z'"},
-        {"t.sum", "[1, 2], {\"x\": 1}", "t.sum() got multiple values for argument 'x'"},
-        {"t.sum", "[\"abc\", 2], {}", "t.sum() argument 'x' must be an integer, not str (\"abc\")"},
-        {"t.sum", "[1.0, 2], {}", "t.sum() argument 'x' must be an integer, not float (1.0)"},
-        {"t.sum", "[true, 2], {}", "t.sum() argument 'x' must be an integer, not bool (true)"},
-        {"t.sum", "[null, 2], {}", "t.sum() argument 'x' must be an integer, not None"},
-        {"t.kinds", "[1, [2]], {}", "t.kinds() argument 'n' must be a number, not list ([2])"},
-        {"t.sum", "{}, {}", "t.sum() args must be a list, not dict"},
-        {"t.sum", "[], [1]", "t.sum() kwargs must be a dict, not list"},
-        {"t.sum", "[], null", "t.sum() kwargs must be a dict, not NoneType"},
+         "kinds() takes from 1 to 4 positional arguments but 5 were given"},
+        {"t.sum", "[1, 2], {\"z\": 1}", "sum() got an unexpected keyword argument 'z'"},
+        {"t.sum", "[1, 2], {\"x\": 1}", "sum() got multiple values for argument 'x'"},
+        {"t.sum", "[\"abc\", 2], {}", "sum() argument 'x' must be an integer, not str (\"abc\")"},
+        {"t.sum", "[1.0, 2], {}", "sum() argument 'x' must be an integer, not float (1.0)"},
+        {"t.sum", "[true, 2], {}", "sum() argument 'x' must be an integer, not bool (true)"},
+        {"t.sum", "[null, 2], {}", "sum() argument 'x' must be an integer, not None"},
+        {"t.kinds", "[1, [2]], {}", "kinds() argument 'n' must be a number, not list ([2])"},
+        {"t.sum", "{}, {}", "sum() args must be a list, not dict"},
+        {"t.sum", "[], [1]", "sum() kwargs must be a dict, not list"},
+        {"t.sum", "[], null", "sum() kwargs must be a dict, not NoneType"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         expect_failure(rows[i].name, rows[i].args, "TypeError", rows[i].message);
@@ -264,7 +264,7 @@ static void test_handler_slips(void **state)
 {
     (void)state;
     expect_failure("t.sum", "[99999999999999999999, 1], {}", "OverflowError",
-                   "t.sum() argument 'x' does not fit in 64 bits: 99999999999999999999");
+                   "sum() argument 'x' does not fit in 64 bits: 99999999999999999999");
     expect_failure("t.asks_wrong", "[], {}", "RuntimeError",
                    "t.asks_wrong asks for an argument 'nobody' that its table does not name");
     expect_failure("t.no_verdict", "[], {}", "RuntimeError",

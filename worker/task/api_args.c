@@ -76,15 +76,22 @@ static void clip_value(const cJSON *v, char out[96])
     free(text);
 }
 
+/* What Python calls the function of the same task in its messages. */
+static const char *function_of(const struct cw_task *t)
+{
+    const char *dot = strrchr(t->entry->def->name, '.');
+    return dot ? dot + 1 : t->entry->def->name;
+}
+
 static void wrong_kind(struct cw_task *t, const struct cw_arg *arg, const cJSON *v)
 {
     char shown[96];
     clip_value(v, shown);
     if (cJSON_IsNull(v))
-        task_type_error(t, "%s() argument '%s' must be %s, not None", t->entry->def->name,
+        task_type_error(t, "%s() argument '%s' must be %s, not None", function_of(t),
                         arg->name, kind_names[arg->kind]);
     else
-        task_type_error(t, "%s() argument '%s' must be %s, not %s (%s)", t->entry->def->name,
+        task_type_error(t, "%s() argument '%s' must be %s, not %s (%s)", function_of(t),
                         arg->name, kind_names[arg->kind], python_type(v), shown);
 }
 
@@ -98,7 +105,7 @@ static int find_arg(const struct cw_def *def, const char *name)
 
 static bool parse_body(struct cw_task *t)
 {
-    const char *name = t->entry->def->name;
+    const char *name = function_of(t);
     struct error err = {0};
     t->body = json_parse(t->frame->body.at, t->frame->body.size, &err);
     if (!t->body) {
@@ -126,11 +133,11 @@ static bool bind_names(struct cw_task *t, bool strict)
         if (i >= 0 && !t->values[i]) {
             t->values[i] = v;
         } else if (strict && i < 0) {
-            task_type_error(t, "%s() got an unexpected keyword argument '%.80s'", def->name,
+            task_type_error(t, "%s() got an unexpected keyword argument '%.80s'", function_of(t),
                             v->string);
             return false;
         } else if (strict) {
-            task_type_error(t, "%s() got multiple values for argument '%s'", def->name, v->string);
+            task_type_error(t, "%s() got multiple values for argument '%s'", function_of(t), v->string);
             return false;
         }
     }
@@ -148,7 +155,7 @@ static void too_many(struct cw_task *t, int given)
         snprintf(range, sizeof range, "from %d to %d", required, t->n_args);
     else
         snprintf(range, sizeof range, "%d", t->n_args);
-    task_type_error(t, "%s() takes %s positional argument%s but %d %s given", def->name, range,
+    task_type_error(t, "%s() takes %s positional argument%s but %d %s given", function_of(t), range,
                     t->n_args == 1 && required == 1 ? "" : "s", given, given == 1 ? "was" : "were");
 }
 
@@ -167,7 +174,7 @@ static void missing(struct cw_task *t, int count)
         buf_printf(&names, "%s'%s'", before, def->args[i].name);
         shown++;
     }
-    task_type_error(t, "%s() missing %d required positional argument%s: %s", def->name, count,
+    task_type_error(t, "%s() missing %d required positional argument%s: %s", function_of(t), count,
                     count == 1 ? "" : "s", names.data);
     buf_done(&names);
 }
@@ -258,7 +265,7 @@ static const cJSON *value_as(struct cw_task *t, const char *arg, enum cw_kind ki
         return v && cJSON_IsNull(v) ? NULL : v;
     char shown[96];
     clip_value(v, shown);
-    task_misuse(t, "TypeError", "%s() argument '%s' must be %s, not %s (%s)", t->entry->def->name,
+    task_misuse(t, "TypeError", "%s() argument '%s' must be %s, not %s (%s)", function_of(t),
                 arg, kind_names[kind], python_type(v), shown);
     return NULL;
 }
@@ -272,7 +279,7 @@ int64_t cw_int(cw_task *t, const char *arg)
     char shown[96];
     clip_value(v, shown);
     task_misuse(t, "OverflowError", "%s() argument '%s' does not fit in 64 bits: %s",
-                t->entry->def->name, arg, shown);
+                function_of(t), arg, shown);
     return 0;
 }
 
