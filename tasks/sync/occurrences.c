@@ -6,7 +6,9 @@
 #include <string.h>
 
 /* Findings become vulnerability_occurrences, 500 at a time, by statements that name one dedup_key each:
- * what is open is upserted, what had been resolved is opened again, what is not open is resolved.
+ * what is open is upserted, what had been resolved is opened again, what is not open is resolved. Most
+ * findings of a real scan pass and have no occurrence: one look-up a batch tells for which of them, and
+ * of those that may have to be opened again, there is anything to write.
  *
  * Each write holds the state it starts from (or is an upsert under the unique dedup_key), so a second
  * pass over the same findings, at the same time or after a kill -9, changes nothing that the first
@@ -18,6 +20,7 @@ enum { BATCH = 500 };
 struct row {
     char key[DIGEST_SIZE];
     bool open, twin;
+    bool stored_open, stored_resolved; /* as the look-up found it */
     bson_t *fields; /* NULL when it is not open */
     int64_t first_seen;
 };
@@ -93,6 +96,49 @@ static struct row **slot_of(struct occurrences *o, const char *key)
     }
 }
 
+/* --- what is stored --- */
+
+static bool is_worth_looking(const struct occurrences *o, const struct row *r)
+{
+    return !r->twin && (!r->open || o->any_resolved);
+}
+
+static int on_stored(cw_task *t, const bson_t *stored, void *arg)
+{
+    struct occurrences *o = arg;
+    const char *key = doc_text(stored, "dedup_key"), *status = doc_text(stored, "status");
+    struct row **slot = key && strlen(key) + 1 == DIGEST_SIZE ? slot_of(o, key) : NULL;
+    (void)t;
+    if (!slot || !*slot || !status)
+        return 0;
+    (*slot)->stored_open = strcmp(status, "OPEN") == 0;
+    (*slot)->stored_resolved = strcmp(status, "RESOLVED") == 0;
+    return 0;
+}
+
+static int look_up(struct occurrences *o)
+{
+    bson_t filter = BSON_INITIALIZER, in, keys;
+    uint32_t n = 0;
+    char room[16];
+    const char *name;
+    BSON_APPEND_DOCUMENT_BEGIN(&filter, "dedup_key", &in);
+    BSON_APPEND_ARRAY_BEGIN(&in, "$in", &keys);
+    for (int i = 0; i < o->n; i++)
+        if (is_worth_looking(o, &o->rows[i])) {
+            bson_uint32_to_string(n++, &name, room, sizeof room);
+            BSON_APPEND_UTF8(&keys, name, o->rows[i].key);
+        }
+    bson_append_array_end(&in, &keys);
+    bson_append_document_end(&filter, &in);
+    bson_t *opts = BCON_NEW("batchSize", BCON_INT32(BATCH), "projection", "{", "_id", BCON_INT32(0),
+                            "dedup_key", BCON_INT32(1), "status", BCON_INT32(1), "}");
+    int code = n ? mongo_each(o->t, "vulnerability_occurrences", &filter, opts, on_stored, o) : 0;
+    bson_destroy(&filter);
+    bson_destroy(opts);
+    return code;
+}
+
 /* --- writing --- */
 
 /* Another pass may be at work, or the last statement of a killed one: what it saw later counts. */
@@ -137,6 +183,7 @@ static int write_resolved(struct occurrences *o, const struct row *r)
     bson_t *update = BCON_NEW("$set", "{", "status", "RESOLVED", "resolved_at",
                               BCON_DATE_TIME(o->now), "}");
     int code = mongo_bulk_update(o->resolve, key, update, false);
+    o->any_resolved = true;
     bson_destroy(key);
     bson_destroy(update);
     return code;
@@ -147,8 +194,8 @@ static int write_row(struct occurrences *o, const struct row *r)
     if (r->twin)
         return 0;
     if (!r->open)
-        return write_resolved(o, r);
-    if (o->any_resolved && write_reopen(o, r) < 0)
+        return r->stored_open ? write_resolved(o, r) : 0;
+    if (r->stored_resolved && write_reopen(o, r) < 0)
         return -1;
     return write_open(o, r);
 }
@@ -168,7 +215,7 @@ static int report(struct occurrences *o)
 
 int occurrences_flush(struct occurrences *o)
 {
-    int code = 0;
+    int code = look_up(o);
     for (int i = 0; code >= 0 && i < o->n; i++)
         code = write_row(o, &o->rows[i]);
     if (code >= 0)
@@ -246,5 +293,6 @@ int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, i
     bson_destroy(&filter);
     bson_destroy(update);
     o->unseen += n > 0 ? n : 0;
+    o->any_resolved = o->any_resolved || n > 0;
     return n < 0 ? -1 : 0;
 }

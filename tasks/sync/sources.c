@@ -125,7 +125,7 @@ static int read_container(struct occurrences *o, const bson_t *d)
 }
 
 const struct source sync_sources[] = {
-    {"cspm", "cspm_findings", read_cspm, false},
-    {"k8s", "k8s_findings", read_k8s, false},
-    {"container", "container_scans", read_container, true},
+    {"cspm", "cspm_findings", read_cspm, false, {"last_seen", "resolved_at", "updated_at"}},
+    {"k8s", "k8s_findings", read_k8s, false, {"last_seen", "resolved_at", "updated_at"}},
+    {"container", "container_scans", read_container, true, {"finished_at", "updated_at"}},
 };

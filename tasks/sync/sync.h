@@ -33,6 +33,8 @@ struct source {
     const char *name, *collection;
     source_read *read;
     bool whole; /* a document holds the whole truth about its own findings */
+    /* One or another of these times is set whenever a document changes; each has its index. */
+    const char *changes[4];
 };
 extern const struct source sync_sources[];
 enum { SYNC_SOURCES = 3 };

@@ -39,8 +39,12 @@ static const struct cw_index indexes[] = {
     {"vulnerability_occurrences", "team_id, status, severity, opened_at"},
     {"cspm_findings", "team_id, last_seen"},
     {"cspm_findings", "team_id, resolved_at"},
+    {"cspm_findings", "team_id, updated_at"},
     {"k8s_findings", "team_id, last_seen"},
+    {"k8s_findings", "team_id, resolved_at"},
+    {"k8s_findings", "team_id, updated_at"},
     {"container_scans", "team_id, finished_at"},
+    {"container_scans", "team_id, updated_at"},
     {"sync_watermarks", "team_id, source", .unique = true},
     {0},
 };
