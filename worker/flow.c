@@ -266,25 +266,35 @@ static void on_claimed(int code, void *arg)
 {
     struct request *r = arg;
     struct worker *w = r->worker;
+    w->n_claiming--;
     if (code != 0) {
         w->n_waiting--;
         flow_done(r);
         return;
     }
     r->acked = true;
-    ready_add(w, r, true);
+    request_move(r, REQUEST_READY);
+    if (!revoked(r))
+        run(r);
     worker_pump(w);
+}
+
+/* What is being claimed has its room already: what no lane takes now must stay in Redis. */
+static bool has_room(const struct worker *w)
+{
+    return pool_room(w->pool) > w->n_claiming;
 }
 
 void flow_dispatch(struct worker *w)
 {
-    while (w->ready.first && pool_room(w->pool) > 0 && channel_owns(w->channel)) {
+    while (w->ready.first && has_room(w) && channel_owns(w->channel)) {
         struct request *r = w->ready.first;
         request_list_remove(r);
         if (revoked(r) || (!r->acked && expired(r)))
             continue;
         if (!r->acks_late && !r->acked) {
             request_move(r, REQUEST_CLAIMING);
+            w->n_claiming++;
             channel_settle(w->channel, &r->delivery, NULL, 0, on_claimed, r);
         } else {
             run(r);
@@ -292,14 +302,15 @@ void flow_dispatch(struct worker *w)
     }
 }
 
-/* The oldest must be taken first again, so it is given back last: each goes to the front. */
+/* The oldest must be taken first again, so it is given back last: each goes to the front. What was acked
+ * early and lost its lane before it began has a last chance to run, unless nothing runs any more. */
 static void give_back(struct request_list *waiting, void *arg)
 {
-    (void)arg;
-    while (waiting->last) {
-        struct request *r = waiting->last;
-        if (r->acked) /* claimed: it is ours to run to the end */
-            break;
+    const struct worker *w = arg;
+    for (struct request *r = waiting->last, *before; r; r = before) {
+        before = r->prev;
+        if (r->acked && w->phase != WORKER_COLD)
+            continue;
         request_list_remove(r);
         flow_finish(r, OUTCOME_GIVEN_BACK);
     }
@@ -307,7 +318,7 @@ static void give_back(struct request_list *waiting, void *arg)
 
 void flow_give_back_ready(struct worker *w)
 {
-    flow_each_waiting(w, give_back, NULL);
+    flow_each_waiting(w, give_back, w);
 }
 
 static void discard_revoked(struct request_list *waiting, void *arg)

@@ -50,6 +50,7 @@ struct worker {
     uint64_t last_job;
     struct request *unstored;   /* gave up their results; freed when no store can call back any more */
     size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
+    int n_claiming;             /* acked early, the answer is under way: a lane is kept for each */
     size_t n_requests;          /* all that are alive */
     size_t n_bytes;             /* of their messages */
     uint64_t n_done;
