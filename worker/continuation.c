@@ -261,9 +261,8 @@ static cJSON *append_chain(cJSON *signature, const cJSON *chain, int nesting)
 int continuation_replace(const struct continuation *c, const cJSON *signature, struct error *err)
 {
     const struct message *m = c->message;
-    const cJSON *tasks = canvas_tasks(signature);
-    bool is_list = canvas_is(signature, "chain") || canvas_is(signature, "group");
-    if (is_list && (!tasks || !tasks->child))
+    const cJSON *steps = canvas_is(signature, "chain") ? canvas_tasks(signature) : NULL;
+    if (steps && !steps->child)
         return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
     cJSON *body = json_parse(m->body.at, m->body.size, NULL), *copy = cJSON_Duplicate(signature, true);
     const cJSON *embed = embed_of(body), *chain = json_get(embed, "chain");

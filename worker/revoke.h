@@ -14,6 +14,7 @@ void revoke_close(struct worker *w);                  /* writes it */
 /* --- revoked_keep.c --- */
 void revoked_share_ids(struct worker *w, const char *const *ids, size_t n);
 void revoked_share_stamps(struct worker *w, const cJSON *headers);
+void revoked_forget_stamps(struct worker *w); /* here and for workers that start later */
 void revoked_read_fleet(struct worker *w); /* with each new connection, before it fetches */
 int revoked_load(struct worker *w, struct error *err);
 void revoked_save(struct worker *w, bool now); /* what has changed; else not before its time has come */

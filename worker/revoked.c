@@ -242,6 +242,14 @@ void revoked_add_stamps(struct revoked *s, const char *header, const cJSON *valu
     }
 }
 
+void revoked_clear_stamps(struct revoked *s)
+{
+    s->changed = s->changed || s->n_stamps;
+    cJSON_Delete(s->stamps);
+    s->stamps = NULL;
+    s->n_stamps = 0;
+}
+
 cJSON *stamps_match(const cJSON *revoked, const struct message *m)
 {
     if (!revoked || !m->stamped_headers.at || !m->stamps.at)

@@ -38,6 +38,7 @@ void revoked_purge(struct revoked *s, int64_t now);
 
 /* `values`: one value or a list of them. Borrowed. */
 void revoked_add_stamps(struct revoked *s, const char *header, const cJSON *values);
+void revoked_clear_stamps(struct revoked *s);
 /* Does a message carry one of these stamps ({header: value or [values]})? {header: value} of the first
  * that matches, to be freed, or NULL. */
 cJSON *stamps_match(const cJSON *revoked, const struct message *m);

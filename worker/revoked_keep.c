@@ -98,6 +98,14 @@ void revoked_share_stamps(struct worker *w, const cJSON *headers)
     }
 }
 
+void revoked_forget_stamps(struct worker *w)
+{
+    char *key = key_of(w, "cworker.revoked.stamps");
+    redis_sendf(channel_redis(w->channel), NULL, NULL, "DEL %s", key);
+    free(key);
+    revoked_clear_stamps(w->revoked);
+}
+
 static void on_ids(const redisReply *reply, void *arg)
 {
     struct worker *w = arg;

@@ -9,7 +9,7 @@ import storm
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("mongo", [False, True], ids=["redis", "mongo"])
 def test_nothing_is_lost_in_a_storm(mongo):
-    account, folder = storm.blow(seed=20 + mongo, seconds=12, mongo=mongo, chords=False)
+    account, folder = storm.blow(seed=20 + mongo, seconds=12, mongo=mongo, chords=True)
     print(account.report(), folder)
     assert account.ok, account.report()
     assert len(account.faults) > 5

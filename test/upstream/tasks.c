@@ -7,6 +7,7 @@
 
 #include <hiredis/hiredis.h>
 #include <math.h>
+#include <mongoc/mongoc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -344,11 +345,26 @@ static cw_outcome reject_then_succeed(cw_task *t)
     return cw_info(t)->redelivered ? cw_return_str(t, "second-pass") : cw_reject(t, true);
 }
 
+static int store_document(cw_task *t, const char *status, const char *result)
+{
+    mongoc_collection_t *results = cw_collection(t, "celery_taskmeta");
+    if (!results)
+        return -1;
+    bson_t *document = BCON_NEW("_id", BCON_UTF8(cw_info(t)->id), "status", BCON_UTF8(status),
+                                "result", BCON_UTF8(result), "traceback", BCON_NULL);
+    bool ok = mongoc_collection_insert_one(results, document, NULL, NULL, NULL);
+    bson_destroy(document);
+    return ok ? 0 : -1;
+}
+
 /* Stores SUCCESS itself, then goes back: what was stored is what its chain goes on with. */
 static cw_outcome store_success_then_reject(cw_task *t)
 {
     if (cw_info(t)->redelivered)
         return cw_return_str(t, "dedup-pass");
+    const char *database = getenv("CWORKER_APP_DATABASE_URL");
+    if (database && *database)
+        return store_document(t, "SUCCESS", "\"first-pass\"") < 0 ? cw_fail(t) : cw_reject(t, true);
     char *key = cw_printf(t, "celery-task-meta-%s", cw_info(t)->id);
     redis_tell("SET", key, cw_printf(t, "{\"status\": \"SUCCESS\", \"result\": \"first-pass\", "
                                         "\"traceback\": null, \"children\": [], \"task_id\": \"%s\"}",

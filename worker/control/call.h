@@ -54,7 +54,7 @@ void requests_each(struct worker *w, request_fn *fn, void *arg);
     X(ping) X(clock) X(stats) X(memsample) X(memdump) X(objgraph) X(report) X(conf)                \
     X(active) X(reserved) X(scheduled) X(revoked) X(registered) X(query_task) X(active_queues)     \
     X(hello)                                                                                       \
-    X(revoke) X(revoke_by_stamped_headers) X(terminate) X(rate_limit) X(time_limit)                \
+    X(revoke) X(revoke_by_stamped_headers) X(revoked_stamps_clear) X(terminate) X(rate_limit) X(time_limit)                \
     X(pool_grow) X(pool_shrink) X(pool_restart) X(autoscale) X(shutdown)                           \
     X(add_consumer) X(cancel_consumer) X(pause) X(resume)                                          \
     X(enable_events) X(disable_events) X(heartbeat) X(election)

@@ -46,6 +46,7 @@ const struct control_command control_commands[] = {
     CONTROL(revoke, "task_id! terminate signal *", "Revoke task by task id (or list of ids)."),
     CONTROL(revoke_by_stamped_headers, "headers! terminate signal *",
             "Revoke task by header (or list of headers)."),
+    CONTROL(revoked_stamps_clear, "", "Forget all revoked stamps, in the whole fleet."),
     CONTROL(shutdown, "msg *", "Shutdown worker(s)."),
     CONTROL(terminate, "signal! task_id! *", "Terminate task by task id (or list of ids)."),
     CONTROL(time_limit, "task_name hard soft *",

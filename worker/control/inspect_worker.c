@@ -41,9 +41,27 @@ cJSON *call_report(struct call *call)
     return reply;
 }
 
+/* What Celery's workers tell in any case, whether it differs from the default or not. */
+static void add_always(const struct settings *s, cJSON *conf)
+{
+    static const char *const names[] = {"broker_url", "result_backend", "timezone", "enable_utc",
+                                        "accept_content", "include", "broker_heartbeat",
+                                        "deprecated_settings", "worker_hijack_root_logger",
+                                        "worker_log_color"};
+    cJSON *all = settings_dump(s, true);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!json_get(conf, names[i]))
+            json_set(conf, names[i],
+                     cJSON_DetachItemFromObjectCaseSensitive(all, names[i]) ?: cJSON_CreateNull());
+    cJSON_Delete(all);
+}
+
 cJSON *call_conf(struct call *call)
 {
-    return settings_dump(&call->worker->options->settings, call_flag(call, "with_defaults"));
+    const struct settings *s = &call->worker->options->settings;
+    cJSON *conf = settings_dump(s, call_flag(call, "with_defaults"));
+    add_always(s, conf);
+    return conf;
 }
 
 /* --- stats ------------------------------------------------------------------------------------------ */

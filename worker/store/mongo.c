@@ -23,6 +23,7 @@ struct mongo_store {
     mongoc_uri_t *uri;
     char *database, *tasks_name, *groups_name;
     double expires;
+    bool extended;
     bool raised_concern, has_ignored_settings; /* to be noted */
     mongoc_client_t *client; /* made on first use: an SRV name blocks while it is looked up */
     mongoc_collection_t *tasks;
@@ -171,6 +172,7 @@ static struct mongo_store *open_store(const struct store_setup *setup, struct er
     apply_auth_source(uri);
     apply_write_concern(m);
     apply_defaults(uri);
+    m->extended = setup->settings->result_extended;
     apply_settings(m, setup->settings->mongodb_backend_settings);
     return m;
 }
@@ -459,6 +461,8 @@ static size_t build(const struct mongo_store *m, struct store_entry **entries, s
         job->document = bson_new();
         job->entry = e;
         job->state = JOB_TODO;
+        /* Celery's client takes the fields for given in every document, also where nothing is known. */
+        e->record.extended |= m->extended;
         if (record_bson(&e->record, e->no_children, expiry_of(m, &e->record), job->document, &why) <
             0) {
             entry_refuse(e, why.code, "%s", why.text);

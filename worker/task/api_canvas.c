@@ -183,6 +183,13 @@ cw_outcome cw_replace(cw_task *t, cJSON *sig)
         cJSON_Delete(sig);
         return cw_raise(t, "ValueError", "cw_replace() by a signature without task, list or body");
     }
+    const char *type = json_get_string(sig, "subtask_type");
+    const cJSON *steps = json_get(json_get(sig, "kwargs"), "tasks");
+    if (type && strcmp(type, "chain") == 0 && !steps->child) {
+        cJSON_Delete(sig);
+        return cw_raise(t, "celery.exceptions.ImproperlyConfigured",
+                        "Cannot replace with an empty chain");
+    }
     cw_outcome outcome = cw_ignore(t);
     add_row(t, "replace", sig);
     t->replaced = true;
