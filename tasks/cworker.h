@@ -307,6 +307,11 @@ int cw_apply(cw_task *t, cJSON *sig, char ret_id[CW_ID_SIZE]);
  * group or chord, and the rest of its chain. */
 cw_outcome cw_replace(cw_task *t, cJSON *sig);
 
+/* As cw_apply, and sig becomes one more part of the chord that this task is a part of: the body waits for it
+ * and gets its result too. Only where Redis keeps the results, as in Celery; elsewhere the task fails by
+ * NotImplementedError. < 0: this task is in no chord. */
+int cw_add_to_chord(cw_task *t, cJSON *sig);
+
 /* The stored result of another task: {"status", "result", "traceback", "children", "date_done", "task_id",
  * …}, valid until the handler returns. NULL with code 0 in ret_code: nothing is stored (yet); < 0: the
  * result store did not answer. ret_code may be NULL. */

@@ -281,6 +281,31 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
     return code;
 }
 
+/* --- one more part --------------------------------------------------------------------------------- */
+
+int continuation_add_to_chord(const struct continuation *c, const cJSON *signature, struct error *err)
+{
+    const struct message *m = c->message;
+    if (!c->canvas.counts_chords)
+        return error_set(err, ERROR_UNSUPPORTED, "Backend does not support add_to_chord");
+    cJSON *body = json_parse(m->body.at, m->body.size, NULL), *copy = cJSON_Duplicate(signature, true);
+    canvas_set(copy, "group_id", cJSON_CreateString(m->group));
+    if (m->group_index >= 0)
+        canvas_set(copy, "group_index", json_int(m->group_index));
+    canvas_set(copy, "chord", cJSON_Duplicate(json_get(embed_of(body), "chord"), true));
+    canvas_set(copy, "root_id", cJSON_CreateString(m->root_id ? m->root_id : m->id));
+    cJSON *tuple = canvas_freeze(copy, NULL, m->root_id ? m->root_id : m->id, c->canvas.ids);
+    cJSON *row = cJSON_CreateObject();
+    json_set(row, "group", cJSON_CreateString(m->group));
+    json_set(row, "added", cJSON_Duplicate(cJSON_GetArrayItem(tuple->child, 0), true));
+    cJSON_AddItemToArray(c->canvas.prepares, row);
+    cJSON_Delete(tuple);
+    int code = canvas_apply(&c->canvas, copy, NULL, NULL, err);
+    cJSON_Delete(copy);
+    cJSON_Delete(body);
+    return code;
+}
+
 /* --- what fails, or is counted, with a task ------------------------------------------------------- */
 
 static void add_end(const cJSON *signature, cJSON *ends)

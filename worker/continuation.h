@@ -39,6 +39,9 @@ int continuation_call_errbacks(const struct continuation *c, const cJSON *errbac
  * group and chord, and the rest of its chain behind it. Source: celery.app.task.Task.replace. */
 int continuation_replace(const struct continuation *c, const cJSON *signature, struct error *err);
 
+/* `signature` becomes one more part of the task's own chord, which is told so before it leaves. */
+int continuation_add_to_chord(const struct continuation *c, const cJSON *signature, struct error *err);
+
 /* The ends that fail with a task: the remaining steps of its chain. A list of {"id","group","index",
  * "chord"} (absent where they do not apply), or NULL for none. */
 cJSON *continuation_abandoned(const struct message *m);

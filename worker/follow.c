@@ -64,7 +64,7 @@ static void remember_revoke(struct request *r, const cJSON *what)
     cJSON_AddItemToArray(r->revokes, cJSON_Duplicate(what, true));
 }
 
-/* What a C task asked for: rows that are messages already, {"apply": signature}, {"replace": …}. */
+/* What a C task asked for: rows that are messages already, {"apply": signature}, {"part": …}, … */
 static int expand_rows(struct continuation *c, struct request *r, struct error *err)
 {
     cJSON *rows = r->sends;
@@ -73,8 +73,10 @@ static int expand_rows(struct continuation *c, struct request *r, struct error *
     while (rows->child && code == 0) {
         cJSON *row = cJSON_DetachItemViaPointer(rows, rows->child);
         const cJSON *signature = json_get(row, "apply"), *instead = json_get(row, "replace");
-        const cJSON *revoke = json_get(row, "revoke");
-        if (signature)
+        const cJSON *revoke = json_get(row, "revoke"), *part = json_get(row, "part");
+        if (part)
+            code = continuation_add_to_chord(c, part, err);
+        else if (signature)
             code = canvas_apply(&c->canvas, signature, NULL, NULL, err);
         else if (instead)
             code = continuation_replace(c, instead, err);
@@ -82,7 +84,7 @@ static int expand_rows(struct continuation *c, struct request *r, struct error *
             remember_revoke(r, revoke);
         else
             cJSON_AddItemToArray(r->children, canvas_tuple(json_get_string(row, "id")));
-        if (signature || instead || revoke)
+        if (signature || instead || revoke || part)
             cJSON_Delete(row);
         else
             cJSON_AddItemToArray(r->sends, row);
@@ -197,6 +199,7 @@ void follow_prepare(struct request *r, follow_fn *then)
         const cJSON *result = json_get(row, "result");
         char *text = result ? json_text(result) : NULL;
         struct store_header header = {.group = json_get_string(row, "group"), .result = text,
+                                      .added = json_get_string(row, "added"),
                                       .keep = cJSON_IsTrue(json_get(row, "keep"))};
         json_as_int(json_get(row, "size"), &header.size);
         store_prepare_chord(r->worker->store, &header, one_done, wait);

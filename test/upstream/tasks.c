@@ -454,15 +454,17 @@ static cw_outcome add_to_all(cw_task *t)
 static cw_outcome add_to_all_to_chord(cw_task *t)
 {
     cJSON *parts = additions(t);
-    while (parts->child)
-        cw_apply(t, cJSON_DetachItemFromArray(parts, 0), NULL);
+    int code = 0;
+    while (parts->child && code == 0)
+        code = cw_add_to_chord(t, cJSON_DetachItemFromArray(parts, 0));
     cJSON_Delete(parts);
-    return cw_return_int(t, 0);
+    return code < 0 ? cw_fail(t) : cw_return_int(t, 0);
 }
 
 static cw_outcome add_chord_to_chord(cw_task *t)
 {
-    cw_apply(t, cw_chord(additions(t), call("tsum", NULL)), NULL);
+    if (cw_add_to_chord(t, cw_chord(additions(t), call("tsum", NULL))) < 0)
+        return cw_fail(t);
     return cw_return_int(t, 0);
 }
 

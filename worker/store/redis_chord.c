@@ -6,7 +6,8 @@
  *   celery-taskset-meta-G.s   how many parts there are     .t   how many were added to them
  *   celery-taskset-meta-G.j   zset (by index) or list of the parts that ended: [1, id, state, result]
  *   celery-taskset-meta-G.cworker.body   ours: the part whose message sends the body
- *   celery-taskset-meta-G.cworker.ids    ours: id → element, for parts without an index and for lists
+ *   celery-taskset-meta-G.cworker.ids    ours: id → element, for parts without an index and for lists; the
+ *                                        ids that were added
  *
  * A part that ends twice is counted once: its element is replaced, a SUCCESS by nothing. The part that
  * makes the count full claims the body; only a redelivery of that same part claims it again. A kill -9
@@ -64,6 +65,16 @@ static struct redis_script part_script = {
         "return {1, redis.call('GET', KEYS[6])}\n",
 };
 
+/* Counts an added part once, however often the task that adds it comes again. */
+static struct redis_script added_script = {
+    .body = "if redis.call('HSETNX', KEYS[2], 'added ' .. ARGV[1], '') == 1 then\n"
+            "  redis.call('INCR', KEYS[1])\n"
+            "end\n"
+            "if ARGV[2] ~= '0' then\n"
+            "  for i = 1, 2 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end\n"
+            "end\n",
+};
+
 static char *group_key(const struct redis_chords *c, const char *group, const char *suffix)
 {
     return mem_printf("%scelery-taskset-meta-%s%s", c->prefix, group, suffix);
@@ -86,9 +97,24 @@ static void on_done(const redisReply *reply, void *arg)
     d.fn(failed ? ERROR_INVALID : 0, failed ? reply->str : NULL, d.arg);
 }
 
+static void add_part(struct redis_chords *c, const struct store_header *h, struct done *d)
+{
+    char *count = group_key(c, h->group, ".t"), *ids = group_key(c, h->group, ".cworker.ids");
+    struct slice argv[] = {slice_of(count), slice_of(ids), slice_of(h->added), slice_of(c->expires)};
+    redis_call(c->calls, &added_script, 2, 4, argv, on_done, d);
+    free(count);
+    free(ids);
+}
+
 void redis_chord_prepare(struct redis_chords *c, const struct store_header *h, store_done_fn *fn,
                          void *arg)
 {
+    struct done *d = mem_alloc(sizeof *d);
+    *d = (struct done){fn, arg};
+    if (h->added) {
+        add_part(c, h, d);
+        return;
+    }
     char size[24], *value = h->result ? mem_printf("{\"result\": %s}", h->result) : NULL;
     char *key = group_key(c, h->group, value ? "" : ".s");
     bool expire = strcmp(c->expires, "0") != 0;
@@ -101,8 +127,6 @@ void redis_chord_prepare(struct redis_chords *c, const struct store_header *h, s
     }
     if (h->keep)
         argv[argc++] = slice_of("NX");
-    struct done *d = mem_alloc(sizeof *d);
-    *d = (struct done){fn, arg};
     redis_call(c->calls, NULL, 0, argc, argv, on_done, d);
     free(key);
     free(value);

@@ -74,6 +74,7 @@ struct store_header {
     int64_t size;       /* how many parts */
     bool keep;          /* a size that is there already stays */
     const char *result; /* instead of a size: the header's result tuple, as JSON text */
+    const char *added;  /* instead of a size: the id of one more part */
 };
 void store_prepare_chord(struct store *s, const struct store_header *header, store_done_fn *fn,
                          void *arg);

@@ -177,6 +177,24 @@ int cw_apply(cw_task *t, cJSON *sig, char ret_id[CW_ID_SIZE])
     return 0;
 }
 
+static bool is_part(cw_task *t)
+{
+    const cJSON *embed = cJSON_GetArrayItem(t->body, 2);
+    return cw_info(t)->group_id && cJSON_IsObject(json_get(embed, "chord"));
+}
+
+int cw_add_to_chord(cw_task *t, cJSON *sig)
+{
+    if (is_sound(sig) && is_part(t)) {
+        add_row(t, "part", sig);
+        return 0;
+    }
+    const char *why = is_sound(sig) ? "Current task is not member of any chord"
+                                    : "cw_add_to_chord() of a signature without task, list or body";
+    cJSON_Delete(sig);
+    return helper_failed(t, false, "ValueError", "%s", why);
+}
+
 cw_outcome cw_replace(cw_task *t, cJSON *sig)
 {
     if (!is_sound(sig)) {
