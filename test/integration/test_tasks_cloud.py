@@ -16,9 +16,7 @@ from pymongo.database import Database
 from harness import Worker, get, wait_state
 from services.mongo import MongoServer
 from services.process import wait_until
-from tools import FakeTool, finding, report
-
-ASSETS = '{"columns": [], "rows": [\n {"resource_id": "arn:1", "name": "one"},\n {"resource_id": "arn:2"}\n]}\n'
+from tools import ASSETS, FakeTool, finding, report
 
 
 @pytest.fixture

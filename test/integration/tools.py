@@ -11,6 +11,8 @@ from typing import Any
 from harness import ROOT
 
 SAMPLES = ROOT / "test/samples"
+ASSETS = json.dumps({"columns": [], "rows": [{"resource_id": "arn:1", "name": "one"},
+                                             {"resource_id": "arn:2"}]}, indent=1) + "\n"
 
 
 def sample(name: str) -> str:
