@@ -12,7 +12,7 @@ Q        := $(if $(V),,@)
 
 PACKAGES := hiredis libmongoc-1.0 libcjson libevent libevent_openssl libevent_pthreads libcurl \
             openssl zlib liblzma expat
-OPTIONAL := $(foreach p,libzstd libbrotlienc yaml-0.1,$(shell pkg-config --exists $(p) && echo $(p)))
+OPTIONAL := $(foreach p,libzstd libbrotlienc yaml-0.1 libpq,$(shell pkg-config --exists $(p) && echo $(p)))
 
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
             -Wno-missing-field-initializers \
@@ -24,6 +24,7 @@ ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(CFLAGS) \
              $(if $(filter libzstd,$(OPTIONAL)),-DHAVE_ZSTD) \
              $(if $(filter libbrotlienc,$(OPTIONAL)),-DHAVE_BROTLI) \
              $(if $(filter yaml-0.1,$(OPTIONAL)),-DHAVE_YAML) \
+             $(if $(filter libpq,$(OPTIONAL)),-DHAVE_LIBPQ $(shell pkg-config --cflags libpq)) \
              $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 LIBS     := $(shell pkg-config --libs $(PACKAGES) $(OPTIONAL) 2>/dev/null) \
             $(if $(filter libbrotlienc,$(OPTIONAL)),-lbrotlidec) -lbz2 -lm -ldl -lpthread
@@ -58,6 +59,9 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC $<")
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+# .incbin is not seen by -MMD.
+$(B)/tasks/discovery/queries.o: $(wildcard tasks/discovery/queries/*.sql)
 
 $(B)/demo.so: examples/demo/demo.c tasks/cworker.h
 	@mkdir -p $(@D)

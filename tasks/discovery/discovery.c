@@ -8,7 +8,7 @@
 
 static const struct cw_arg steampipe_args[] = {
     {"scan_run_id", CW_STR, .help = "_id of the document in scan_runs"},
-    {"region", CW_STR, .help = "AWS region, as in eu-west-1"},
+    {"region", CW_STR, .help = "as in eu-west-1"},
     {0},
 };
 

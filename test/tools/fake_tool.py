@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Plays prowler, testssl, nmap or trivy from a plan: fake_tool.py TOOL PLAN ARGUMENTS…
+"""Plays prowler, testssl, nmap, trivy or steampipe from a plan: fake_tool.py TOOL PLAN ARGUMENTS…
 
 The plan is JSON: what to do for a target ("*": any other). Each call's arguments and environment are
 appended to PLAN.calls, so that tests see what was run and how often.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ def target_and_report(tool: str, arguments: list[str]) -> tuple[str, Path | None
         return arguments[-1], Path(value_of(arguments, "--jsonfile"))
     if tool == "trivy":
         return arguments[-1], Path(value_of(arguments, "--output"))
+    if tool == "steampipe":  # the first table of the query
+        return re.search(r"\bfrom (\w+)", arguments[1])[1], None
     return arguments[-1], None
 
 
