@@ -106,6 +106,9 @@ struct cw_table {
     int (*open)(void **ret_data); /* once in each process, before its first task of this table; or NULL */
     void (*close)(void *data);
     const struct cw_index *indexes; /* ends with {0}; or NULL */
+    /* Of one run, with -P prefork; 0: no limit. Beyond them the child is lost: WorkerLostError. */
+    int64_t max_memory_kb;       /* data of the process: beyond it allocations fail */
+    double max_cpu;              /* seconds of CPU time, rounded up */
 };
 
 /* What a plugin exports: `const struct cw_table *const cworker_tables[] = {&table, NULL};` */

@@ -294,6 +294,14 @@ static cw_outcome send_many(cw_task *t)
     return cw_return_int(t, n);
 }
 
+/* Bounded by its table: more than it may use ends its child. */
+static cw_outcome allocate(cw_task *t)
+{
+    size_t size = (size_t)cw_int(t, "mib") << 20;
+    memset(cw_alloc(t, size), 1, size);
+    return cw_return_int(t, cw_int(t, "mib"));
+}
+
 /* The sum of 0 … n-1, by a chord: n parts, then one task with the list of their results. */
 static cw_outcome fan_out(cw_task *t)
 {
@@ -424,4 +432,17 @@ static const struct cw_def defs[] = {
 
 static const struct cw_table table = {.api = CW_API, .queue = "celery", .defs = defs};
 
-const struct cw_table *const cworker_tables[] = {&table, NULL};
+/* --- tasks that are held to limits of the kernel --- */
+
+static const struct cw_arg one_mib[] = {{"mib", CW_INT}, {0}};
+
+static const struct cw_def bounded_defs[] = {
+    {.name = "demo.allocate", .run = allocate, .args = one_mib, .help = "takes so many MiB of 256"},
+    {.name = "demo.burn", .run = spin, .args = seconds, .help = "a busy loop, one second at most"},
+    {0},
+};
+
+static const struct cw_table bounded = {.api = CW_API, .queue = "celery", .defs = bounded_defs,
+                                        .max_memory_kb = 256 << 10, .max_cpu = 1};
+
+const struct cw_table *const cworker_tables[] = {&table, &bounded, NULL};

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from harness import (dead_letters, descendants, get, inflight, is_alive, read_ledger, wait_state,
+from harness import (CWORKER, dead_letters, descendants, get, inflight, is_alive, read_ledger, wait_state,
                      wait_until)
 
 
@@ -21,6 +21,20 @@ def test_crash(backend, make_app, cworker, number):
         get(result)
     assert result.state == "FAILURE"
     assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+@pytest.mark.skipif("address" in CWORKER, reason="AddressSanitizer maps more than any limit")
+def test_limits_of_the_kernel(app, cworker):
+    """A table bounds memory and CPU time of a run: beyond them the child is lost, tasks of others and
+    the next ones are not."""
+    cworker(concurrency=1)
+    assert get(app.send_task("demo.allocate", (64,))) == 64
+    with pytest.raises(WorkerLostError):
+        get(app.send_task("demo.allocate", (300,)))
+    with pytest.raises(WorkerLostError, match="SIGXCPU"):
+        get(app.send_task("demo.burn", (20,)))
+    assert get(app.send_task("demo.allocate", (64,))) == 64
+    assert get(app.send_task("demo.spin", (1.2,))) == 1.2
 
 
 def test_crash_harms_no_other_task(app, cworker):

@@ -139,7 +139,7 @@ static const struct cw_def defs[] = {
     {.name = "t.shell", .run = shell, .args = shell_args},
     {.name = "t.missing", .run = missing},
     {.name = "t.lines", .run = lines},
-    {.name = "t.http", .run = http, .args = http_args},
+    {.name = "t.http", .run = http, .args = http_args, .default_retry_delay = 2},
     {.name = "t.stream", .run = stream, .args = http_args},
     {.name = "t.mongo", .run = mongo},
     {0},

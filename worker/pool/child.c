@@ -175,7 +175,7 @@ static void hand_run(struct hand *h, const struct task_frame *f)
     if (f->flags & TASK_ANNOUNCE)
         report_started(h, f->job);
 
-    struct task_port port = {.on_state = report_state, .arg = h};
+    struct task_port port = {.on_state = report_state, .arg = h, .alone = !h->child->threads};
     struct outcome_frame outcome = {0};
     void *token = task_run(f, &lane->slot, &port, &outcome);
     outcome.job = f->job;

@@ -333,7 +333,7 @@ cw_outcome cw_fail_at(cw_task *t, const char *file, int line, const char *functi
                          NULL);
     if (!p->transient)
         return raise_at(t, &place, p->type, one_text(p->text), p->detail);
-    double wait = p->retry_after > 0 ? p->retry_after : -1;
+    double wait = p->retry_after > 0 ? fmax(p->retry_after, backoff_delay(t)) : -1;
     return task_retry(t, &place, wait, p->type, one_text(p->text), p->detail);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/task_private.h"
+#include "worker/task/rlimits.h"
 
 #include "proto/base/mem.h"
 
@@ -153,7 +154,12 @@ static void handle(struct cw_task *t)
         cw_retry(t, -1, "RuntimeError", "the table of %s could not be opened", t->entry->def->name);
         return;
     }
+    bool limited = t->port->alone && rlimits_wanted(t->entry->table);
+    if (limited)
+        rlimits_set(t->entry->table);
     cw_outcome outcome = t->entry->def->run(t);
+    if (limited)
+        rlimits_lift(t->entry->table);
     if (t->misuse)
         task_error(t, t->misuse_type, t->misuse);
     else if (outcome.kind == RESULT_NONE || outcome.kind != t->verdict)

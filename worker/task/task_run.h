@@ -12,6 +12,7 @@
 struct task_port {
     void (*on_state)(const struct state_frame *f, void *arg);
     void *arg;
+    bool alone; /* nothing else runs in this process meanwhile: limits of the process may be moved */
 };
 
 struct settings;
