@@ -161,6 +161,20 @@ static int send_new_style(const struct continuation *c, const cJSON *errback, co
     return code;
 }
 
+static int send_old_style(const struct continuation *c, const cJSON *errbacks, const char *id,
+                          struct error *err)
+{
+    cJSON *args = one_arg(cJSON_CreateString(id)), *options = options_of(c);
+    json_set(options, "parent_id", cJSON_CreateString(id));
+    int code = cJSON_IsArray(errbacks) ? canvas_apply_group(&c->canvas, errbacks, args, options, err)
+                                       : canvas_apply(&c->canvas, errbacks, args, options, err);
+    cJSON_Delete(options);
+    cJSON_Delete(args);
+    return code;
+}
+
+/* Celery takes a chain for the new style, by the look of its function, and so sends it outside of the group
+ * that the others are. */
 int continuation_call_errbacks(const struct continuation *c, const cJSON *errbacks, const char *id,
                                struct slice exception, const char *traceback, struct error *err)
 {
@@ -171,18 +185,15 @@ int continuation_call_errbacks(const struct continuation *c, const cJSON *errbac
         const char *task = json_get_string(one, "task");
         if (task && c->takes_error && c->takes_error(task))
             code = send_new_style(c, one, id, exception, traceback, err);
+        else if (canvas_is(one, "chain"))
+            code = send_old_style(c, one, id, err);
         else if (task)
             cJSON_AddItemToArray(old, cJSON_Duplicate(one, true));
         if (!cJSON_IsArray(errbacks))
             break;
     }
-    if (code == 0 && old->child) {
-        cJSON *args = one_arg(cJSON_CreateString(id)), *options = options_of(c);
-        json_set(options, "parent_id", cJSON_CreateString(id));
-        code = canvas_apply_group(&c->canvas, old, args, options, err);
-        cJSON_Delete(options);
-        cJSON_Delete(args);
-    }
+    if (code == 0 && old->child)
+        code = send_old_style(c, old, id, err);
     cJSON_Delete(old);
     return code;
 }

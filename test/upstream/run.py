@@ -55,10 +55,10 @@ def read_excused() -> dict[str, str]:
 
 
 def run(backend: str, words: list[str]) -> Path:
-    suite, report = fetch_suite(), BUILD / f"{backend}.xml"
+    suite, report = fetch_suite(), BUILD / f"{backend}.{os.getpid()}.xml"
     with RedisServer() as redis, (MongoServer() if backend == "mongo" else redis) as store:
         url = store.url("celery") if backend == "mongo" else redis.url()
-        log = BUILD / f"{backend}.log"
+        log = report.with_suffix(".log")
         log.unlink(missing_ok=True)
         database = {"CWORKER_APP_DATABASE_URL": url} if backend == "mongo" else {}
         env = {**os.environ, **database, "PYTHONPATH": f"{suite}:{HERE}", "REDIS_HOST": "127.0.0.1",
