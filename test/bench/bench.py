@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Side by side with Celery: tasks per second, start-up time, memory, idle CPU.
+"""Side by side with Celery: tasks per second, answers under load, lateness of ETAs, start-up time,
+memory, idle CPU.
 
     .venv/bin/python test/bench/bench.py [-n TASKS] [--celery-tasks N] [-c CONCURRENCY]
 
@@ -21,6 +22,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from celery import Celery
@@ -161,6 +163,43 @@ def start_and_idle(kind: str, place: Place) -> tuple[float, float, float]:
         return start_ms, memory_mib(process.pid), used / IDLE_SECONDS * 100
 
 
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0
+
+
+def ping_under_load(kind: str, place: Place, count: int) -> float:
+    """Milliseconds until `inspect ping` is answered while preloaded tasks run, the median."""
+    preload(place, count, ignore_result=True)
+    trace, took = place.folder / "trace", []
+    trace.unlink(missing_ok=True)
+    app = Celery("bench", broker=place.redis.url(), backend="disabled://")
+    with worker(kind, place, "disabled://") as process:
+        wait_until(lambda: trace.exists() and trace.stat().st_size, 30, "the first run")
+        while trace.stat().st_size < count * RECORD and process.poll() is None:
+            begin = time.monotonic()
+            if app.control.ping(timeout=5, limit=1):
+                took.append((time.monotonic() - begin) * 1000)
+    app.close()
+    return median(took)
+
+
+def lateness(kind: str, place: Place, count: int = 500) -> float:
+    """Milliseconds from a task's ETA to its start, the median over ETAs two to four seconds away."""
+    trace = place.folder / "trace"
+    trace.unlink(missing_ok=True)
+    app = Celery("bench", broker=place.redis.url(), backend="disabled://")
+    with worker(kind, place, "disabled://", info=True):
+        wait_until(lambda: "ready." in (place.folder / "log").read_text(), 30, "the ready line")
+        begin, offset = time.time() + 2, time.time_ns() - time.monotonic_ns()
+        for number in range(count):
+            eta = datetime.fromtimestamp(begin + 2 * number / count, timezone.utc)
+            app.send_task("bench.noop", (number,), eta=eta, ignore_result=True)
+        wait_until(lambda: trace.exists() and trace.stat().st_size >= count * RECORD, 60, "all runs")
+    app.close()
+    return median([(at + offset) / 1e6 - (begin + 2 * number / count) * 1e3
+                   for number, at in struct.iter_unpack("<QQ", trace.read_bytes())])
+
+
 def row(what: str, ours: float, theirs: float, unit: str, more_is_better: bool) -> None:
     ratio = (ours / theirs if more_is_better else theirs / ours) if theirs and ours else 0
     factor = f"{ratio:.1f} ×" if ratio else "-"
@@ -185,6 +224,10 @@ def main() -> None:
             count = options.n if backend == "disabled://" else max(options.n // 4, 1)
             row(f"tasks run, {what}", throughput("cworker", place, backend, count),
                 throughput("celery", place, backend, options.celery_tasks), "tasks/s", True)
+        row("inspect ping, tasks running", ping_under_load("cworker", place, options.n),
+            ping_under_load("celery", place, options.celery_tasks), "ms", False)
+        row("lateness of an ETA", lateness("cworker", place), lateness("celery", place), "ms",
+            False)
         ours, theirs = start_and_idle("cworker", place), start_and_idle("celery", place)
         row("start to ready", ours[0], theirs[0], "ms", False)
         row("memory when idle (PSS, all)", ours[1], theirs[1], "MiB", False)
