@@ -179,6 +179,9 @@ cw_outcome cw_stopped_at(cw_task *t, const char *file, int line, const char *fun
 /* State PROGRESS, or one of the task's own; takes meta. */
 int cw_progress(cw_task *t, cJSON *meta);
 int cw_state(cw_task *t, const char *state, cJSON *meta);
+/* An event of the task's own for whoever listens (celery events, Flower): `type` as in "task-copied",
+ * `fields` an object, which is taken, or NULL. */
+int cw_event(cw_task *t, const char *type, cJSON *fields);
 
 enum cw_stop { CW_GO, CW_SOFT_LIMIT, CW_REVOKED, CW_SHUTDOWN };
 enum cw_stop cw_stopping(const cw_task *t); /* one load: for inner loops */

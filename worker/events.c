@@ -321,7 +321,7 @@ void events_heartbeat_now(struct worker *w)
     buf_done(&out);
 }
 
-void events_worker(struct worker *w, const char *type, const cJSON *fields)
+void events_say(struct worker *w, const char *type, const cJSON *fields)
 {
     struct events *e = w->events;
     struct buf out = BUF_INIT(BATCH_MAX);

@@ -35,8 +35,9 @@ static inline void events_task(struct worker *w, enum event_kind kind, const str
  * answers "already" to both. */
 bool events_enable(struct worker *w, bool on);
 void events_heartbeat_now(struct worker *w); /* the `heartbeat` command's */
-/* Publishes a worker-* event of gossip: `fields` is an object whose members follow the common ones. */
-void events_worker(struct worker *w, const char *type, const cJSON *fields);
+/* Publishes one event of any type (gossip's, a task's own): `fields` is an object whose members follow the
+ * common ones. */
+void events_say(struct worker *w, const char *type, const cJSON *fields);
 struct events_count events_count(const struct worker *w);
 
 #endif

@@ -368,14 +368,31 @@ static void on_started(uint64_t job, pid_t pid, void *arg)
     }
 }
 
+/* With the task's id before its own fields, as Task.send_event does it. */
+static void say_event(const struct request *r, const char *type, struct slice fields)
+{
+    cJSON *own = json_parse(fields.at, fields.size, NULL), *all = cJSON_CreateObject();
+    json_set(all, "uuid", cJSON_CreateString(r->message.id));
+    while (own && own->child) {
+        cJSON *field = cJSON_DetachItemViaPointer(own, own->child);
+        cJSON_AddItemToObject(all, field->string, field);
+    }
+    events_say(r->worker, type, all);
+    cJSON_Delete(own);
+    cJSON_Delete(all);
+}
+
 static void on_state(const struct state_frame *f, void *arg)
 {
     struct worker *w = arg;
     struct request *r = *job_place(w, f->job);
-    if (!r || r->lost || r->ignore_result)
+    if (!r || r->lost)
         return;
     char *state = mem_ndup(f->state.at, f->state.size);
-    put_state(r, state, f->meta);
+    if (f->is_event)
+        say_event(r, state, f->meta);
+    else if (!r->ignore_result)
+        put_state(r, state, f->meta);
     free(state);
 }
 

@@ -302,6 +302,13 @@ static cw_outcome allocate(cw_task *t)
     return cw_return_int(t, cw_int(t, "mib"));
 }
 
+static cw_outcome event(cw_task *t)
+{
+    if (cw_event(t, cw_str(t, "type"), cJSON_Duplicate(cw_json(t, "fields"), true)) < 0)
+        return cw_fail(t);
+    return cw_return(t, NULL);
+}
+
 /* The sum of 0 … n-1, by a chord: n parts, then one task with the list of their results. */
 static cw_outcome fan_out(cw_task *t)
 {
@@ -377,6 +384,8 @@ static const struct cw_arg failure[] = {{.name = "request", .kind = CW_OBJECT},
                                         {.name = "traceback", .kind = CW_STR, .nullable = true},
                                         {0}};
 
+static const struct cw_arg type_and_fields[] = {{"type", CW_STR}, {"fields", CW_ANY}, {0}};
+
 static const struct cw_def defs[] = {
     {.name = "demo.add", .run = add, .args = two_numbers, .help = "x + y"},
     {.name = "demo.mul", .run = mul, .args = two_numbers, .help = "x * y"},
@@ -421,6 +430,7 @@ static const struct cw_def defs[] = {
     {.name = "demo.ignore", .run = ignore, .help = "stores no result"},
     {.name = "demo.text", .run = text, .args = only_n, .help = "n characters"},
     {.name = "demo.send_many", .run = send_many, .args = n_and_queue, .help = "sends n tasks"},
+    {.name = "demo.event", .run = event, .args = type_and_fields, .help = "an event of its own"},
     {.name = "demo.fan_out", .run = fan_out, .args = only_n, .help = "the id of a chord's body"},
     {.name = "demo.replace", .run = replace, .args = one_signature, .help = "becomes a signature"},
     {.name = "demo.result", .run = result_of, .args = one_id, .help = "another task's result"},

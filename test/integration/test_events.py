@@ -199,6 +199,17 @@ def test_sent_events(app, cworker, ear):
     ear.wait_types(event["uuid"], "task-sent", RECEIVED, STARTED, SUCCEEDED)
 
 
+def test_an_event_of_the_tasks_own(app, cworker, ear):
+    """Heard without -E too, as Task.send_event's are."""
+    cworker()
+    result = app.send_task("demo.event", ("task-copied", {"files": 3, "to": "ü"}))
+    assert get(result) is None
+    [event] = ear.wait_types(result.id, "task-copied")
+    assert (event["files"], event["to"], event["hostname"]) == (3, "ü", "w1@test")
+    with pytest.raises(TypeError, match="must be an object"):
+        get(app.send_task("demo.event", ("task-copied", 1)))
+
+
 def test_enabled_and_disabled_while_running(app, cworker, ear):
     cworker()
     quiet = app.send_task("demo.add", (1, 1))

@@ -149,7 +149,7 @@ void *task_run(const struct task_frame *f, struct slot *slot, const struct task_
     atomic_fetch_add(&seen->runs[f->job % JOBS], 1);
     clock_gettime(CLOCK_MONOTONIC, &begin);
     if (f->def == DO_STATE) {
-        struct state_frame state = {f->job, {"PROGRESS", 8}, {"{\"n\": 1}", 8}};
+        struct state_frame state = {.job = f->job, .state = {"PROGRESS", 8}, .meta = {"{\"n\": 1}", 8}};
         port->on_state(&state, port->arg);
     }
     behave(f, slot, body);

@@ -143,7 +143,7 @@ static void on_elect(struct gossip *g, const cJSON *event, const char *hostname)
     }
     cJSON *fields = cJSON_CreateObject();
     cJSON_AddStringToObject(fields, "id", id);
-    events_worker(g->control->worker, "worker-elect-ack", fields);
+    events_say(g->control->worker, "worker-elect-ack", fields);
     cJSON_Delete(fields);
 }
 
@@ -163,7 +163,7 @@ cJSON *call_election(struct call *call)
     cJSON_AddItemToObject(fields, "action",
                           action ? cJSON_Duplicate(action, true) : cJSON_CreateNull());
     cJSON_AddItemToObject(fields, "cver", json_int(1));
-    events_worker(call->worker, "worker-elect", fields);
+    events_say(call->worker, "worker-elect", fields);
     cJSON_Delete(fields);
     return NULL;
 }

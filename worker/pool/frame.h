@@ -49,6 +49,7 @@ struct started_frame {
 /* child → main: a state the task set while running */
 struct state_frame {
     uint64_t job;
+    uint64_t is_event;        /* an event of the task's own: `state` is its type, `meta` its fields */
     struct slice state, meta; /* meta: JSON text */
 };
 

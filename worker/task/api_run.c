@@ -119,26 +119,38 @@ static bool is_final(const char *state)
     return false;
 }
 
-int cw_state(cw_task *t, const char *state, cJSON *meta)
+/* Takes meta. */
+static int tell_main(cw_task *t, const char *what, cJSON *meta, bool is_event)
 {
-    if (is_final(state)) {
-        cJSON_Delete(meta);
-        return helper_failed(t, false, "ValueError", "state %s is given by the verdict", state);
-    }
     struct buf text = BUF_INIT(16 << 20);
     json_print(meta, &text);
     cJSON_Delete(meta);
     if (text.failed) {
         buf_done(&text);
-        return helper_failed(t, false, "EncodeError", "the meta of state %s is larger than 16 MiB",
-                             state);
+        return helper_failed(t, false, "EncodeError", "what comes with %s is larger than 16 MiB", what);
     }
-    struct state_frame f = {
-        .job = t->frame->job, .state = {state, strlen(state)}, .meta = {text.data, text.size}};
+    struct state_frame f = {.job = t->frame->job, .is_event = is_event,
+                            .state = {what, strlen(what)}, .meta = {text.data, text.size}};
     if (t->port && t->port->on_state)
         t->port->on_state(&f, t->port->arg);
     buf_done(&text);
     return 0;
+}
+
+int cw_state(cw_task *t, const char *state, cJSON *meta)
+{
+    if (!is_final(state))
+        return tell_main(t, state, meta, false);
+    cJSON_Delete(meta);
+    return helper_failed(t, false, "ValueError", "state %s is given by the verdict", state);
+}
+
+int cw_event(cw_task *t, const char *type, cJSON *fields)
+{
+    if (!fields || cJSON_IsObject(fields))
+        return tell_main(t, type, fields ? fields : cJSON_CreateObject(), true);
+    cJSON_Delete(fields);
+    return helper_failed(t, false, "TypeError", "the fields of event %s must be an object", type);
 }
 
 int cw_progress(cw_task *t, cJSON *meta)
