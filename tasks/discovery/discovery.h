@@ -6,5 +6,6 @@
 
 cw_outcome execute_steampipe_discovery(cw_task *t);
 cw_outcome execute_kubernetes_cluster_discovery(cw_task *t);
+cw_outcome execute_hybrid_asset_discovery(cw_task *t);
 
 #endif

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/discovery/identity.h"
 #include "tasks/discovery/k8s_checks.h"
 #include "tasks/discovery/k8s_config.h"
 #include "tasks/discovery/k8s_kinds.h"
@@ -191,13 +192,71 @@ static void test_yaml(void **state)
 #endif
 }
 
+/* "kind:text:record" items → the group of each record. */
+static const char *join(const char *items, int records)
+{
+    static char groups[64];
+    struct identity list[32];
+    char texts[32][32];
+    int group[16];
+    size_t n = 0;
+    for (const char *at = items; *at; n++) {
+        int kind, used;
+        assert_int_equal(sscanf(at, "%d:%31[^:]:%d%n", &kind, texts[n], &list[n].record, &used), 3);
+        list[n].kind = (enum identity_kind)kind;
+        list[n].text = texts[n];
+        at += used + (at[used] == ' ');
+    }
+    assert_true(identity_join(list, n, records, group));
+    for (int i = 0; i < records; i++)
+        groups[i] = (char)('0' + group[i]);
+    groups[records] = '\0';
+    return groups;
+}
+
+static void test_identities(void **state)
+{
+    (void)state;
+    assert_int_equal(IDENTITY_INSTANCE, 0);
+    assert_int_equal(IDENTITY_HOST, 5);
+    assert_string_equal(join("0:i1:0 1:arn:0 0:i1:1 3:k:1 2:mac:2 2:mac:1", 3), "000");
+    assert_string_equal(join("5:h:0 5:h:1 5:g:1 5:g:2", 3), "000");
+    /* Two clusters, clouds or cards with the same address and name. */
+    assert_string_equal(join("3:k1:0 5:h:0 3:k2:1 5:h:1", 2), "01");
+    assert_string_equal(join("0:i1:0 5:h:0 0:i2:1 5:h:1 4:s:2 5:h:2", 3), "010");
+    assert_string_equal(join("2:m1:0 5:h:0 2:m2:1 5:h:1", 2), "01");
+    /* A cloud's card that two machines claim joins neither to the other. */
+    assert_string_equal(join("0:i1:0 2:m:0 0:i2:1 2:m:1 2:m:2", 3), "010");
+    assert_string_equal(join("0:i1:0 5:h:0 3:k:1 5:h:1", 2), "00");
+}
+
+static void test_canonical_forms(void **state)
+{
+    char room[254];
+    (void)state;
+    assert_true(mac_read("0A:1B:2c:00:00:01", room));
+    assert_string_equal(room, "0a:1b:2c:00:00:01");
+    assert_true(mac_read("0a-1b-2c-00-00-01", room));
+    assert_false(mac_read("00:00:00:00:00:00", room) || mac_read("ff:ff:ff:ff:ff:ff", room) ||
+                 mac_read("01:00:5e:00:00:01", room) || mac_read("0a:1b", room) ||
+                 mac_read("0a:1b:2c:00:00:01:", room) || mac_read("", room));
+    assert_true(hostname_read("Web.Example.COM.", room));
+    assert_string_equal(room, "web.example.com");
+    assert_false(hostname_read("", room) || hostname_read(".", room) || hostname_read("a|b", room) ||
+                 hostname_read("\xC3\xA4", room));
+    assert_true(ip_read("2001:DB8::1", room));
+    assert_string_equal(room, "2001:db8::1");
+    assert_false(ip_read("10.0.0.256", room) || ip_read("010.0.0.1", room) || ip_read("x", room));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_containers), cmocka_unit_test(test_images),
         cmocka_unit_test(test_pods),       cmocka_unit_test(test_services),
         cmocka_unit_test(test_rbac),       cmocka_unit_test(test_wrong_shapes),
-        cmocka_unit_test(test_yaml),
+        cmocka_unit_test(test_yaml),       cmocka_unit_test(test_identities),
+        cmocka_unit_test(test_canonical_forms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
