@@ -236,6 +236,7 @@ void channel_close(struct channel *c)
     c->handlers = (struct channel_handlers){0};
     redis_close(c->watch);
     channel_leave(c);
+    c->ready = false; /* who hears of the end below may settle, but nothing can be sent any more */
     redis_finish(c->redis, 1);
     rescue_forget_all(c);
     settle_abandon(c);

@@ -134,7 +134,6 @@ static void put_result(struct request *r)
         fail_chain(r, record);
     if (r->worker->options->settings.result_extended && r->message.task)
         extend(r, &record, &texts);
-    r->putting = true;
     store_put(r->worker->store, &record, on_stored, r);
     if (store_is_spooling(r->worker->store) && continuation_is_empty(&r->message)) {
         free(r->result); /* it waits in a file: memory is what there is too little of */
@@ -153,8 +152,12 @@ static void count_part(struct request *r)
 
 static void store(struct request *r)
 {
+    if (r->given_up)
+        return;
     if (r->lost) {
-        settle(r);
+        cJSON_Delete(r->parts);
+        r->parts = NULL;
+        follow_chords(r, settle); /* which waits for records that are being put in its name */
     } else if (r->stored || !must_store(r)) {
         count_part(r);
     } else if (redelivery_must_record(r, r->sent)) {
@@ -200,7 +203,6 @@ static void on_stored(int code, const char *why, void *arg)
     struct request *r = arg;
     if (r->given_up)
         return;
-    r->putting = false;
     if (code != 0) {
         log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
                   why);
@@ -306,6 +308,8 @@ static bool must_forget(const struct request *r)
 static void settle(struct request *r)
 {
     struct worker *w = r->worker;
+    if (r->given_up)
+        return;
     if (r->lost) {
         flow_done(r);
         return;
@@ -335,6 +339,12 @@ static void settle(struct request *r)
 
 /* --- no store, no time ------------------------------------------------------------------------------ */
 
+static bool waits_for_store(const struct request *r)
+{
+    return r->state == REQUEST_CHECKING || r->state == REQUEST_PREPARING ||
+           r->state == REQUEST_STORING;
+}
+
 /* The store may still call back, so the request stays. Should the result be stored after all, the message
  * that went back is found to be a success. */
 static void give_up(struct delivery *d, void *worker)
@@ -342,7 +352,7 @@ static void give_up(struct delivery *d, void *worker)
     struct worker *w = worker;
     struct request *r =
         (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
-    if (!r->putting)
+    if (!waits_for_store(r))
         return;
     char *text = request_redelivery(r, false);
     struct effect back = {.kind = EFFECT_RETURN, .queue = d->queue, .priority = r->message.priority,

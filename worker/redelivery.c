@@ -32,6 +32,8 @@ static void asked_again(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct request *r = arg;
+    if (r->given_up)
+        return;
     if (r->lost || r->worker->phase != WORKER_RUNNING)
         flow_finish(r, OUTCOME_GIVEN_BACK);
     else
@@ -50,6 +52,8 @@ static void ask_later(struct request *r)
 static void on_record(int code, struct slice text, void *arg)
 {
     struct request *r = arg;
+    if (r->given_up)
+        return;
     if (code == ERROR_UNAVAILABLE) {
         ask_later(r);
         return;
@@ -81,6 +85,8 @@ static void on_read(int code, const char *text, void *arg)
 {
     struct request *r = arg;
     struct worker *w = r->worker;
+    if (r->given_up)
+        return;
     if (code != 0) {
         ask_later(r);
         return;

@@ -60,8 +60,7 @@ struct request {
     int terminated;              /* signal by which a revoke ends its run, 0: none */
     bool sent;                   /* the task itself sent others */
     bool recorded;               /* there is a record in the outbox, or may be */
-    bool putting;                /* the store has its result, and not answered yet */
-    bool given_up;               /* went back without a stored result; only the store knows it still */
+    bool given_up;               /* went back, since the store does not answer; only the store knows it still */
     bool stored;                 /* its final state was in the store when it came */
     bool lost;                   /* rescued by another worker: whatever we do must have no effect */
     int64_t received_at, started_at; /* CLOCK_MONOTONIC µs */

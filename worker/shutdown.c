@@ -40,8 +40,11 @@ void worker_stop(struct worker *w)
 static void out_of_patience(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
-    log_error("Redis does not answer: what is held comes back when the lease has lapsed");
-    event_base_loopbreak(((struct worker *)arg)->base);
+    const struct worker *w = arg;
+    log_error("%s: what is held comes back when the lease has lapsed",
+              channel_is_quiet(w->channel) ? "The result store does not answer"
+                                           : "Redis does not answer");
+    event_base_loopbreak(w->base);
 }
 
 static void store_is_late(evutil_socket_t fd, short what, void *arg)
@@ -55,7 +58,7 @@ static void store_is_late(evutil_socket_t fd, short what, void *arg)
 
 void worker_stop_cold(struct worker *w)
 {
-    if (w->phase == WORKER_COLD)
+    if (w->phase >= WORKER_COLD)
         return;
     log_warning("worker: Cold shutdown (MainProcess)");
     enter(w, WORKER_COLD);

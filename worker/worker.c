@@ -80,6 +80,8 @@ static void pump(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
+    if (w->phase == WORKER_OVER)
+        return;
     /* What is still arriving is the youngest: given back after the others, it would overtake them. */
     bool stopping = w->phase != WORKER_RUNNING && w->phase != WORKER_COLD;
     if (stopping && channel_is_fetching(w->channel))
@@ -314,13 +316,17 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
         w->exit_status = 1;
     }
     int status = w->exit_status;
+    w->phase = WORKER_OVER;
     events_close(w);
     control_close(w->control);
+    w->control = NULL;
     fanout_close(w->fanout);
     if (w->channel)
-        channel_close(w->channel);
-    if (w->store)
+        channel_stop_fetching(w->channel);
+    if (w->store) /* before the channel: what becomes durable now is acked yet */
         store_close(w->store);
+    if (w->channel)
+        channel_close(w->channel);
     flow_forget_unstored(w);
     autoscale_close(w);
     rate_close(w);

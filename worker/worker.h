@@ -19,6 +19,7 @@ enum worker_phase {
     WORKER_WARM, /* nothing new; what runs may finish; what waits goes back */
     WORKER_SOFT, /* the same, for a limited time */
     WORKER_COLD, /* what runs is ended and goes back too */
+    WORKER_OVER, /* the loop has ended: parts are being closed, and may still call back */
 };
 
 struct revoked;
