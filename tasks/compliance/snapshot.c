@@ -7,13 +7,13 @@
 #include <string.h>
 #include <time.h>
 
-/* snapshot_all_teams: the posture of each team, kept once a day. The document of a day is only ever
- * made
- * ($setOnInsert), never changed: whoever runs it again, or late, leaves the first picture as it is.
- */
+/* snapshot_all_teams: the posture of each team, kept once a day, by a group of one task a team. The
+ * document of a day is only ever made ($setOnInsert), never changed: whoever runs it again, or late,
+ * leaves the first picture as it is. */
 
 struct fan_out {
     const char *day;
+    cJSON *parts; /* signatures */
     int64_t teams;
 };
 
@@ -30,24 +30,36 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
     struct fan_out *f = arg;
     char room[25];
     const char *team = doc_id(group, "_id", room);
+    (void)t;
     if (!team)
         return 0;
     cJSON *args = cJSON_CreateArray();
     cJSON_AddItemToArray(args, cJSON_CreateString(team));
     cJSON_AddItemToArray(args, cJSON_CreateString(f->day));
     f->teams++;
-    return cw_send(t, (struct cw_send){.task = "compliance.snapshot_team", .args = args}, NULL);
+    cJSON_AddItemToArray(f->parts, cw_sig((struct cw_send){
+                                       .task = "compliance.snapshot_team",
+                                       .args = args,
+                                   }));
+    return 0;
 }
 
 cw_outcome snapshot_all_teams(cw_task *t)
 {
-    struct fan_out f = {.day = today(t)};
+    struct fan_out f = {.day = today(t), .parts = cJSON_CreateArray()};
     bson_t all = BSON_INITIALIZER;
+    char group_id[CW_ID_SIZE] = "";
     int code = mongo_group(t, "compliance_posture", &all, "team_id", on_team, &f);
     bson_destroy(&all);
+    if (code < 0 || !f.teams)
+        cJSON_Delete(f.parts);
+    else
+        code = cw_apply(t, cw_group(f.parts), group_id);
     if (code < 0)
         return cw_fail(t);
     cJSON *result = cJSON_CreateObject();
+    if (*group_id)
+        cJSON_AddStringToObject(result, "group_id", group_id);
     cJSON_AddStringToObject(result, "day", f.day);
     cJSON_AddNumberToObject(result, "teams", (double)f.teams);
     return cw_return(t, result);

@@ -10,7 +10,10 @@
 
 /* execute_container_scan: Trivy's report of an image into its document in container_scans. The
  * report's results are read one at a time; the document holds as many vulnerabilities as MongoDB
- * takes in one document, the counts are of all. */
+ * takes in one document, the counts are of all. A document that was set to CANCELLED stays so, and
+ * ends Trivy. */
+
+static const double look_every = 2;
 
 enum { MAX_KEPT = 10000, MAX_BYTES = 12 << 20, MAX_RESULT = 64 << 20 };
 
@@ -22,6 +25,8 @@ struct container_scan {
     uint32_t kept, secrets_kept;
     int64_t found, severities[N_SEVERITIES];
     char *digest, *os;
+    double looked_at;
+    bool cancelled;
 };
 
 /* --- the report --- */
@@ -136,6 +141,7 @@ static int save(struct container_scan *s, bson_t *set)
     bson_destroy(&update);
     if (code < 0)
         return -1;
+    s->cancelled = s->cancelled || code == 0;
     const bson_t *now = mongo_load(s->t, "container_scans", "container scan", s->id);
     return now ? mirror_to_unified_scan_results(s->t, now, "container") : -1;
 }
@@ -145,6 +151,7 @@ static int save_status(struct container_scan *s, const char *status, const char 
 {
     bson_t set = BSON_INITIALIZER;
     BSON_APPEND_UTF8(&set, "status", status);
+    BSON_APPEND_UTF8(&set, "task_id", cw_info(s->t)->id); /* the watchdog revokes it */
     BSON_APPEND_DATE_TIME(&set, time_field, doc_now());
     if (error)
         doc_put(&set, "error", error, 4000);
@@ -178,6 +185,8 @@ static cw_outcome finish(struct container_scan *s)
     bson_destroy(&set);
     if (code < 0)
         return cw_fail(s->t);
+    if (s->cancelled)
+        return cw_return_str(s->t, "CANCELLED");
     cJSON *result = cJSON_CreateObject();
     cJSON_AddStringToObject(result, "image", s->image);
     cJSON_AddNumberToObject(result, "vulnerabilities", (double)s->found);
@@ -196,10 +205,24 @@ static cw_outcome failed(struct container_scan *s)
     if (!again && cw_stopping(s->t) != CW_SHUTDOWN &&
         save_status(s, "FAILED", "finished_at", why) < 0)
         cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded", s->id);
-    return outcome;
+    return s->cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
 }
 
 /* --- the run --- */
+
+static int on_tick(cw_task *t, double seconds, void *arg)
+{
+    struct container_scan *s = arg;
+    if (seconds - s->looked_at < look_every)
+        return 0;
+    s->looked_at = seconds;
+    bson_t filter = BSON_INITIALIZER;
+    doc_match_id(&filter, "_id", s->id);
+    BSON_APPEND_UTF8(&filter, "status", "CANCELLED");
+    s->cancelled = mongo_count(t, "container_scans", &filter) > 0;
+    bson_destroy(&filter);
+    return s->cancelled ? cw_problem(t, false, "RuntimeError", "the scan was cancelled") : 0;
+}
 
 static int run_trivy(struct container_scan *s, const char *path)
 {
@@ -224,6 +247,8 @@ static int run_trivy(struct container_scan *s, const char *path)
     struct cw_command command = {
         .argv = argv,
         .environment = environment,
+        .on_tick = on_tick,
+        .arg = s,
         .hint = "install it (https://trivy.dev) or set CWORKER_TRIVY to its path",
     };
     struct cw_exit end;
@@ -253,8 +278,11 @@ static cw_outcome scan(struct container_scan *s)
         return failed(s);
     }
     const char *path = folder ? cw_printf(s->t, "%s/report.json", folder) : "";
-    if (!folder || save_status(s, "RUNNING", "started_at", NULL) < 0 || run_trivy(s, path) < 0 ||
-        json_stream_file(s->t, path, &options, NULL) < 0)
+    if (!folder || save_status(s, "RUNNING", "started_at", NULL) < 0)
+        return failed(s);
+    if (s->cancelled)
+        return cw_return_str(s->t, "CANCELLED");
+    if (run_trivy(s, path) < 0 || json_stream_file(s->t, path, &options, NULL) < 0)
         return failed(s);
     return finish(s);
 }

@@ -276,8 +276,12 @@ def test_snapshots(app: Celery, worker: Worker, database: Database) -> None:
     put_findings(database, "team-1")
     put_findings(database, "team-2")
     assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 2
-    assert get(send(app, "compliance.snapshot_all_teams"))["teams"] == 2
-    wait_until(lambda: database.compliance_snapshots.count_documents({}) == 2, 10, "two snapshots")
+    sent = send(app, "compliance.snapshot_all_teams")
+    told = get(sent)
+    assert told["teams"] == 2
+    [group] = sent.children
+    assert group.id == told["group_id"] and group.get(timeout=10) == [told["day"]] * 2
+    assert database.compliance_snapshots.count_documents({}) == 2
     before = list(database.compliance_snapshots.find().sort("team_id"))
     assert before[0]["score"] == 33.3 and before[0]["open_findings"]["HIGH"] == 1
     assert before[0]["frameworks"][0]["framework"] == "CIS-1.4"

@@ -312,6 +312,20 @@ def test_web_cancelled(app: Celery, worker: Worker, database: Database, zap: Zap
 
 # --- container ---
 
+def test_cancelled_container_scan_ends_trivy(app: Celery, worker: Worker, database: Database,
+                                             trivy: FakeTool) -> None:
+    trivy.set({"*": {"hold": True}})
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "status": "PENDING",
+                                         "image": "registry.example/app:1.0"})
+    result = send(app, "execute_container_scan", "c1")
+    call = wait_until(lambda: trivy.calls, 10, "the start of trivy")[0]
+    assert database.container_scans.find_one()["task_id"] == result.id
+    database.container_scans.update_one({"_id": "c1"}, {"$set": {"status": "CANCELLED"}})
+    assert get(result, timeout=30) == "CANCELLED"
+    assert not is_alive(call["pid"])
+    assert database.container_scans.find_one()["status"] == "CANCELLED"
+
+
 def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeTool) -> None:
     database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "status": "PENDING",
                                          "image": "registry.example/app:1.0"})
