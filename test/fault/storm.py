@@ -91,16 +91,21 @@ class Worker:
         self.paused = False
         self.start()
 
+    def command(self) -> list[str]:
+        storm = self.storm
+        return [str(BUILD), "-b", f"redis://127.0.0.1:{storm.proxy.port}/0", "--result-backend",
+                storm.backend, "-A", str(BUILD.parent / "ledger.so"), "-c", "3", "-l", "INFO",
+                "-n", f"{self.name}@storm", "--set", f"worker_lease={LEASE}",
+                "--set", "task_max_deliveries=1000000"]
+
     def start(self) -> None:
         storm = self.storm
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [BUILD, "-b", f"redis://127.0.0.1:{storm.proxy.port}/0", "--result-backend",
-                 storm.backend, "-A", str(BUILD.parent / "ledger.so"), "-c", "3", "-l", "INFO",
-                 "-n", f"{self.name}@storm", "--set", f"worker_lease={LEASE}",
-                 "--set", "task_max_deliveries=1000000"],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env={**os.environ, "FAULT_LEDGER": str(storm.ledger)})
+                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=Path(__file__).parent,
+                env={**os.environ, "FAULT_LEDGER": str(storm.ledger), "BACKEND": storm.backend,
+                     "BROKER": storm.redis.url()})
 
     def children(self, name: str) -> list[int]:
         found, todo = [], [self.process.pid]
@@ -134,8 +139,17 @@ class Worker:
             return self.process.wait()
 
 
+class PythonWorker(Worker):
+    """Celery's own worker on the same queue. No fault is aimed at it: what it may lose itself (a
+    message between BRPOP and its filing, say) is not what is tested here."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "celery", "-A", "python_tasks", "worker", "-c", "1", "-l",
+                "INFO", "-n", f"{self.name}@storm", "--without-gossip", "--without-mingle"]
+
+
 class Storm:
-    def __init__(self, seed: int, mongo: bool, workers: int, chords: bool) -> None:
+    def __init__(self, seed: int, mongo: bool, workers: int, chords: bool, python: bool) -> None:
         self.random = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="cworker-fault-"))
         self.ledger = self.folder / "ledger"
@@ -151,6 +165,7 @@ class Storm:
         self.results: dict[int, object] = {}
         self.expected: dict[int, object] = {}
         self.workers = [Worker(f"w{i}", self) for i in range(workers)]
+        self.python = PythonWorker("python", self) if python else None
 
     # --- work -------------------------------------------------------------------------------------
 
@@ -222,7 +237,8 @@ class Storm:
 
     def fault(self) -> None:
         kinds = [self.child] * 6 + [self.main] * 4 + [self.cut] * 4 + [self.pause] * 2 + \
-            [self.zygote, self.redis_server] + ([self.mongodb] if self.mongo else [])
+            [self.zygote] + ([self.redis_server] if not self.python else []) + \
+            ([self.mongodb] if self.mongo and not self.python else [])
         kind = self.random.choice(kinds)
         begin = time.monotonic_ns()
         kind()
@@ -305,7 +321,7 @@ class Storm:
                             f"task {number} attempt {attempt}: {earlier} then {later}")
 
     def close(self) -> None:
-        for worker in self.workers:
+        for worker in [*self.workers, *([self.python] if self.python else [])]:
             worker.stop()
         self.app.close()
         self.proxy.close()
@@ -315,11 +331,12 @@ class Storm:
 
 
 def blow(seed: int, seconds: float, *, mongo: bool = False, workers: int = 2, chords: bool = True,
-         patience: float = 30) -> tuple[Account, Path]:
-    storm = Storm(seed, mongo, workers, chords)
+         python: bool = False, patience: float = 30) -> tuple[Account, Path]:
+    storm = Storm(seed, mongo, workers, chords, python)
+    everyone = [*storm.workers, *([storm.python] if python else [])]
     try:
-        wait_until(lambda: all("ready." in worker.log.read_text() for worker in storm.workers),
-                   20, "the workers' ready lines")
+        wait_until(lambda: all("ready." in worker.log.read_text() for worker in everyone), 30,
+                   "the workers' ready lines")
         storm.blow(seconds)
         storm.settle(patience)
         storm.audit()
@@ -335,10 +352,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--mongo", action="store_true", help="results in MongoDB, killed as well")
     parser.add_argument("--no-chords", action="store_true")
+    parser.add_argument("--python", action="store_true", help="a Python worker on the same queue")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     account, folder = blow(options.seed, options.seconds, mongo=options.mongo,
-                           workers=options.workers, chords=not options.no_chords)
+                           workers=options.workers, chords=not options.no_chords,
+                           python=options.python)
     print(account.report())
     print(f"logs and ledger: {folder}")
     return 0 if account.ok else 1

@@ -5,11 +5,13 @@ import shutil
 import pytest
 import storm
 
+FORMS = {"redis": {}, "mongo": {"mongo": True}, "python": {"python": True}}
+
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("mongo", [False, True], ids=["redis", "mongo"])
-def test_nothing_is_lost_in_a_storm(mongo):
-    account, folder = storm.blow(seed=20 + mongo, seconds=12, mongo=mongo, chords=True)
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_lost_in_a_storm(form):
+    account, folder = storm.blow(seed=20, seconds=12, **FORMS[form])
     print(account.report(), folder)
     assert account.ok, account.report()
     assert len(account.faults) > 5
