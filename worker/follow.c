@@ -240,17 +240,21 @@ static void on_put(int code, const char *why, void *arg)
 }
 
 /* A chord that the failed body is itself a part of goes on with the failure. */
-static void fail_end(struct request *r, cJSON *end, const char *exception, const char *traceback)
+static void fail_end(struct request *r, cJSON *end, const char *exception, const char *traceback,
+                     const cJSON *children)
 {
+    char *text = children->child ? json_text(children) : NULL;
     struct store_record record = {
         .id = json_get_string(end, "id"),
         .state = "FAILURE",
         .result = slice_of(exception),
         .traceback = traceback,
+        .children = text,
         .date_done = worker_now(r->worker),
     };
     r->n_puts++;
     store_put(r->worker->store, &record, on_put, r);
+    free(text);
     if (!json_get(end, "chord") || !json_get(end, "group") ||
         !store_counts_chords(r->worker->store)) {
         cJSON_Delete(end);
@@ -262,8 +266,25 @@ static void fail_end(struct request *r, cJSON *end, const char *exception, const
     cJSON_AddItemToArray(r->parts, end);
 }
 
-void follow_fail_body(struct request *r, const cJSON *body, const char *message,
-                      const char *exception)
+/* What the inner of two nested chords has called is not called for the outer one again: a chord links its
+ * errbacks to both. Caller frees. */
+static cJSON *errbacks_of(const cJSON *body, const cJSON *called)
+{
+    const cJSON *given = json_get(json_get(body, "options"), "link_error");
+    const cJSON *first = cJSON_IsArray(given) ? given->child : given;
+    cJSON *list = cJSON_CreateArray();
+    for (const cJSON *one = first; one; one = cJSON_IsArray(given) ? one->next : NULL) {
+        const cJSON *same = called ? called->child : NULL;
+        while (same && !cJSON_Compare(same, one, true))
+            same = same->next;
+        if (!same)
+            cJSON_AddItemToArray(list, cJSON_Duplicate(one, true));
+    }
+    return list;
+}
+
+static void fail_body(struct request *r, const cJSON *body, const char *message,
+                      const char *exception, const cJSON *called)
 {
     struct canvas_ids ids;
     struct continuation c = make(r, &ids, "/errbacks");
@@ -273,22 +294,31 @@ void follow_fail_body(struct request *r, const cJSON *body, const char *message,
                      : exception_text("celery.exceptions", "ChordError", message);
     char *traceback = mem_printf("Traceback (most recent call last):\n"
                                  "celery.exceptions.ChordError: %s\n", message);
-    const cJSON *errbacks = json_get(json_get(body, "options"), "link_error");
-    cJSON *ends = cJSON_CreateArray();
+    cJSON *errbacks = errbacks_of(body, called), *ends = cJSON_CreateArray();
     log_error("Chord of task %s[%s] raised: %s", request_name(r), request_id(r), message);
     continuation_ends(body, ends);
     while (ends->child) {
         cJSON *end = cJSON_DetachItemViaPointer(ends, ends->child);
-        bool calls = errbacks && (canvas_is(body, "group") || !ends->child);
+        bool calls = errbacks->child && (canvas_is(body, "group") || !ends->child);
+        c.canvas.children = cJSON_CreateArray(); /* by which a client finds the errbacks' results */
         if (calls && continuation_call_errbacks(&c, errbacks, json_get_string(end, "id"),
                                                 slice_of(text), traceback, &err) < 0)
             log_error("Task %s[%s]: an errback cannot be sent: %s", request_name(r), request_id(r),
                       err.text);
-        fail_end(r, end, text, traceback);
+        json_set(end, "called", cJSON_Duplicate(errbacks, true));
+        fail_end(r, end, text, traceback, c.canvas.children);
+        cJSON_Delete(c.canvas.children);
     }
+    cJSON_Delete(errbacks);
     cJSON_Delete(ends);
     free(text);
     free(traceback);
+}
+
+void follow_fail_body(struct request *r, const cJSON *body, const char *message,
+                      const char *exception)
+{
+    fail_body(r, body, message, exception, NULL);
 }
 
 void follow_send_body(struct request *r, const cJSON *body, cJSON *results)
@@ -333,14 +363,17 @@ static void end_part(struct chord_run *run, bool forget)
     next_part(run);
 }
 
+/* As with Celery the keys of a chord that failed stay until they expire: who looks for what its other parts
+ * returned finds it there. */
 static void fail_part(struct chord_run *run, const char *id, const char *exception)
 {
     char *repr = follow_exception_repr(exception);
     char *message = mem_printf("Dependency %s raised %s", id, repr);
-    follow_fail_body(run->r, json_get(run->part, "chord"), message, exception);
+    fail_body(run->r, json_get(run->part, "chord"), message, exception,
+              json_get(run->part, "called"));
     free(message);
     free(repr);
-    end_part(run, true);
+    end_part(run, false);
 }
 
 static void on_joined(const struct join_end *end, void *arg)

@@ -7,6 +7,7 @@ passed on: settings that are set for one class of tests, the set of revoked stam
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from typing import Any
 
 import celery.contrib.testing.worker as testing_worker
 import pytest
+import redis
 from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
 LIMIT = 320
+# The suite waits by BLPOP for up to a minute; later releases of redis-py give up after some seconds.
+redis.Redis.__init__ = functools.partialmethod(redis.Redis.__init__, socket_timeout=None)
 workers: list[subprocess.Popen] = []
 
 

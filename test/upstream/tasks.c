@@ -377,6 +377,8 @@ static cw_outcome store_success_then_reject(cw_task *t)
 static cw_outcome redis_echo(cw_task *t)
 {
     const cJSON *message = cw_json(t, "message");
+    if (cJSON_HasObjectItem(message, "__value__")) /* Python's bytes, as Kombu sends them */
+        message = cJSON_GetObjectItemCaseSensitive(message, "__value__");
     char *printed = cJSON_IsString(message) ? NULL : cJSON_PrintUnformatted(message);
     int code = redis_tell("RPUSH", cw_str(t, "redis_key"), printed ? printed : message->valuestring);
     free(printed);
