@@ -212,7 +212,7 @@ static void on_stored(int code, const char *why, void *arg)
             cJSON_Delete(r->children);
             r->sends = r->children = NULL;
             r->outcome = follow_add(r, OUTCOME_FAILED);
-            put_result(r);
+            follow_prepare(r, put_result);
             return;
         }
     }
@@ -335,7 +335,6 @@ static void settle(struct request *r)
     free(owned);
     free(effects);
 }
-
 
 /* --- no store, no time ------------------------------------------------------------------------------ */
 

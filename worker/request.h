@@ -4,17 +4,23 @@
 
 /* One task in the hands of main, from its arrival to its ack: one struct, one state machine.
  *
- *   RECEIVED ─▶ READY ─▶ RUNNING ─▶ STORING ─▶ SETTLING ─▶ DONE      (RECEIVED ─▶ LIMITED ─▶ READY
- *      │          │ ▲       │          ▲           ▲                  where a rate limit makes it wait)
- *      │          ▼ │       │          │           │
- *      │        CLAIMING    ├──────────┼───────────┤   nothing to store (ignored, given back)
- *      │   (early ack)      └──▶ READY (its child died before it began)
- *      ├───────────────────────────────┘ (revoked, expired, not registered, unreadable)
- *      └───────────────────────────────────────────┘ (waits for its ETA: into the delayed set)
+ *   RECEIVED ▶ CHECKING ▶ LEASING ▶ LIMITED ▶ READY ▶ RUNNING ▶ PREPARING ▶ RECORDING ▶ STORING ▶
+ *                                             ▲ ▼ ▲     ▼                            SETTLING ▶ DONE
+ *                                         CLAIMING└─────┘ its child died before it began
  *
- * Between RECEIVED and the rest: CHECKING: delivered before, did it succeed (redelivery.c)? LEASING: unique
- * work waits to hear whether it is the only one (unique.c). Between RUNNING and STORING: RECORDING, what
- * the task sent is made durable (redelivery.c).
+ * Moves go to the right, past all there is nothing to do for, and back only as drawn. Nearly every
+ * task is RECEIVED, READY, RUNNING, STORING, SETTLING, DONE. The others:
+ *
+ *   CHECKING   delivered before: has it succeeded (redelivery.c)? If so it does not run
+ *   LEASING    unique work: is it the only one (unique.c)?
+ *   LIMITED    a rate limit makes it wait (rate.c)
+ *   CLAIMING   its early ack is under way (flow.c)
+ *   PREPARING  the store hears of the chords that will leave with its ack (follow.c)
+ *   RECORDING  what the task sent is made durable (redelivery.c)
+ *
+ * What ends without a run (revoked, expired, unreadable, not registered, not unique, given back,
+ * delayed until its ETA) goes from where it is to STORING or SETTLING. What another worker has got
+ * meanwhile goes to DONE as soon as nothing is under way for it.
  *
  * Every move goes through request_move, which checks the table and logs at debug level. */
 
@@ -25,8 +31,8 @@
 struct worker;
 
 #define REQUEST_STATES(X)                                                                           \
-    X(RECEIVED) X(CHECKING) X(LEASING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(PREPARING) X(RECORDING)     \
-    X(STORING) X(SETTLING) X(DONE)
+    X(RECEIVED) X(CHECKING) X(LEASING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(PREPARING)     \
+    X(RECORDING) X(STORING) X(SETTLING) X(DONE)
 
 enum request_state {
 #define REQUEST_STATE(name) REQUEST_##name,
@@ -60,7 +66,7 @@ struct request {
     int terminated;              /* signal by which a revoke ends its run, 0: none */
     bool sent;                   /* the task itself sent others */
     bool recorded;               /* there is a record in the outbox, or may be */
-    bool given_up;               /* went back, since the store does not answer; only the store knows it still */
+    bool given_up;               /* went back, as no store answers, and is kept for its callbacks */
     bool stored;                 /* its final state was in the store when it came */
     bool lost;                   /* rescued by another worker: whatever we do must have no effect */
     int64_t received_at, started_at; /* CLOCK_MONOTONIC µs */
