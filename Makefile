@@ -96,7 +96,7 @@ check-quick: check-unit lint ## unit tests and lint only
 check-unit: all $(UNIT) $(FUZZ)
 	$(Q)for t in $(UNIT); do echo "  $$t"; timeout 120 $$t || exit 1; done
 
-check-integration: all $(B)/ledger.so ## pytest with a real Celery, Redis, MongoDB-protocol server
+check-integration: all $(B)/ledger.so $(B)/upstream.so ## pytest with a real Celery, Redis, MongoDB-protocol server
 	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration test/fault
 
 lint: ## include directions, headers that compile alone, banned calls, settings and docs
