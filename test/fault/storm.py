@@ -317,8 +317,11 @@ class Storm:
                         seconds = (later.begin - fault.end) / 1e9
                         account.recovery = max(account.recovery, seconds)
                     else:
+                        before = [(fault.kind, round((earlier.begin - fault.end) / 1e9, 3))
+                                  for fault in account.faults if fault.begin <= later.begin]
                         account.unexplained.append(
-                            f"task {number} attempt {attempt}: {earlier} then {later}")
+                            f"task {number} attempt {attempt}: {earlier} then {later}; the last "
+                            f"faults, in seconds before: {before[-2:]}")
 
     def close(self) -> None:
         for worker in [*self.workers, *([self.python] if self.python else [])]:
