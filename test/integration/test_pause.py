@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queues paused for the whole fleet: the hash cworker.paused in Redis."""
-from harness import get, inflight, wait_until
+from harness import get, inflight, run_cworker, wait_until
 
 
 def paused(worker, queue="celery"):
@@ -20,6 +20,9 @@ def test_pause_and_resume(app, cworker, keys):
     assert get(app.send_task("demo.add", (2, 2), queue="other")) == 4
     assert keys.llen("celery") == 21 and not inflight(keys)
     assert not delayed.ready()
+    broker = f"redis+socket://{keys.connection_pool.connection_kwargs['path']}"
+    table = run_cworker("-b", broker, "queues").stdout.splitlines()
+    assert [line.split()[0] for line in table if line.endswith("(paused)")] == ["celery"]
     keys.hdel("cworker.paused", "celery")
     assert [get(result) for result in results] == [i + 1 for i in range(20)]
     assert get(delayed) == 10

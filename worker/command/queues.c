@@ -42,6 +42,7 @@ static cJSON *queue_of(struct gather *g, const char *name, bool may_add)
         static const char *const counts[] = {"in_flight", "unacked", "delayed", "dead"};
         for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
             json_set(queue, counts[i], json_int(0));
+        json_set(queue, "paused", cJSON_CreateFalse());
         json_set(queue, "workers", cJSON_CreateArray());
     }
     return queue;
@@ -231,6 +232,18 @@ static int add_ours(struct gather *g, cJSON *queue)
     return status;
 }
 
+static int add_paused(struct gather *g, cJSON *queue)
+{
+    int64_t paused = 0;
+    char *key = mem_printf("%scworker.paused", prefix(g));
+    int status = command_redis_ask(
+        &g->mailbox.redis, &paused, 3,
+        (struct slice[]){slice_of("HEXISTS"), slice_of(key), slice_of(queue->string)});
+    json_set(queue, "paused", cJSON_CreateBool(paused));
+    free(key);
+    return status;
+}
+
 static int gather_all(struct gather *g, double timeout)
 {
     struct mailbox_question q = {.method = "active_queues", .timeout = timeout};
@@ -243,6 +256,8 @@ static int gather_all(struct gather *g, double timeout)
         status = add_waiting(g, queue);
         if (status == 0)
             status = add_ours(g, queue);
+        if (status == 0)
+            status = add_paused(g, queue);
     }
     return status;
 }
@@ -268,7 +283,7 @@ static void print_row(const cJSON *queue)
     const char *separator = "";
     for (const cJSON *w = json_get(queue, "workers")->child; w; w = w->next, separator = ", ")
         printf("%s%s", separator, w->valuestring);
-    putchar('\n');
+    puts(cJSON_IsTrue(json_get(queue, "paused")) ? " (paused)" : "");
     for (const cJSON *p = json_get(queue, "priorities")->child; p; p = p->next)
         if (strcmp(p->string, "0") != 0 && p->valuedouble > 0)
             printf("  priority %-13s %9lld\n", p->string, (long long)p->valuedouble);
