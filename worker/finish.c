@@ -344,6 +344,17 @@ static bool waits_for_store(const struct request *r)
            r->state == REQUEST_STORING;
 }
 
+void flow_give_up(struct request *r)
+{
+    struct worker *w = r->worker;
+    if (r->given_up)
+        return;
+    r->given_up = true;
+    r->next = w->unstored;
+    w->unstored = r;
+    w->n_requests--;
+}
+
 /* The store may still call back, so the request stays. Should the result be stored after all, the message
  * that went back is found to be a success. */
 static void give_up(struct delivery *d, void *worker)
@@ -358,10 +369,7 @@ static void give_up(struct delivery *d, void *worker)
                           .text = slice_of(text)};
     channel_settle(w->channel, d, &back, 1, NULL, NULL);
     free(text);
-    r->given_up = true;
-    r->next = w->unstored;
-    w->unstored = r;
-    w->n_requests--;
+    flow_give_up(r);
 }
 
 void flow_give_back_unstored(struct worker *w)

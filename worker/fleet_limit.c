@@ -132,6 +132,8 @@ static void answered(const redisReply *reply, void *arg)
         u->granted = true;
         u->again_at = monotonic_now() + slot_us(u->fleet) / 4;
         arm(u->fleet, u->again_at);
+        if (u->request->state != REQUEST_LIMITED) /* revoked or given back meanwhile: ends with it */
+            return;
         request_list_remove(u->request);
         flow_allowed(u->request);
         return;

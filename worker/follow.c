@@ -409,7 +409,9 @@ static void on_part(int code, const struct store_chord *chord, void *arg)
 {
     struct chord_run *run = arg;
     struct error err = {0};
-    if (code != 0)
+    if (code == ERROR_UNAVAILABLE) /* the store is closed: it is counted when its message comes back */
+        flow_give_up(run->r);
+    else if (code != 0)
         log_error("Task %s[%s]: its chord %s cannot be counted: %s", request_name(run->r),
                   request_id(run->r), json_get_string(run->part, "group"), error_text(code));
     if (code != 0 || !chord->complete) {

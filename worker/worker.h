@@ -118,6 +118,7 @@ void redelivery_record(struct request *r);                       /* goes on with
 void flow_publish(struct worker *w, const cJSON *sends); /* rows of struct continuation, at once */
 void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
 void flow_give_back_unstored(struct worker *w);            /* cold: what waits for the store */
+void flow_give_up(struct request *r);                      /* no more steps; kept for callbacks */
 void flow_forget_unstored(struct worker *w);               /* after the store is closed */
 void flow_recorded(struct request *r, bool ours);
 void flow_done(struct request *r);                         /* the request's end, without either */

@@ -2,6 +2,7 @@
 """The end of the program while servers are slow or gone: what is under way meets closed parts."""
 import json
 import signal
+import time
 
 import pytest
 from harness import get, inflight, wait_until
@@ -30,8 +31,7 @@ def test_result_that_is_stored_while_closing(broker, slow_store, make_app, cwork
     assert get(app.send_task("demo.add", (1, 2))) == 3
     slow_store.process.send_signal(signal.SIGSTOP)
     app.send_task("demo.add", (3, 4))
-    wait_until(lambda: "succeeded in" in worker.log.split("ready.")[1].split("received")[2],
-               what="the task's end")
+    wait_until(lambda: worker.log.count("succeeded in") == 2, what="the task's end")
     broker.stop()
     worker.wait_log("giving up")
     slow_store.process.send_signal(signal.SIGCONT)
@@ -56,3 +56,22 @@ def test_cold_stop_while_a_redelivered_task_is_looked_up(redis, keys, slow_store
     assert worker.wait() == 0
     worker.check_log()
     assert keys.llen("celery") == 1 and not inflight(keys)
+
+
+def test_granted_while_it_is_given_back(redis, app, cworker):
+    """Redis stands still, and says yes to a task that went back meanwhile."""
+    worker = cworker("--set", 'task_fleet_limits={"demo.add": {"rate": "30/m"}}')
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    allowed = time.monotonic() + 2.2
+    app.send_task("demo.add", (3, 4))
+    wait_until(lambda: worker.log.count("received") == 2, what="the second task")
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: time.monotonic() > allowed, what="the second start")
+        worker.signal(signal.SIGTERM)
+        worker.wait_log("Warm shutdown")
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+    assert worker.wait() == 0
+    with redis.client() as keys:
+        assert keys.llen("celery") == 1 and not inflight(keys)
