@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Signature, chain, group
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test"))
@@ -100,6 +100,20 @@ def show_tasks(app: Celery) -> None:
         expect(value == expected, f"{task} gave {value!r}, not {expected!r}")
 
 
+def show_workflow(app: Celery) -> None:
+    heading("A workflow over three queues: add, then two at once, then their sum")
+
+    def step(name: str, queue: str, *args: Any) -> Signature:
+        return app.signature(f"demo.{name}", args, queue=queue)
+    flow = chain(step("add", "scans", 1, 1),
+                 group(step("mul", "compliance", 10), step("mul", "sync", 100), app=app),
+                 step("xsum", "maintenance"), app=app)
+    value, ms = timed(lambda: flow.apply_async().get(timeout=30, interval=0.005))
+    print(f"  demo.add(1, 1) | group(demo.mul(10), demo.mul(100)) | demo.xsum()  =  {value}"
+          f"{ms:>17.1f} ms")
+    expect(value == 220, f"the workflow gave {value!r}, not 220")
+
+
 def show_exception(app: Celery) -> None:
     heading("A C task fails; Python raises its exception again")
     result = app.send_task("demo.fail", ("no such account: 42",), queue="celery")
@@ -147,8 +161,8 @@ def main() -> int:
         stack.enter_context(running_cworker(redis, mongo, folder / "worker.log"))
         app = Celery("producer", broker=redis.url(), backend=mongo.url(DATABASE))
         try:
-            for show in (lambda: show_tasks(app), lambda: show_exception(app),
-                         lambda: show_scan(app, mongo)):
+            for show in (lambda: show_tasks(app), lambda: show_workflow(app),
+                         lambda: show_exception(app), lambda: show_scan(app, mongo)):
                 try:
                     show()
                 except Exception as error:  # the account goes on; the exit status tells
