@@ -88,7 +88,8 @@ bool identity_join(struct identity *list, size_t n, int records, int *ret_group)
         j.parent[i] = i;
     for (size_t i = 0; i < n; i++)
         j.anchors[list[i].record] |= anchor_of(list[i].kind);
-    qsort(list, n, sizeof *list, compare);
+    if (n)
+        qsort(list, n, sizeof *list, compare);
     for (size_t at = 0, end; at < n; at = end) {
         for (end = at + 1; end < n && list[end].kind == list[at].kind &&
                            strcmp(list[end].text, list[at].text) == 0;)
