@@ -45,36 +45,65 @@ static int on_tick(cw_task *t, double seconds, void *arg)
     return talk->run->on_tick ? talk->run->on_tick(t, seconds, talk->run->arg) : 0;
 }
 
-/* What AWS clients read; anything else of our environment is none of prowler's business. */
-static const char *const *environment_make(cw_task *t, const char *folder)
+const char *const prowler_providers[] = {"aws", "azure", "gcp", "kubernetes", NULL};
+
+/* What a provider's clients read; anything else of our environment is none of prowler's business. */
+static const struct passed {
+    const char *provider, *name;
+} passed[] = {
+    {"aws", "AWS_ACCESS_KEY_ID"},
+    {"aws", "AWS_SECRET_ACCESS_KEY"},
+    {"aws", "AWS_SESSION_TOKEN"},
+    {"aws", "AWS_ENDPOINT_URL"},
+    {"aws", "AWS_CA_BUNDLE"},
+    {"aws", "AWS_PROFILE"},
+    {"aws", "AWS_CONFIG_FILE"},
+    {"aws", "AWS_SHARED_CREDENTIALS_FILE"},
+    {"aws", "AWS_ROLE_ARN"},
+    {"aws", "AWS_WEB_IDENTITY_TOKEN_FILE"},
+    {"aws", "AWS_DEFAULT_REGION"},
+    {"aws", "AWS_CONTAINER_CREDENTIALS_FULL_URI"},
+    {"aws", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"},
+    {"azure", "AZURE_CLIENT_ID"},
+    {"azure", "AZURE_CLIENT_SECRET"},
+    {"azure", "AZURE_TENANT_ID"},
+    {"gcp", "GOOGLE_APPLICATION_CREDENTIALS"},
+    {"kubernetes", "KUBECONFIG"},
+};
+enum { N_PASSED = sizeof passed / sizeof *passed };
+
+static const char *const *environment_make(cw_task *t, const struct prowler_run *run,
+                                           const char *folder)
 {
-    static const char *const passed[] = {
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "AWS_ENDPOINT_URL",
-        "AWS_CA_BUNDLE",
-        "AWS_PROFILE",
-        "AWS_CONFIG_FILE",
-        "AWS_SHARED_CREDENTIALS_FILE",
-        "AWS_ROLE_ARN",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_DEFAULT_REGION",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    };
-    static const size_t n_passed = sizeof passed / sizeof *passed;
-    const char **list = cw_alloc(t, (n_passed + 4) * sizeof *list);
+    const char **list = cw_alloc(t, (N_PASSED + 4) * sizeof *list);
     size_t n = 0;
-    for (size_t i = 0; i < n_passed; i++) {
-        const char *value = cw_secret(t, passed[i]);
+    for (size_t i = 0; i < N_PASSED; i++) {
+        bool own = strcmp(passed[i].provider, run->provider) == 0;
+        const char *value = own ? cw_secret(t, passed[i].name) : NULL;
         if (value)
-            list[n++] = cw_printf(t, "%s=%s", passed[i], value);
+            list[n++] = cw_printf(t, "%s=%s", passed[i].name, value);
     }
     const char *metadata = getenv("AWS_EC2_METADATA_DISABLED");
     list[n++] = cw_printf(t, "AWS_EC2_METADATA_DISABLED=%s", metadata ? metadata : "true");
     list[n++] = cw_printf(t, "HOME=%s", folder);
     return list;
+}
+
+/* Which account, in each provider's own words; values have passed a check or are ours. */
+static size_t put_account(const struct prowler_run *run, const char **argv, size_t n)
+{
+    if (strcmp(run->provider, "aws") == 0) {
+        argv[n++] = "--region";
+        argv[n++] = run->region;
+        return n;
+    }
+    if (strcmp(run->provider, "azure") == 0)
+        argv[n++] = "--sp-env-auth";
+    argv[n++] = strcmp(run->provider, "azure") == 0 ? "--subscription-id"
+                : strcmp(run->provider, "gcp") == 0 ? "--project-id"
+                                                    : "--context";
+    argv[n++] = run->account;
+    return n;
 }
 
 static void arguments_make(cw_task *t, const struct prowler_run *run, const char *folder,
@@ -83,9 +112,8 @@ static void arguments_make(cw_task *t, const struct prowler_run *run, const char
     const char *program = cw_setting(t, "prowler");
     size_t n = 0;
     argv[n++] = program ? program : "prowler";
-    argv[n++] = "aws";
-    argv[n++] = "--region";
-    argv[n++] = run->region;
+    argv[n++] = run->provider;
+    n = put_account(run, argv, n);
     if (*run->frameworks)
         argv[n++] = "--compliance";
     for (size_t i = 0; run->frameworks[i] && i < MAX_FRAMEWORKS; i++)
@@ -154,7 +182,7 @@ int prowler_run(cw_task *t, const struct prowler_run *run, const char **ret_path
     arguments_make(t, run, folder, argv);
     struct cw_command command = {
         .argv = argv,
-        .environment = environment_make(t, folder),
+        .environment = environment_make(t, run, folder),
         .on_line = on_line,
         .on_tick = on_tick,
         .arg = &talk,

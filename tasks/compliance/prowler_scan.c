@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* execute_prowler_scan: prowler over some regions of a ScanRun, one run of the program for each,
- * because only its exit status tells whether a region was really looked at, and only then may a
+/* execute_prowler_scan: prowler over some regions of a ScanRun, one run of the program for each (of
+ * providers other than AWS one for the whole account, with the region "global"), because only its exit status tells whether a region was really looked at, and only then may a
  * finding that did not come back count as RESOLVED. A finding remembers which run, region and scope
  * (frameworks) saw it last, so that a scan of CIS says nothing about what only a PCI scan looks
  * for.
@@ -30,7 +30,7 @@ struct totals {
 struct prowler_scan {
     cw_task *t;
     struct scan_job job;
-    const char *run_id, *scope, *role;
+    const char *run_id, *scope, *role, *provider;
     const char *account; /* of the run */
     const char *regions[MAX_LIST + 1], *frameworks[MAX_LIST + 1];
     int n_regions, done, scanned;
@@ -103,7 +103,7 @@ static int read_role(struct prowler_scan *s)
     const bson_t *account = NULL;
     const char *id = doc_id(s->job.run, "cloud_account_id", room);
     s->account = id ? cw_printf(s->t, "%s", id) : "";
-    if (!id)
+    if (!id || strcmp(s->provider, "aws") != 0)
         return 0;
     bson_t filter = BSON_INITIALIZER;
     doc_match_id(&filter, "_id", id);
@@ -116,20 +116,47 @@ static int read_role(struct prowler_scan *s)
     return found < 0 ? -1 : 0;
 }
 
+static int read_provider(struct prowler_scan *s)
+{
+    const char *given = doc_text(s->job.run, "provider");
+    given = given ? given : "aws";
+    for (size_t i = 0; prowler_providers[i] && !s->provider; i++)
+        if (strcasecmp(given, prowler_providers[i]) == 0)
+            s->provider = prowler_providers[i];
+    if (s->provider)
+        return 0;
+    return cw_problem(s->t, false, "ValueError",
+                      "prowler scans of \"%.40s\" are not supported: aws, azure, gcp and "
+                      "kubernetes are",
+                      given);
+}
+
+/* Only AWS is scanned by region. */
+static int read_regions(struct prowler_scan *s)
+{
+    if (strcmp(s->provider, "aws") == 0)
+        return read_list(s, "regions", check_region, s->regions);
+    if (!check_name(s->account))
+        return cw_problem(s->t, false, "ValueError",
+                          "scan run %s needs a cloud_account_id (of azure the subscription, of gcp "
+                          "the project, of kubernetes the context)",
+                          s->run_id);
+    s->regions[0] = "global";
+    return 1;
+}
+
 static int prepare(struct prowler_scan *s)
 {
-    const char *provider = doc_text(s->job.run, "provider");
     bson_iter_t team;
-    if (provider && strcasecmp(provider, "aws") != 0)
-        return cw_problem(s->t, false, "ValueError",
-                          "prowler scans of \"%.40s\" are not supported: "
-                          "aws is",
-                          provider);
+    if (read_provider(s) < 0)
+        return -1;
     if (!doc_find(s->job.run, "team_id", &team))
         return cw_problem(s->t, false, "ValueError", "scan run %s has no team_id", s->run_id);
-    s->n_regions = read_list(s, "regions", check_region, s->regions);
+    if (read_role(s) < 0)
+        return -1;
+    s->n_regions = read_regions(s);
     int n = read_list(s, "frameworks", check_framework, s->frameworks);
-    if (s->n_regions < 0 || n < 0 || read_role(s) < 0)
+    if (s->n_regions < 0 || n < 0)
         return -1;
     if (s->n_regions == 0)
         return cw_problem(s->t, false, "ValueError", "scan run %s names no region", s->run_id);
@@ -226,7 +253,15 @@ static int resolve_vanished(struct prowler_scan *s)
 
 static int scan_region(struct prowler_scan *s)
 {
-    struct prowler_run run = {s->region, s->frameworks, s->role, on_tick, s};
+    struct prowler_run run = {
+        .provider = s->provider,
+        .account = s->account,
+        .region = s->region,
+        .frameworks = s->frameworks,
+        .role = s->role,
+        .on_tick = on_tick,
+        .arg = s,
+    };
     struct json_stream_options options = {.on_element = on_finding, .arg = s};
     const char *path = NULL;
     s->started = doc_now();

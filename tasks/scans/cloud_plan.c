@@ -3,11 +3,14 @@
 #include "tasks/scans/cloud_scan.h"
 
 #include <string.h>
+#include <strings.h>
 
 /* What a cloud scan sends: one discovery a region, one prowler run for each batch of regions, the
  * batches one after the other to spare the account's API limits. Each job's document is made once
  * and carries the id of its task: whoever sends again, after a kill -9 in the middle, sends the
- * same tasks. */
+ * same tasks. Only AWS is scanned by region: prowler runs once over any other account. */
+
+static const char *const everywhere = "global";
 
 static int read_list(struct cloud_plan *p, const bson_t *run, const char *field,
                      bool (*check)(const char *), const char **ret, int max)
@@ -34,10 +37,15 @@ int cloud_plan_read(cw_task *t, const bson_t *run, const char *run_id, struct cl
     *ret = (struct cloud_plan){.t = t, .run_id = run_id};
     int64_t size = setting_int(t, "REGION_BATCH_SIZE", 3, 1, 64);
     int64_t delay = setting_int(t, "REGION_BATCH_DELAY", 60, 0, 3600);
-    ret->n_regions = read_list(ret, run, "regions", check_region, ret->regions, 64);
+    const char *provider = doc_text(run, "provider");
+    ret->by_region = !provider || strcasecmp(provider, "aws") == 0;
+    ret->n_regions = read_list(ret, run, "regions", ret->by_region ? check_region : check_name,
+                               ret->regions, 64);
     ret->n_frameworks = read_list(ret, run, "frameworks", check_framework, ret->frameworks, 60);
     if (size < 0 || delay < 0 || ret->n_regions < 0 || ret->n_frameworks < 0)
         return -1;
+    if (ret->n_regions == 0 && !ret->by_region)
+        ret->regions[ret->n_regions++] = everywhere;
     if (ret->n_regions == 0)
         return cw_problem(t, false, "ValueError", "scan run %s names no region", run_id);
     ret->batch_size = (int)size;
@@ -99,18 +107,28 @@ static int add_discovery(struct cloud_plan *p, const char *region)
     return add_job(p, "discovery", region, "discovery.execute_steampipe_discovery", args, 0);
 }
 
-static int add_batch(struct cloud_plan *p, int first)
+static int add_prowler(struct cloud_plan *p, const char *const *regions, int n, double countdown)
 {
-    int n = p->n_regions - first < p->batch_size ? p->n_regions - first : p->batch_size;
     const char *key = "";
     for (int i = 0; i < n; i++)
-        key = cw_printf(p->t, "%s%s%s", key, i ? "," : "", p->regions[first + i]);
+        key = cw_printf(p->t, "%s%s%s", key, i ? "," : "", regions[i]);
     cJSON *args = cJSON_CreateArray();
     cJSON_AddItemToArray(args, cJSON_CreateString(p->run_id));
-    cJSON_AddItemToArray(args, texts(p->regions + first, n));
+    cJSON_AddItemToArray(args, texts(regions, n));
     cJSON_AddItemToArray(args, texts(p->frameworks, p->n_frameworks));
-    return add_job(p, "prowler", key, "compliance.execute_prowler_scan", args,
-                   p->batch_delay * (first / p->batch_size));
+    return add_job(p, "prowler", key, "compliance.execute_prowler_scan", args, countdown);
+}
+
+static int add_batches(struct cloud_plan *p)
+{
+    int code = 0;
+    if (!p->by_region)
+        return add_prowler(p, &everywhere, 1, 0);
+    for (int at = 0, batch = 0; code == 0 && at < p->n_regions; at += p->batch_size, batch++) {
+        int n = p->n_regions - at < p->batch_size ? p->n_regions - at : p->batch_size;
+        code = add_prowler(p, p->regions + at, n, p->batch_delay * batch);
+    }
+    return code;
 }
 
 static cJSON *finalize(const struct cloud_plan *p)
@@ -132,8 +150,8 @@ int cloud_plan_send(struct cloud_plan *p)
     p->parts = cJSON_CreateArray();
     for (int i = 0; code == 0 && i < p->n_regions; i++)
         code = add_discovery(p, p->regions[i]);
-    for (int i = 0; code == 0 && i < p->n_regions; i += p->batch_size)
-        code = add_batch(p, i);
+    if (code == 0)
+        code = add_batches(p);
     if (code < 0) {
         cJSON_Delete(p->parts);
         return -1;

@@ -10,6 +10,7 @@ struct cloud_plan {
     const char *run_id;
     const char *regions[64], *frameworks[64];
     int n_regions, n_frameworks;
+    bool by_region; /* AWS */
     int batch_size;
     double batch_delay;
     int jobs;

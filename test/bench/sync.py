@@ -68,7 +68,7 @@ def usual_sync(url: str, name: str, team: str, since: dt.datetime | None) -> int
     with MongoClient(url) as client:
         db, batch, now = client[name], [], dt.datetime.utcnow()
         query = {"team_id": team, **({"last_seen": {"$gte": since}} if since else {})}
-        for row in db.cspm_findings.find(query):
+        for row in db.cspm_findings.find(query, batch_size=1000):
             text = "\n".join((team, "cspm", row["resource_id"], row["check_id"],
                               f"{row['account_id']}/{row['region']}", ""))
             key = hashlib.sha256(text.encode()).hexdigest()
@@ -122,7 +122,7 @@ class Side:
 
     def __init__(self, name: str, mongo: MongoServer, options: argparse.Namespace) -> None:
         self.name, self.mongo, self.count = name, mongo, options.n
-        self.client = mongo.client()
+        self.client = MongoClient(mongo.url(""))
         self.db = self.client[f"bench_sync_{os.getpid()}"]
         self.client.drop_database(self.db.name)
         prepare(self.db, "warm", WARM, options.fail)
@@ -179,12 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-n", type=int, default=100000, help="findings")
     parser.add_argument("--fail", type=int, default=10, help="per cent of them that fail")
-    parser.add_argument("--skip-python", action="store_true")
+    parser.add_argument("--only", choices=("cworker", "pymongo"))
     options = parser.parse_args()
     os.environ.setdefault("MONGO_SERVICE_MEMORY", f"{512 + options.n // 100}m")
-    with RedisServer() as redis, MongoServer() as mongo, tempfile.TemporaryDirectory() as folder:
-        run_cworker(Side("cworker", mongo, options), redis, folder)
-    if not options.skip_python:
+    if options.only != "pymongo":
+        with RedisServer() as redis, MongoServer() as mongo, tempfile.TemporaryDirectory() as folder:
+            run_cworker(Side("cworker", mongo, options), redis, folder)
+    if options.only != "cworker":
         with MongoServer() as mongo:
             run_python(Side("pymongo", mongo, options))
 

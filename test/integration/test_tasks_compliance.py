@@ -84,6 +84,36 @@ def test_findings_are_stored(app: Celery, worker: Worker, database: Database, pr
     assert (job["status"], job["summary"]["fail"]) == ("COMPLETED", 1)
 
 
+@pytest.mark.parametrize("provider, words, secret", [
+    ("azure", ["azure", "--sp-env-auth", "--subscription-id", "acct-1"], "AZURE_CLIENT_SECRET"),
+    ("GCP", ["gcp", "--project-id", "acct-1"], "GOOGLE_APPLICATION_CREDENTIALS"),
+    ("kubernetes", ["kubernetes", "--context", "acct-1"], "KUBECONFIG")])
+def test_other_providers(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
+                         database: Database, prowler: FakeTool, run_id: str, provider: str,
+                         words: list[str], secret: str) -> None:
+    """One run over the account, with its own credentials and no other's."""
+    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="compliance",
+            env={"CWORKER_PROWLER": str(prowler.path), "AWS_SECRET_ACCESS_KEY": "aws",
+                 secret: "its own"})
+    prowler.set({"acct-1": report(finding("a"))})
+    database.scan_runs.update_one({}, {"$set": {"provider": provider, "regions": [],
+                                                "cloud_account_id": "acct-1"}})
+    for _ in range(2):
+        result = get(send(app, PROWLER, run_id))
+        assert (result["status"], result["regions"], result["fail"]) == ("COMPLETED", 1, 1)
+    assert database.cspm_findings.find_one()["scan_region"] == "global"
+    call = prowler.calls[0]
+    assert call["argv"][:len(words)] == words and "--region" not in call["argv"]
+    assert call["env"][secret] == "its own" and "AWS_SECRET_ACCESS_KEY" not in call["env"]
+    prowler.set({"acct-1": report()})
+    database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-2"})
+    assert get(send(app, PROWLER, "run-2"))["resolved"] == 1
+    for account in ("--region", "", None):
+        database.scan_runs.update_one({}, {"$set": {"cloud_account_id": account}})
+        with pytest.raises(ValueError, match="cloud_account_id"):
+            get(send(app, PROWLER, run_id))
+
+
 def test_twice_is_once(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
                        run_id: str) -> None:
     prowler.set({"*": report(finding("a"), finding("b", "PASS"))})

@@ -26,7 +26,9 @@ def value_of(arguments: list[str], name: str) -> str:
 def target_and_report(tool: str, arguments: list[str]) -> tuple[str, Path | None]:
     if tool == "prowler":
         folder, name = value_of(arguments, "-o"), value_of(arguments, "-F")
-        return value_of(arguments, "--region"), Path(folder, f"{name}.ocsf.json")
+        account = ("--region", "--subscription-id", "--project-id", "--context")
+        option = next(name for name in account if name in arguments)
+        return value_of(arguments, option), Path(folder, f"{name}.ocsf.json")
     if tool == "testssl":
         return arguments[-1], Path(value_of(arguments, "--jsonfile"))
     if tool == "trivy":
