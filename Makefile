@@ -37,7 +37,7 @@ UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
 FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
 PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),4) -p no:cacheprovider
 
-.PHONY: all debug asan check check-quick check-unit check-integration lint shape bench fault upstream demo install \
+.PHONY: all debug asan check check-quick check-unit check-integration check-tools lint shape bench fault upstream demo install \
         clean help
 
 all: $(B)/cworker $(B)/demo.so ## the program and the demo plugin (release, hardened)
@@ -98,6 +98,11 @@ check-unit: all $(UNIT) $(FUZZ)
 
 check-integration: all $(B)/ledger.so $(B)/upstream.so ## pytest with a real Celery, Redis, MongoDB-protocol server
 	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration test/fault
+
+check-tools: all ## the slow tests with real tools: a full testssl.sh, ZAP, prowler (2.3 GB, minutes)
+	$(Q)test/setup.sh all && test/tools-check/install.sh
+	$(Q)CHECK_TOOLS=1 CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) -rs \
+	    test/integration/test_tasks_real_tools.py
 
 lint: ## include directions, headers that compile alone, banned calls, settings and docs
 	$(Q)test/lint.sh
