@@ -20,6 +20,7 @@ from canvases import CANVASES, Make
 from celery import Celery
 from celery.result import AsyncResult, GroupResult
 from harness import CWORKER, DEMO_SO
+from pymongo import MongoClient
 
 from services.mongo import MongoServer
 from services.process import end_process, wait_until
@@ -46,17 +47,18 @@ EXTENDED = ("name", "args", "kwargs", "worker", "retries", "queue")  # on MongoD
 
 
 class Side:
-    """One worker with a broker and a result store of its own. It has one child, so that the member of a
+    """One worker with a broker and a database of its own. It has one child, so that the member of a
     chord that ends last, its body's parent, is the same on both sides."""
 
-    def __init__(self, name: str, folder: Path, store: str) -> None:
+    def __init__(self, name: str, folder: Path, mongo: MongoServer | None) -> None:
         self.redis = RedisServer().start()
-        self.mongo = MongoServer().start() if store == "mongo" else None
+        self.mongo = mongo
+        store = "mongo" if mongo else "redis"
         self.database = f"parity_{name}_{os.getpid()}"
         self.backend = self.mongo.url(self.database) if self.mongo else self.redis.url()
         self.kind = store
         self.broker = self.redis.client()
-        self.store = self.mongo.client() if self.mongo else None
+        self.store = MongoClient(mongo.url("")) if mongo else None
         self.app = Celery("parity", broker=self.redis.url(), backend=self.backend,
                           set_as_current=False)
         self.app.conf.update(result_extended=True, result_chord_retry_interval=0.1)
@@ -112,17 +114,19 @@ class Side:
         if self.mongo:
             self.store.drop_database(self.database)
             self.store.close()
-            self.mongo.close()
 
 
 @pytest.fixture(scope="module", params=["redis", "mongo"])
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
           ) -> Iterator[list[Side]]:
     folder = tmp_path_factory.mktemp("parity")
-    both = [Side(name, folder, request.param) for name in ("celery", "cworker")]
+    mongo = MongoServer().start() if request.param == "mongo" else None
+    both = [Side(name, folder, mongo) for name in ("celery", "cworker")]
     yield both
     for side in both:
         side.close()
+    if mongo:
+        mongo.close()
 
 
 @contextmanager
