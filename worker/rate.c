@@ -44,7 +44,7 @@ static void on_token(evutil_socket_t fd, short what, void *arg)
         request_list_remove(r);
         if (rate->per_second > 0)
             take_token(rate);
-        flow_ready(r);
+        flow_ready(r, false);
     }
     if (rate->waiting.first)
         timer_set(rate);

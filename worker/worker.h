@@ -86,15 +86,17 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
 void flow_delivery_lost(struct delivery *d, void *worker);
 /* All that waits in this worker, list by list: for a rate, for a lane. */
 void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg);
+void flow_admit(struct request *r);           /* the task is known and has to run */
+void flow_leased(struct request *r);          /* its lease, if it needs one, is there */
 void flow_allowed(struct request *r);         /* by the limits that a fleet shares */
-void flow_ready(struct request *r);           /* it waits for a lane from now on */
+void flow_ready(struct request *r, bool front); /* it waits for a lane from now on */
 void flow_dispatch(struct worker *w);         /* ready requests to the pool, while it has room */
 void flow_give_back_ready(struct worker *w);  /* for shutdown */
 void flow_discard_revoked(struct worker *w);  /* among the ready ones */
-extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
 
-void flow_admit(struct request *r);           /* the task is known and has to run */
-void flow_leased(struct request *r);          /* its lease, if it needs one, is there */
+/* --- run.c --- */
+void flow_run(struct request *r);             /* to the pool, which has room */
+extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
 
 /* --- revoke.c: what the remote control commands do --- */
 /* Marks ids as revoked, here and for workers that start later, and stores REVOKED for each. What waits is
