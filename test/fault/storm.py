@@ -37,6 +37,9 @@ LEASE = 2.0
 # What a fault may still spoil after a run has ended: its outcome is on its way to the store and the
 # broker, and both may be down for a while.
 TAIL_NS = int(3e9)
+# And what it may spoil after itself: the children of a main that was killed go on with what they hold
+# until the zygote has ended them.
+WAKE_NS = int(0.3e9)
 
 
 @dataclass
@@ -298,7 +301,7 @@ class Storm:
         """The fault that came while the earlier run went on, or its outcome was on its way."""
         end = (earlier.end or later.begin) + TAIL_NS
         return next((fault for fault in reversed(self.account.faults)
-                     if fault.begin <= end and fault.end >= earlier.begin and
+                     if fault.begin <= end and fault.end + WAKE_NS >= earlier.begin and
                      fault.begin <= later.begin), None)
 
     def audit(self) -> None:
