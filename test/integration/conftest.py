@@ -26,6 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"no {path}: run make, or set CWORKER_BIN and DEMO_SO")
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Celery's own commands, run in this process, leave CELERY_BROKER_URL behind."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     with RedisServer() as server:

@@ -288,7 +288,8 @@ def test_killed_in_the_middle(app: Celery, start: Callable[..., Worker], databas
     send(app)
     wait_until(lambda: database.k8s_resources.count_documents({"kind": "Pod"}) == 7, 20, "the pods")
     worker.kill()
+    cluster.raw.pop("Deployment", None)
     start()
-    wait_until(lambda: database.k8s_clusters.find_one().get("discovery_status") == "COMPLETED", 40,
+    wait_until(lambda: database.k8s_clusters.find_one().get("discovery_status") == "COMPLETED", 30,
                "the second worker's end")
     assert database.k8s_resources.count_documents({"gone": False}) == 10

@@ -37,7 +37,6 @@ def fetch_suite() -> Path:
     if not suite.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "install", "-r", str(HERE / "requirements.txt")], check=True)
         subprocess.run([*pip, "download", "--no-deps", "--no-binary", "celery", "--dest", BUILD,
                         f"celery=={VERSION}"], check=True)
         with tarfile.open(BUILD / f"celery-{VERSION}.tar.gz") as archive:
