@@ -35,7 +35,7 @@ OBJ      := $(SRC:%.c=$(B)/%.o)
 LIB      := $(B)/libcworker.a
 UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
 FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
-PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),4) -p no:cacheprovider
+PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),6) -p no:cacheprovider
 
 .PHONY: all debug asan check check-quick check-unit check-integration check-tools lint shape bench fault upstream demo install \
         clean help
