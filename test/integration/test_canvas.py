@@ -87,7 +87,7 @@ def register(app: Celery) -> Celery:
     """Canvases take the current app wherever they are not told, and ask it for their tasks."""
     app.set_current()
     for name in ("add", "xsum", "identity", "fail", "echo"):
-        app.task(name=f"demo.{name}")(stub)
+        app.task(name=f"demo.{name}", shared=False)(stub)
     return app
 
 

@@ -231,7 +231,7 @@ def test_celery_command_line(sides, command):
 def test_who_answers(app, cworker, options, expected):
     for _ in range(2):
         cworker(concurrency=1)
-    replies = app.control.broadcast("ping", reply=True, timeout=0.5, **options)
+    replies = app.control.broadcast("ping", reply=True, timeout=1.5, **options)
     assert sorted(node for reply in replies for node in reply) == expected
     assert all(reply[node] == {"ok": "pong"} for reply in replies for node in reply)
 
