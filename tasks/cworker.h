@@ -323,7 +323,7 @@ int cw_add_to_chord(cw_task *t, cJSON *sig);
  * result store did not answer. ret_code may be NULL. */
 const cJSON *cw_result(cw_task *t, const char *id, int *ret_code);
 
-/* Revokes tasks in the whole fleet, with this task's SUCCESS. */
+/* Revokes tasks in the whole fleet once this task has succeeded, before its result is stored. */
 int cw_revoke(cw_task *t, const char *const *ids, size_t n, bool terminate);
 
 #ifdef __cplusplus

@@ -177,7 +177,11 @@ void flow_finish(struct request *r, enum outcome outcome)
         log_warning("Task %s[%s] went to another worker while we were away: our run has no effect",
                     request_name(r), request_id(r));
         flow_done(r);
-    } else if (r->prepares && r->prepares->child) {
+        return;
+    }
+    if (r->revokes)
+        follow_revoke(r);
+    if (r->prepares && r->prepares->child) {
         request_move(r, REQUEST_PREPARING);
         follow_prepare(r, store);
     } else {
@@ -230,7 +234,7 @@ static void on_settled(int code, void *arg)
                     request_name(r), request_id(r));
     else
         events_task(r->worker, EVENT_SENT, r);
-    if (code == 0 && (r->chords || r->revokes))
+    if (code == 0 && r->chords)
         follow_settled(r);
     flow_done(r);
 }

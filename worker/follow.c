@@ -2,6 +2,7 @@
 /* What follows from a task's end. All messages leave with the ack, so what happens before it may happen
  * again; the steps and what a kill -9 right after each leaves:
  *
+ *   what the task asked to revoke is revoked             the task comes again and revokes the same
  *   sizes and shapes of headers that will leave are set  the same again, under the same group ids
  *   the task's result is stored                          the task, or its stored result, comes again
  *   its part is counted, a complete chord claimed        counted once, claimed again by the same task
@@ -496,10 +497,14 @@ static void revoke_all(struct worker *w, const cJSON *what)
     control_send(w->control, "revoke", arguments, NULL, NULL);
 }
 
+void follow_revoke(struct request *r)
+{
+    for (const cJSON *what = r->revokes->child; what; what = what->next)
+        revoke_all(r->worker, what);
+}
+
 void follow_settled(struct request *r)
 {
-    for (const cJSON *what = r->revokes ? r->revokes->child : NULL; what; what = what->next)
-        revoke_all(r->worker, what);
     for (const cJSON *chord = r->chords ? r->chords->child : NULL; chord; chord = chord->next)
         store_forget_chord(r->worker->store, chord->valuestring);
 }

@@ -19,6 +19,9 @@ void follow_prepare(struct request *r, follow_fn *then);
  * complete to what leaves with the ack; then `then`. */
 void follow_chords(struct request *r, follow_fn *then);
 
+/* What the task asked to revoke: before its result is stored, so that no crash forgets it. */
+void follow_revoke(struct request *r);
+
 /* After the ack. */
 void follow_settled(struct request *r);
 

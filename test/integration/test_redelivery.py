@@ -110,6 +110,12 @@ def test_callbacks_are_sent_once_under_the_ids_that_are_stored(app, crash, ledge
         wait_state(app.AsyncResult(child), "SUCCESS")
 
 
+def test_what_a_task_revokes_is_not_forgotten(app, crash):
+    crash.at(ACK_WITH_EFFECTS, lambda: app.send_task("demo.revoke", ("victim",)))
+    wait_state(app.AsyncResult("victim"), "REVOKED")
+    crash.recover()
+
+
 def send_child(app):
     return app.send_task("demo.send", ("bench.noop", [7]))
 
