@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/integration"), str(ROOT / "test/fault")]
 
 from celery import Celery, chain, chord, group  # noqa: E402
-from proxy import Proxy  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
 from services.process import wait_until  # noqa: E402
+from services.proxy import Proxy  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
 BUILD = ROOT / os.environ.get("CWORKER_BIN", "build/cworker")
