@@ -297,12 +297,12 @@ class Storm:
                         break
         return runs
 
-    def explain(self, earlier: Run, later: Run) -> Fault | None:
-        """The fault that came while the earlier run went on, or its outcome was on its way."""
+    def explain(self, earlier: Run, later: Run) -> list[Fault]:
+        """The faults that came while the earlier run went on, or its outcome was on its way."""
         end = (earlier.end or later.begin) + TAIL_NS
-        return next((fault for fault in reversed(self.account.faults)
-                     if fault.begin <= end and fault.end + WAKE_NS >= earlier.begin and
-                     fault.begin <= later.begin), None)
+        return [fault for fault in self.account.faults
+                if fault.begin <= end and fault.end + WAKE_NS >= earlier.begin and
+                fault.begin <= later.begin]
 
     def audit(self) -> None:
         account = self.account
@@ -315,10 +315,12 @@ class Storm:
                 by_attempt[run.attempt].append(run)
             for attempt, same in by_attempt.items():
                 for earlier, later in zip(same, same[1:]):
-                    if fault := self.explain(earlier, later):
+                    if faults := self.explain(earlier, later):
                         account.explained += 1
-                        seconds = (later.begin - fault.end) / 1e9
-                        account.recovery = max(account.recovery, seconds)
+                        seconds = (later.begin - faults[-1].end) / 1e9
+                        # A task whose child was killed goes behind all that waits: no rescue.
+                        if all(fault.kind != "child" for fault in faults):
+                            account.recovery = max(account.recovery, seconds)
                     else:
                         before = [(fault.kind, round((earlier.begin - fault.end) / 1e9, 3))
                                   for fault in account.faults if fault.begin <= later.begin]
