@@ -15,7 +15,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+/* libmongoc has made this file before main() began, for a tool that shows its counters. A kill -9 would
+ * leave it behind, and the next process with this pid would complain about it. */
+static void mongoc_counters_unlink(void)
+{
+    char name[32];
+    snprintf(name, sizeof name, "/mongoc-%d", (int)getpid());
+    shm_unlink(name);
+}
 
 static int load_tasks(struct options *o, struct error *err)
 {
@@ -94,6 +104,7 @@ int main(int argc, char **argv)
 {
     struct options options;
     struct error err = {0};
+    mongoc_counters_unlink();
     int code = options_parse(&options, argc, argv);
     if (code >= 1000)
         return code - 1000;

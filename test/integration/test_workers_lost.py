@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
@@ -141,6 +142,7 @@ def kill_with_work(app, cworker, tmp_path, **options):
     children = descendants(worker.pid)
     worker.kill()
     wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+    assert not Path(f"/dev/shm/mongoc-{worker.pid}").exists(), "libmongoc's counters are left"
     return running, ledger
 
 
