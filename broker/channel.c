@@ -304,7 +304,7 @@ bool channel_is_quiet(const struct channel *c)
 
 bool channel_owns(const struct channel *c)
 {
-    return c->ever_ready && (double)(time_boot() - c->lease_at) < c->lease * 1e6;
+    return c->ever_ready && time_boot() < c->lease_until;
 }
 
 struct redis *channel_redis(struct channel *c)

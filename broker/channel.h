@@ -59,6 +59,8 @@ struct channel_handlers {
     void (*on_message)(char *text, size_t size, const char *queue, int step, void *arg);
     /* This delivery is no longer ours (rescued while we were away): cancel it, it runs elsewhere. */
     void (*on_lost)(struct delivery *d, void *arg);
+    /* No task may be begun from then on (CLOCK_BOOTTIME µs), unless a later instant is told. */
+    void (*on_lease)(int64_t until, void *arg);
     void (*on_up)(void *arg);
     void (*on_down)(const char *reason, void *arg);
     void (*on_note)(const char *text, bool warning, void *arg); /* things an operator should read */

@@ -98,7 +98,7 @@ struct channel {
 
     /* lease */
     double lease;
-    int64_t lease_at; /* boot-time µs when the last renewal that was heard of was sent */
+    int64_t lease_until; /* boot-time µs: its length after the last renewal that was heard of was sent */
     int64_t lease_asked;
     bool renewing;
     struct event *lease_timer;
@@ -199,6 +199,7 @@ void lease_describe(struct channel *c); /* anew, when a queue was added */
 bool lease_host_is_ours(const char *host, const char *boot);
 bool process_is_gone(int64_t pid, int64_t start);
 void lease_renew(struct channel *c);
+void lease_confirmed(struct channel *c); /* by an answer to what was sent at lease_asked */
 void lease_tick(evutil_socket_t fd, short what, void *arg);
 
 /* replicas.c */

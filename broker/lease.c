@@ -120,6 +120,21 @@ void lease_describe(struct channel *c)
     cJSON_Delete(about);
 }
 
+/* Counted from when the renewal was sent: Redis' clock for it started later than that. */
+void lease_confirmed(struct channel *c)
+{
+    c->lease_until = c->lease_asked + (int64_t)(c->lease * 1e6);
+    if (c->handlers.on_lease)
+        c->handlers.on_lease(c->lease_until, c->handlers.arg);
+}
+
+static void lease_lost(struct channel *c)
+{
+    c->lease_until = 0;
+    if (c->handlers.on_lease)
+        c->handlers.on_lease(0, c->handlers.arg);
+}
+
 static void renewal_answered(const redisReply *reply, void *arg)
 {
     struct channel *c = arg;
@@ -129,11 +144,11 @@ static void renewal_answered(const redisReply *reply, void *arg)
     if (reply->type != REDIS_REPLY_INTEGER) {
         note_error(c, "renewing the lease", reply);
     } else if (reply->integer == 1) {
-        c->lease_at = c->lease_asked;
+        lease_confirmed(c);
         fetch_pump(c);
     } else {
         /* Nothing may be started until the comparison has shown what is still ours. */
-        c->lease_at = INT64_MIN / 2;
+        lease_lost(c);
         recover_start(c);
     }
 }

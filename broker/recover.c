@@ -100,7 +100,7 @@ static void recover_done(struct channel *c)
 {
     c->recovering = false;
     c->ready = c->ever_ready = true;
-    c->lease_at = c->lease_asked;
+    lease_confirmed(c);
     c->last_client_id = redis_client_id(c->redis);
     settle_resend(c);
     if (c->handlers.on_up)

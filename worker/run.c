@@ -50,7 +50,7 @@ void flow_run(struct request *r)
         .def = (uint32_t)r->def,
         .flags = (r->track_started || w->task_events ? TASK_ANNOUNCE : 0u) |
                  (log_threshold <= LOG_INFO || w->task_events ? TASK_WANT_REPR : 0u) |
-                 (m->redelivered ? TASK_REDELIVERED : 0u),
+                 (m->redelivered ? TASK_REDELIVERED : 0u) | (r->acked ? TASK_ACKED : 0u),
         .soft_limit = first_limit(m->soft_limit, entry->soft_limit, s->task_soft_time_limit),
         .hard_limit = first_limit(m->hard_limit, entry->hard_limit, s->task_time_limit),
         .retries = m->retries,

@@ -230,6 +230,12 @@ static void open_fanout(struct worker *w, const struct redis_url *url)
     w->fanout = fanout_open(w->base, url, &options);
 }
 
+static void on_lease(int64_t until, void *worker)
+{
+    struct worker *w = worker;
+    pool_begin_until(w->pool, until);
+}
+
 static int open_channel(struct worker *w, struct error *err)
 {
     const struct settings *s = &w->options->settings;
@@ -253,7 +259,8 @@ static int open_channel(struct worker *w, struct error *err)
     };
     for (char **step = s->priority_steps; *step && options.n_steps < CHANNEL_MAX_STEPS; step++)
         options.steps[options.n_steps++] = (int)strtol(*step, NULL, 10);
-    struct channel_handlers handlers = {flow_message, flow_delivery_lost, on_up, on_down, on_note, w};
+    struct channel_handlers handlers = {flow_message, flow_delivery_lost, on_lease, on_up,
+                                        on_down,      on_note,            w};
     w->channel = channel_open(w->base, &url, &options, &handlers, err);
     if (w->channel)
         open_fanout(w, &url);

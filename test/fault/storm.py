@@ -37,9 +37,8 @@ LEASE = 2.0
 # What a fault may still spoil after a run has ended: its outcome is on its way to the store and the
 # broker, and both may be down for a while.
 TAIL_NS = int(3e9)
-# And what it may spoil after itself: the children of a main that was killed go on with what they hold
-# until the zygote has ended them.
-WAKE_NS = int(0.3e9)
+# And from when it is sent until the killed process has stopped.
+WAKE_NS = int(0.02e9)
 
 
 @dataclass

@@ -233,7 +233,7 @@ static inline struct worker *worker_open(const char *url_text, struct channel_op
 {
     static const char *const usual[] = {"q", NULL};
     struct worker *w = mem_zalloc(sizeof *w);
-    struct channel_handlers h = {message_came, message_lost, channel_up, channel_down, noted, w};
+    struct channel_handlers h = {message_came, message_lost, NULL, channel_up, channel_down, noted, w};
     struct redis_url url;
     struct error err = {0};
     assert_int_equal(redis_url_parse(url_text, &url, &err), 0);

@@ -12,6 +12,7 @@
 #include "worker/task/task_run.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -28,10 +29,12 @@ enum {
     OUTCOMES_TOGETHER = 32, /* half of a full batch: main refills while the other half runs */
     OUTCOME_MAX_AGE = 1000, /* µs that an outcome may wait for the next one */
     SIGNAL_STACK = 64 << 10,
+    FENCE_POLL_MS = 20,
 };
 
 struct child {
     int fd;
+    struct fence *fence;
     bool threads;
     pthread_mutex_t write_lock;
 };
@@ -163,10 +166,27 @@ static void reap_strays(const struct child *c)
         ;
 }
 
+/* Waits until this task may begin, or is not here to be begun. Once main is dead nothing is: the zygote
+ * is about to end this process. */
+static void hand_await_fence(struct hand *h, const struct task_frame *f)
+{
+    struct fence *fence = h->child->fence;
+    const _Atomic uint64_t *claim = &h->lane->claims[f->place % LANE_PLACES];
+    for (;;) {
+        while (!fence_main_lives(fence))
+            pause();
+        if (f->flags & TASK_ACKED || fence_is_open(fence) || atomic_load(claim) != f->job)
+            return;
+        hand_flush(h);
+        poll(NULL, 0, FENCE_POLL_MS);
+    }
+}
+
 static void hand_run(struct hand *h, const struct task_frame *f)
 {
     struct lane *lane = h->lane;
     uint64_t job = f->job;
+    hand_await_fence(h, f);
     if (!atomic_compare_exchange_strong(&lane->claims[f->place % LANE_PLACES], &job, 0))
         return;
     int64_t started_us = now_us();
@@ -346,7 +366,7 @@ static void serve_by_threads(struct child *c, struct hand *hands, int count)
 
 void child_serve(const struct child_options *o)
 {
-    struct child c = {.fd = o->fd, .threads = o->threads, .write_lock = PTHREAD_MUTEX_INITIALIZER};
+    struct child c = {.fd = o->fd, .fence = o->fence, .threads = o->threads, .write_lock = PTHREAD_MUTEX_INITIALIZER};
     struct hand *hands = mem_zalloc((size_t)o->count * sizeof *hands);
     for (int i = 0; i < o->count; i++) {
         hands[i].child = &c;

@@ -4,12 +4,14 @@
 
 /* Private to the zygote: the life of a pool child after its fork. */
 
+#include "worker/pool/fence.h"
 #include "worker/pool/lane.h"
 
 #include <stdbool.h>
 
 struct child_options {
     int fd;             /* its socket to main */
+    struct fence *fence;
     struct lane *lanes; /* its own */
     int count;
     bool threads; /* a thread for each lane */

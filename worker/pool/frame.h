@@ -24,6 +24,7 @@ enum task_frame_flags {
     TASK_ANNOUNCE = 1, /* send FRAME_STARTED when it begins */
     TASK_WANT_REPR = 2, /* the log or events want Python's repr of the result */
     TASK_REDELIVERED = 4,
+    TASK_ACKED = 8, /* early: no other worker can have it */
 };
 
 /* main → child */

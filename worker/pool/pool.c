@@ -378,6 +378,12 @@ void pool_submit(struct pool *p, const struct task_frame *f)
     }
 }
 
+void pool_begin_until(struct pool *p, int64_t until)
+{
+    if (p->zygote->shared)
+        fence_move(&p->zygote->shared->fence, until);
+}
+
 /* Takes a job back that has not begun; false when it runs, or is none of ours. */
 static bool job_take_back(struct pool *p, struct job *j)
 {

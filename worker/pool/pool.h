@@ -65,6 +65,9 @@ bool pool_resize(struct pool *p, int concurrency);
 void pool_restart(struct pool *p);        /* every child is replaced, once it has ended what it holds */
 int pool_room(const struct pool *p);      /* jobs that may be submitted now; batches for tiny tasks counted */
 void pool_submit(struct pool *p, const struct task_frame *f); /* copies; needs pool_room() > 0 */
+/* Tasks that are not acked yet begin until then only (CLOCK_BOOTTIME µs). Until the first call there is no
+ * end; a later call with a later instant lets them begin again. */
+void pool_begin_until(struct pool *p, int64_t until);
 void pool_stop(struct pool *p, uint64_t job, unsigned stop /* enum cw_stop */); /* asks it to end early */
 /* Sends `signal` to the child's group and SIGKILL 0.1 s later; false: not here. Both this and pool_stop
  * take a job that has not begun back from its child: it is POOL_UNSTARTED. */

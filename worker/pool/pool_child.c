@@ -105,7 +105,7 @@ static struct pool_child *child_new(struct pool *p, int first, int n, const int 
     for (int i = 0; i < n; i++) {
         struct pool_lane *l = &c->lanes[i];
         l->child = c;
-        l->share = &p->zygote->lanes[first + i];
+        l->share = &p->zygote->shared->lanes[first + i];
         TAILQ_INIT(&l->jobs);
         lane_clear(l->share);
     }

@@ -94,7 +94,8 @@ static void child_begin(const struct nursery *n, const struct zygote_request *r,
     bool threads = n->zygote->options.kind == POOL_THREADS;
     prctl(PR_SET_CHILD_SUBREAPER, !threads);
     struct child_options options = {
-        .fd = fd, .lanes = n->zygote->lanes + r->first, .count = (int)r->lanes, .threads = threads};
+        .fd = fd, .fence = &n->zygote->shared->fence,
+        .lanes = n->zygote->shared->lanes + r->first, .count = (int)r->lanes, .threads = threads};
     child_serve(&options);
 }
 
@@ -279,18 +280,23 @@ static void zygote_live(struct zygote *z, int main_fd, pid_t main_pid)
 
 /* --- main's side --- */
 
-static void *lanes_map(void)
+static struct pool_memory *memory_map(void)
 {
-    void *at = mmap(NULL, LANES_MAX * sizeof(struct lane), PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return at == MAP_FAILED ? NULL : at;
+    struct pool_memory *m = mmap(NULL, sizeof *m, PROT_READ | PROT_WRITE,
+                                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (m == MAP_FAILED)
+        return NULL;
+    fence_init(&m->fence);
+    return m;
 }
 
 static void zygote_free(struct zygote *z)
 {
     int saved = errno;
-    if (z->lanes)
-        munmap(z->lanes, LANES_MAX * sizeof(struct lane));
+    if (z->shared) {
+        fence_drop(&z->shared->fence);
+        munmap(z->shared, sizeof *z->shared);
+    }
     if (z->fd >= 0)
         close(z->fd);
     free(z);
@@ -305,8 +311,8 @@ struct zygote *zygote_start(const struct pool_options *options)
     z->fd = -1;
     if (options->kind == POOL_SOLO)
         return z;
-    z->lanes = lanes_map();
-    if (!z->lanes || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+    z->shared = memory_map();
+    if (!z->shared || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         zygote_free(z);
         return NULL;
     }
@@ -323,6 +329,7 @@ struct zygote *zygote_start(const struct pool_options *options)
         zygote_free(z);
         return NULL;
     }
+    fence_hold(&z->shared->fence);
     fcntl(z->fd, F_SETFL, O_NONBLOCK);
     return z;
 }

@@ -5,13 +5,20 @@
 /* Private to the pool: main's line to the zygote, the process that forks and reaps the pool's
  * children. Packets over a SOCK_SEQPACKET pair; either end's EOF tells the other of a death. */
 
+#include "worker/pool/fence.h"
 #include "worker/pool/lane.h"
 #include "worker/pool/pool.h"
 
+/* What main and all children share. */
+struct pool_memory {
+    struct fence fence __attribute__((aligned(64)));
+    struct lane lanes[LANES_MAX] __attribute__((aligned(64)));
+};
+
 struct zygote {
-    pid_t pid;          /* 0: -P solo, nothing was forked */
-    int fd;             /* non-blocking; -1 once it is gone */
-    struct lane *lanes; /* LANES_MAX of them, shared with all children */
+    pid_t pid; /* 0: -P solo, nothing was forked */
+    int fd;    /* non-blocking; -1 once it is gone */
+    struct pool_memory *shared;
     struct pool_options options;
 };
 
