@@ -6,28 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *checked(void *block)
+void mem_exhausted(void)
 {
-    if (!block) {
-        fputs("cworker: out of memory\n", stderr);
-        abort();
-    }
-    return block;
+    fputs("cworker: out of memory\n", stderr);
+    abort();
 }
 
 void *mem_alloc(size_t size)
 {
-    return checked(malloc(size ? size : 1));
+    return mem_check(malloc(size ? size : 1));
 }
 
 void *mem_zalloc(size_t size)
 {
-    return checked(calloc(1, size ? size : 1));
+    return mem_check(calloc(1, size ? size : 1));
 }
 
 void *mem_realloc(void *old, size_t size)
 {
-    return checked(realloc(old, size ? size : 1));
+    return mem_check(realloc(old, size ? size : 1));
 }
 
 char *mem_dup(const char *text)
@@ -50,5 +47,5 @@ char *mem_printf(const char *fmt, ...)
     va_start(args, fmt);
     int size = vasprintf(&text, fmt, args);
     va_end(args);
-    return checked(size < 0 ? NULL : text);
+    return mem_check(size < 0 ? NULL : text);
 }

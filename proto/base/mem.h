@@ -15,4 +15,14 @@ char *mem_ndup(const char *text, size_t size) __attribute__((returns_nonnull, wa
 char *mem_printf(const char *fmt, ...)
     __attribute__((format(printf, 1, 2), returns_nonnull, warn_unused_result));
 
+void mem_exhausted(void) __attribute__((cold, noreturn)); /* the line, and the end */
+
+/* The same promise for a block that somebody else's allocator gave. */
+static inline void *mem_check(void *block)
+{
+    if (!block)
+        mem_exhausted();
+    return block;
+}
+
 #endif
