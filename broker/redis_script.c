@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/redis_private.h"
+
+#include "proto/base/mem.h"
+
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Lua by its sum: EVALSHA first, the whole text once Redis says that it does not know it. The arguments
+ * are kept until then. */
+
+struct script_run {
+    struct redis *r;
+    struct redis_script *script;
+    redis_reply_fn *fn;
+    void *arg;
+    bool repeated;
+    int argc; /* EVALSHA, sha, number of keys, keys and arguments */
+    struct slice argv[];
+};
+
+static void script_answer(const redisReply *reply, void *arg);
+
+static void script_sha(struct redis_script *script)
+{
+    if (*script->sha)
+        return;
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    EVP_Digest(script->body, strlen(script->body), digest, NULL, EVP_sha1(), NULL);
+    for (int i = 0; i < 20; i++) {
+        script->sha[2 * i] = "0123456789abcdef"[digest[i] >> 4];
+        script->sha[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
+    }
+}
+
+/* Once more with the whole text: Redis then knows it by its sum. */
+static bool script_repeat(struct script_run *run)
+{
+    const char *body = run->script->body;
+    if (run->r->plain_scripts && strncmp(body, "#!", 2) == 0)
+        body += strcspn(body, "\n");
+    run->argv[0] = slice_of("EVAL");
+    run->argv[1] = slice_of(body);
+    return redis_send(run->r, script_answer, run, run->argc, run->argv) == 0;
+}
+
+static void script_answer(const redisReply *reply, void *arg)
+{
+    struct script_run *run = arg;
+    if (reply && reply->type == REDIS_REPLY_ERROR) {
+        bool unknown = strncmp(reply->str, "NOSCRIPT", 8) == 0;
+        bool too_old = strstr(reply->str, "compiling script") && !run->r->plain_scripts;
+        if (too_old)
+            run->r->plain_scripts = true;
+        if ((too_old || (unknown && !run->repeated)) && script_repeat(run)) {
+            run->repeated = true;
+            return;
+        }
+    }
+    if (run->fn)
+        run->fn(reply, run->arg);
+    free(run);
+}
+
+int redis_run(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg, int n_keys,
+              int argc, const struct slice *argv)
+{
+    if (r->state != STATE_UP)
+        return ERROR_UNAVAILABLE;
+    script_sha(script);
+    char keys[16];
+    size_t size = (size_t)snprintf(keys, sizeof keys, "%d", n_keys);
+    for (int i = 0; i < argc; i++)
+        size += argv[i].size;
+    struct script_run *run = mem_alloc(sizeof *run + (size_t)(argc + 3) * sizeof *argv + size);
+    *run = (struct script_run){r, script, fn, arg, false, argc + 3};
+    char *at = (char *)(run->argv + argc + 3);
+    run->argv[0] = slice_of("EVALSHA");
+    run->argv[1] = (struct slice){script->sha, 40};
+    run->argv[2] = (struct slice){at, strlen(keys)};
+    at = mempcpy(at, keys, strlen(keys));
+    for (int i = 0; i < argc; i++) {
+        run->argv[3 + i] = (struct slice){at, argv[i].size};
+        if (argv[i].size)
+            at = mempcpy(at, argv[i].at, argv[i].size);
+    }
+    if (r->plain_scripts) {
+        run->repeated = true;
+        script_repeat(run);
+    } else {
+        redis_command(r, script_answer, run, run->argc, run->argv);
+    }
+    return 0;
+}
