@@ -6,6 +6,7 @@
 #include "proto/base/mem.h"
 #include "worker/log.h"
 #include "worker/unique.h"
+#include "worker/worker.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -45,11 +46,19 @@ struct request *request_new(struct worker *w)
     struct request *r = mem_zalloc(sizeof *r);
     r->worker = w;
     r->def = -1;
+    r->older = w->newest;
+    r->place = &w->newest;
+    if (r->older)
+        r->older->place = &r->older;
+    w->newest = r;
     return r;
 }
 
 void request_free(struct request *r)
 {
+    *r->place = r->older;
+    if (r->older)
+        r->older->place = r->place;
     message_done(&r->message);
     free(r->result);
     free(r->traceback);

@@ -53,6 +53,7 @@ struct request {
     struct request *next, *prev;
     struct request_list *list;   /* which of these it is in: ready, or waiting for a rate; NULL: none */
     struct request *job_next;    /* in the worker's table of jobs */
+    struct request *older, **place; /* in the worker's list of all */
     struct worker *worker;
     enum request_state state;
     enum outcome outcome;        /* once it has one */

@@ -257,6 +257,7 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
     struct request *r = job_take(w, job);
     if (!r)
         return;
+    r->pid = why == POOL_UNSTARTED ? 0 : pid;
     switch (why) {
     case POOL_CRASHED:
         crashed(r, pid, status);

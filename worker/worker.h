@@ -52,6 +52,7 @@ struct worker {
     struct request *unstored;   /* gave up their results; freed when no store can call back any more */
     size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
     int n_claiming;             /* acked early, the answer is under way: a lane is kept for each */
+    struct request *newest;     /* of all requests, whatever their state */
     size_t n_requests;          /* all that are alive */
     size_t n_bytes;             /* of their messages */
     uint64_t n_done;

@@ -44,8 +44,9 @@ int pattern_match(const char *name, const char *pattern, const char *matcher, bo
 
 /* --- request_info.c: a task as Celery's Request.info() shows it --- */
 cJSON *request_info(const struct request *r, bool safe);
-/* Calls fn with each request that is `active` (started) or `reserved` (received, not started). */
-enum request_place { REQUEST_PLACE_ACTIVE, REQUEST_PLACE_RESERVED };
+/* Calls fn with each request, the newest first, that is `active` (started, and not yet acked) or `reserved`
+ * (received, to be started). */
+enum request_place { REQUEST_PLACE_NONE, REQUEST_PLACE_ACTIVE, REQUEST_PLACE_RESERVED };
 typedef void request_fn(const struct request *r, enum request_place place, void *arg);
 void requests_each(struct worker *w, request_fn *fn, void *arg);
 

@@ -25,8 +25,8 @@ struct listing {
 static void list_request(const struct request *r, enum request_place place, void *arg)
 {
     struct listing *l = arg;
-    if (place == l->place && r->message.id)
-        cJSON_AddItemToArray(l->list, request_info(r, l->safe));
+    if (place == l->place)
+        cJSON_InsertItemInArray(l->list, 0, request_info(r, l->safe));
 }
 
 static cJSON *list_place(struct call *call, enum request_place place)
@@ -50,7 +50,7 @@ cJSON *call_reserved(struct call *call)
 static void find_request(const struct request *r, enum request_place place, void *arg)
 {
     struct listing *l = arg;
-    for (size_t i = 0; r->message.id && i < l->n_ids; i++) {
+    for (size_t i = 0; i < l->n_ids; i++) {
         if (strcmp(l->ids[i], r->message.id) != 0)
             continue;
         cJSON *pair = cJSON_CreateArray();

@@ -4,6 +4,7 @@
 #include "worker/registry.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 /* A task as `inspect active` and its like show it: the keys and types of Celery's Request.info(). The
  * arguments are read again from the body, since main keeps none; only inspection pays for that. */
@@ -38,10 +39,16 @@ static cJSON *delivery_info(const struct message *m, const char *queue)
     return info;
 }
 
-static bool is_running(const struct request *r, pid_t *ret_pid, int64_t *ret_started)
+/* When it started (CLOCK_MONOTONIC µs), and in which process; a native task runs in this one. A task that
+ * has ended is known by its process, too. */
+static bool has_started(const struct request *r, pid_t *ret_pid, int64_t *ret_started)
 {
-    return r->state == REQUEST_RUNNING && r->job &&
-           pool_job_runs(r->worker->pool, r->job, ret_pid, ret_started);
+    bool native = r->def >= 0 && registry[r->def].native;
+    *ret_pid = native ? getpid() : r->pid;
+    *ret_started = r->started_at;
+    if (r->state == REQUEST_RUNNING && r->job && pool_job_runs(r->worker->pool, r->job, ret_pid, ret_started))
+        return true;
+    return r->started_at && *ret_pid;
 }
 
 cJSON *request_info(const struct request *r, bool safe)
@@ -50,7 +57,7 @@ cJSON *request_info(const struct request *r, bool safe)
     cJSON *info = cJSON_CreateObject();
     pid_t pid = 0;
     int64_t started = 0;
-    bool running = is_running(r, &pid, &started);
+    bool running = has_started(r, &pid, &started);
     add_text(info, "id", m->id);
     add_text(info, "name", m->shadow && *m->shadow ? m->shadow : m->task);
     add_arguments(info, m, safe);
@@ -68,24 +75,21 @@ cJSON *request_info(const struct request *r, bool safe)
     return info;
 }
 
-struct visit {
-    request_fn *fn;
-    void *arg;
-};
-
-static void visit_list(struct request_list *list, void *arg)
+/* What ends without a run (revoked, expired, to be delayed) is neither: Celery has let go of it, too. */
+static enum request_place place_of(const struct request *r)
 {
-    const struct visit *v = arg;
-    for (const struct request *r = list->first; r; r = r->next)
-        v->fn(r, REQUEST_PLACE_RESERVED, v->arg);
+    pid_t pid;
+    int64_t started;
+    if (r->state >= REQUEST_RUNNING && r->state < REQUEST_DONE && has_started(r, &pid, &started))
+        return REQUEST_PLACE_ACTIVE;
+    return r->state <= REQUEST_RUNNING ? REQUEST_PLACE_RESERVED : REQUEST_PLACE_NONE;
 }
 
 void requests_each(struct worker *w, request_fn *fn, void *arg)
 {
-    pid_t pid;
-    int64_t started;
-    for (size_t i = 0; i < WORKER_JOB_BUCKETS; i++)
-        for (const struct request *r = w->jobs[i]; r; r = r->job_next)
-            fn(r, is_running(r, &pid, &started) ? REQUEST_PLACE_ACTIVE : REQUEST_PLACE_RESERVED, arg);
-    flow_each_waiting(w, visit_list, &(struct visit){fn, arg});
+    for (const struct request *r = w->newest; r; r = r->older) {
+        enum request_place place = place_of(r);
+        if (place != REQUEST_PLACE_NONE && r->message.id && !r->given_up && !r->lost)
+            fn(r, place, arg);
+    }
 }
