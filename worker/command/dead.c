@@ -4,6 +4,7 @@
 #include "proto/base/mem.h"
 #include "proto/message.h"
 #include "worker/command/command.h"
+#include "worker/command/progress.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -41,6 +42,7 @@ struct dead {
     struct options *o;
     struct command_redis redis;
     char **queues;
+    struct progress progress;
     struct letter *letters;
     int n, n_queues;
     size_t n_read; /* of the page */
@@ -91,15 +93,21 @@ static void page_read(const redisReply *reply, void *arg)
 static int queue_read(struct dead *d, const char *queue)
 {
     char *key = dead_key(d, queue);
-    int status, first = d->n;
-    do {
+    int first = d->n;
+    int64_t length;
+    int status = command_redis_ask(&d->redis, &length, 2,
+                                   (struct slice[]){slice_of("LLEN"), slice_of(key)});
+    d->progress.total += length;
+    d->n_read = PAGE;
+    while (status == 0 && d->n_read == PAGE) {
         char from[24], to[24];
         snprintf(from, sizeof from, "%d", -(d->n - first) - PAGE);
         snprintf(to, sizeof to, "%d", -(d->n - first) - 1);
         status = command_redis_read(&d->redis, page_read, d, 4,
                                     (struct slice[]){slice_of("LRANGE"), slice_of(key),
                                                      slice_of(from), slice_of(to)});
-    } while (status == 0 && d->n_read == PAGE);
+        progress_add(&d->progress, (int64_t)d->n_read);
+    }
     for (int i = first; i < d->n; i++) {
         d->letters[i].queue = queue;
         d->letters[i].number = i - first + 1;
@@ -132,8 +140,10 @@ static int queues_find(struct dead *d)
 static int letters_load(struct dead *d)
 {
     int status = queues_find(d);
+    progress_begin(&d->progress, d->o, "Reading", 0);
     for (char **queue = d->queues; status == 0 && queue && *queue; queue++, d->n_queues++)
         status = queue_read(d, *queue);
+    progress_end(&d->progress);
     return status;
 }
 
@@ -340,18 +350,28 @@ static bool confirmed(int n)
     return yes;
 }
 
-static int act_on_chosen(struct dead *d, int (*act)(struct dead *, const struct letter *, int64_t *),
-                         const char *done)
+static int count_chosen(const struct dead *d)
 {
-    int64_t n_done = 0, n_chosen = 0, one;
+    int n = 0;
+    for (int i = 0; i < d->n; i++)
+        n += d->letters[i].chosen;
+    return n;
+}
+
+static int act_on_chosen(struct dead *d, int (*act)(struct dead *, const struct letter *, int64_t *),
+                         const char *doing, const char *done)
+{
+    int64_t n_done = 0, n_chosen = count_chosen(d), one;
     int status = 0;
+    progress_begin(&d->progress, d->o, doing, n_chosen);
     for (int i = 0; status == 0 && i < d->n; i++) {
         if (!d->letters[i].chosen)
             continue;
-        n_chosen++;
         status = act(d, &d->letters[i], &one);
         n_done += one;
+        progress_add(&d->progress, 1);
     }
+    progress_end(&d->progress);
     if (command_flag(d->o, "json"))
         printf("{\"%s\": %lld}\n", act == letter_retry ? "retried" : "purged", (long long)n_done);
     else
@@ -362,19 +382,17 @@ static int act_on_chosen(struct dead *d, int (*act)(struct dead *, const struct 
 static int act_retry(struct dead *d)
 {
     int status = choose(d);
-    return status ? status : act_on_chosen(d, letter_retry, "Put back");
+    return status ? status : act_on_chosen(d, letter_retry, "Putting back", "Put back");
 }
 
 static int act_purge(struct dead *d)
 {
-    int status = choose(d), n = 0;
+    int status = choose(d), n = count_chosen(d);
     if (status != 0)
         return status;
-    for (int i = 0; i < d->n; i++)
-        n += d->letters[i].chosen;
     if (n && !command_flag(d->o, "force") && !confirmed(n))
         return 1;
-    return act_on_chosen(d, letter_purge, "Purged");
+    return act_on_chosen(d, letter_purge, "Purging", "Purged");
 }
 
 int command_dead(struct options *o)

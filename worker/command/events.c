@@ -24,6 +24,8 @@ struct watch {
     struct screen *screen; /* NULL: lines */
     bool json, ended;
     struct event_base *base;
+    struct mailbox *mailbox;
+    struct event *key; /* the screen's */
     struct name {
         char *id, *text;
     } names[NAMES];
@@ -159,19 +161,16 @@ static void on_text(struct slice text, void *arg)
     fflush(stdout);
 }
 
-static void on_tick(evutil_socket_t fd, short what, void *arg)
+static void watch_end(struct watch *w)
 {
-    (void)fd, (void)what;
-    struct watch *w = arg;
-    screen_draw(w->screen);
+    w->ended = true;
+    event_base_loopbreak(w->base);
 }
 
 static void on_signal(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
-    struct watch *w = arg;
-    w->ended = true;
-    event_base_loopbreak(w->base);
+    watch_end(arg);
 }
 
 /* Both connections come back by themselves; the loop just has to be entered again. */
@@ -189,26 +188,86 @@ static void listen_until_told(struct watch *w, struct mailbox *m)
     }
 }
 
+/* --- the screen ------------------------------------------------------------------------------------- */
+
+static void draw(const struct watch *w)
+{
+    screen_draw(w->screen, fanout_is_listening(w->mailbox->fanout));
+}
+
+/* Time to draw, or another size. */
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    draw(arg);
+}
+
+static void on_key(evutil_socket_t fd, short what, void *arg)
+{
+    (void)what;
+    struct watch *w = arg;
+    char keys[64];
+    ssize_t n = read(fd, keys, sizeof keys);
+    if (n <= 0)
+        event_del(w->key); /* the terminal is gone */
+    else if (memchr(keys, 'q', (size_t)n))
+        watch_end(w);
+}
+
+/* Ctrl-Z: the shell gets the terminal as it was, and fg brings the screen back. */
+static void on_stop(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct watch *w = arg;
+    screen_leave(w->screen);
+    kill(getpid(), SIGSTOP);
+    screen_enter(w->screen);
+    draw(w);
+}
+
+static void watch_screen(struct watch *w, struct mailbox *m, double period)
+{
+    struct timeval often = {(time_t)period, (suseconds_t)((period - (double)(time_t)period) * 1e6)};
+    struct event *tick = event_new(w->base, -1, EV_PERSIST, on_tick, w);
+    struct event *size = evsignal_new(w->base, SIGWINCH, on_tick, w);
+    struct event *stop = evsignal_new(w->base, SIGTSTP, on_stop, w);
+    w->key = event_new(w->base, STDIN_FILENO, EV_READ | EV_PERSIST, on_key, w);
+    event_add(tick, &often);
+    event_add(size, NULL);
+    event_add(stop, NULL);
+    if (isatty(STDIN_FILENO))
+        event_add(w->key, NULL);
+    screen_enter(w->screen);
+    draw(w);
+    listen_until_told(w, m);
+    screen_leave(w->screen);
+    event_free(tick);
+    event_free(size);
+    event_free(stop);
+    event_free(w->key);
+}
+
+/* --- the command ------------------------------------------------------------------------------------ */
+
 static int watch_run(struct watch *w, double period)
 {
     struct mailbox m;
     int status = mailbox_open(&m, w->o);
     if (status == 0) {
         w->base = m.redis.base;
-        struct event *end[] = {evsignal_new(w->base, SIGINT, on_signal, w),
-                               evsignal_new(w->base, SIGTERM, on_signal, w)};
-        struct event *tick = event_new(w->base, -1, EV_PERSIST, on_tick, w);
-        event_add(end[0], NULL);
-        event_add(end[1], NULL);
-        if (w->screen)
-            event_add(tick, &(struct timeval){(time_t)period,
-                                              (suseconds_t)((period - (double)(time_t)period) * 1e6)});
+        w->mailbox = &m;
+        struct event *ends[] = {evsignal_new(w->base, SIGINT, on_signal, w),
+                                evsignal_new(w->base, SIGTERM, on_signal, w)};
+        event_add(ends[0], NULL);
+        event_add(ends[1], NULL);
         fanout_listen(m.fanout, w->o->settings.event_exchange, "#", NULL, on_text, w);
         mailbox_tell(&m, "heartbeat");
-        listen_until_told(w, &m);
-        event_free(tick);
-        event_free(end[0]);
-        event_free(end[1]);
+        if (w->screen)
+            watch_screen(w, &m, period);
+        else
+            listen_until_told(w, &m);
+        event_free(ends[0]);
+        event_free(ends[1]);
     }
     mailbox_close(&m);
     return status;
@@ -227,14 +286,9 @@ int command_events(struct options *o)
     struct watch *w = mem_zalloc(sizeof *w);
     w->o = o;
     w->json = command_flag(o, "json");
-    bool screen = !w->json && !command_flag(o, "dump") && isatty(STDOUT_FILENO);
-    if (screen)
+    if (!w->json && !command_flag(o, "dump") && isatty(STDOUT_FILENO))
         w->screen = screen_new();
-    if (screen)
-        printf("\x1b[?1049h\x1b[?25l"); /* the other screen, without a cursor */
     int status = watch_run(w, period);
-    if (screen)
-        printf("\x1b[?25h\x1b[?1049l");
     for (int i = 0; i < NAMES; i++) {
         free(w->names[i].id);
         free(w->names[i].text);

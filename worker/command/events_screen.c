@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,8 @@ struct screen {
     struct seen_task tasks[TASKS_MOST]; /* a ring, the newest at `next` - 1 */
     int n_workers, n_tasks, next;
     long long n_events;
+    struct termios before; /* as the terminal was */
+    bool quiet;            /* keys are not echoed, and come at once */
 };
 
 struct screen *screen_new(void)
@@ -42,6 +45,26 @@ struct screen *screen_new(void)
 void screen_free(struct screen *s)
 {
     free(s);
+}
+
+/* The other screen, without a cursor; what is typed is not seen. */
+void screen_enter(struct screen *s)
+{
+    s->quiet = isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &s->before) == 0;
+    struct termios quiet = s->before;
+    quiet.c_lflag &= ~(tcflag_t)(ECHO | ICANON);
+    if (s->quiet)
+        tcsetattr(STDIN_FILENO, TCSANOW, &quiet);
+    printf("\x1b[?1049h\x1b[?25l");
+    fflush(stdout);
+}
+
+void screen_leave(struct screen *s)
+{
+    printf("\x1b[?7h\x1b[?25h\x1b[?1049l");
+    fflush(stdout);
+    if (s->quiet)
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &s->before);
 }
 
 static double number(const cJSON *event, const char *name)
@@ -143,15 +166,15 @@ void screen_event(struct screen *s, const cJSON *event)
 
 #define LINE_END "\x1b[K\n"
 
-static void draw_workers(const struct screen *s, int rows)
+static void draw_workers(const struct screen *s, int rows, FILE *out)
 {
-    printf("\x1b[7m %-30s %-8s %7s %10s  %-18s %6s" LINE_END "\x1b[0m", "WORKER", "STATE", "ACTIVE",
+    fprintf(out, "\x1b[7m %-30s %-8s %7s %10s  %-18s %6s" LINE_END "\x1b[0m", "WORKER", "STATE", "ACTIVE",
            "PROCESSED", "LOAD", "HEARD");
     for (int i = 0; i < s->n_workers && i < rows; i++) {
         const struct seen_worker *w = &s->workers[i];
         double silent = now() - w->heard;
         bool alive = w->online && silent < (w->freq > 0 ? w->freq : 2) * FREQ_TIMES_DEAD + 1;
-        printf(" %-30.30s %-8s %7lld %10lld  %-18s %5.0fs" LINE_END, w->name,
+        fprintf(out, " %-30.30s %-8s %7lld %10lld  %-18s %5.0fs" LINE_END, w->name,
                alive       ? "online"
                : w->online ? "silent"
                            : "offline",
@@ -159,7 +182,7 @@ static void draw_workers(const struct screen *s, int rows)
     }
 }
 
-static void draw_task(const struct seen_task *t)
+static void draw_task(const struct seen_task *t, FILE *out)
 {
     time_t seconds = (time_t)t->at;
     struct tm tm = {0};
@@ -168,23 +191,41 @@ static void draw_task(const struct seen_task *t)
     strftime(clock, sizeof clock, "%H:%M:%S", &tm);
     if (t->runtime > 0)
         snprintf(runtime, sizeof runtime, "%.3fs", t->runtime);
-    printf(" %-8s %-36.36s %-28.28s %-10s %9s %-20.20s %.60s" LINE_END, clock, t->id, t->name,
+    fprintf(out, " %-8s %-36.36s %-28.28s %-10s %9s %-20.20s %.60s" LINE_END, clock, t->id, t->name,
            t->state, runtime, t->worker, t->what);
 }
 
-void screen_draw(const struct screen *s)
+static void draw_frame(const struct screen *s, int rows, bool connected, FILE *out)
+{
+    int workers = s->n_workers < rows / 2 ? s->n_workers : rows / 2;
+    fprintf(out, " cworker events: %d workers, %lld events%s (q ends)" LINE_END LINE_END, s->n_workers,
+            s->n_events, connected ? "" : ", no connection to Redis");
+    draw_workers(s, workers, out);
+    fprintf(out, LINE_END "\x1b[7m %-8s %-36s %-28s %-10s %9s %-20s %s" LINE_END "\x1b[0m", "TIME",
+            "UUID", "TASK", "STATE", "RUNTIME", "WORKER", "RESULT");
+    for (int i = 0; i < s->n_tasks && i < rows; i++)
+        draw_task(&s->tasks[(s->next - 1 - i + 2 * TASKS_MOST) % TASKS_MOST], out);
+}
+
+/* What is beyond the last row but one is cut off, so that nothing ever scrolls. */
+void screen_draw(const struct screen *s, bool connected)
 {
     struct winsize size = {0};
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row < 10)
+    char *frame = NULL, *end;
+    size_t length = 0;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row == 0)
         size.ws_row = 24;
-    int rows = size.ws_row - 5, workers = s->n_workers < rows / 2 ? s->n_workers : rows / 2;
-    printf("\x1b[?7l\x1b[H cworker events: %d workers, %lld events (Ctrl-C ends)" LINE_END LINE_END,
-           s->n_workers, s->n_events);
-    draw_workers(s, workers);
-    printf(LINE_END "\x1b[7m %-8s %-36s %-28s %-10s %9s %-20s %s" LINE_END "\x1b[0m", "TIME", "UUID",
-           "TASK", "STATE", "RUNTIME", "WORKER", "RESULT");
-    for (int i = 0; i < s->n_tasks && i < rows - workers - 1; i++)
-        draw_task(&s->tasks[(s->next - 1 - i + 2 * TASKS_MOST) % TASKS_MOST]);
-    printf("\x1b[J\x1b[?7h");
+    FILE *out = open_memstream(&frame, &length);
+    if (!out)
+        return;
+    draw_frame(s, size.ws_row, connected, out);
+    fclose(out);
+    end = frame;
+    for (int row = 1; row < size.ws_row && *end; row++) {
+        end += strcspn(end, "\n");
+        end += *end == '\n';
+    }
+    printf("\x1b[?7l\x1b[H%.*s\x1b[0m\x1b[J\x1b[?7h", (int)(end - frame), frame);
     fflush(stdout);
+    free(frame);
 }

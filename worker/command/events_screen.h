@@ -11,6 +11,10 @@ struct screen;
 struct screen *screen_new(void);
 void screen_free(struct screen *s);
 void screen_event(struct screen *s, const cJSON *event);
-void screen_draw(const struct screen *s); /* the whole of it, to stdout */
+
+/* Takes the terminal over, and gives it back as it was. */
+void screen_enter(struct screen *s);
+void screen_leave(struct screen *s);
+void screen_draw(const struct screen *s, bool connected); /* the whole of it, to stdout */
 
 #endif

@@ -39,7 +39,7 @@ int mailbox_open(struct mailbox *m, const struct options *o)
     *m = (struct mailbox){.settings = &o->settings};
     struct redis_url url;
     int status = command_redis_open(&m->redis, o);
-    if (status != 0 || redis_url_parse(o->settings.broker_url, &url, NULL) < 0)
+    if (status != 0 || settings_broker(&o->settings, &url, NULL) < 0)
         return status;
     struct fanout_options options = {
         .key_prefix = o->settings.global_keyprefix,

@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 #include "worker/command/command.h"
+#include "worker/command/progress.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,9 +66,14 @@ int command_purge_now(struct options *o)
 {
     struct command_redis c;
     int64_t n_messages = 0;
+    struct progress progress;
     int n_queues = count_queues(o), status = command_redis_open(&c, o);
-    for (int i = 0; i < n_queues && status == 0; i++)
+    progress_begin(&progress, o, "Emptying queues", n_queues);
+    for (int i = 0; i < n_queues && status == 0; i++) {
         status = purge_queue(&c, &o->settings, o->queues[i], &n_messages);
+        progress_add(&progress, 1);
+    }
+    progress_end(&progress);
     command_redis_close(&c);
     if (status != 0)
         return status;

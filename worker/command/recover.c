@@ -5,6 +5,7 @@
 #include "proto/base/mem.h"
 #include "proto/message.h"
 #include "worker/command/command.h"
+#include "worker/command/progress.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -46,6 +47,7 @@ struct recovery {
     struct options *o;
     struct command_redis redis;
     const char *prefix;
+    struct progress progress;
     cJSON *registry; /* incarnation → its registration */
     struct slice *words; /* of the next give-back: entry, what to put back, … */
     int n_words;
@@ -153,6 +155,7 @@ static int list_give_back(struct recovery *r, const char *list, const char *queu
             return 1;
         }
         r->n_inflight += n;
+        progress_add(&r->progress, n);
     } while (status == 0 && n > 0);
     return status;
 }
@@ -178,11 +181,27 @@ static int inflight_give_back(struct recovery *r, const char *name)
     return status;
 }
 
+/* All that have to go back, of keys of one kind, which `command` counts. */
+static int count_all(struct recovery *r, char **names, const char *command)
+{
+    int status = 0;
+    int64_t n;
+    for (char **at = names; status == 0 && *at; at++) {
+        char *key = mem_printf("%s%s", r->prefix, *at);
+        status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of(command), slice_of(key)});
+        r->progress.total += n;
+        free(key);
+    }
+    return status;
+}
+
 static int all_inflight(struct recovery *r)
 {
     char **lists;
     int status =
         command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.inflight.*", &lists);
+    if (status == 0)
+        status = count_all(r, lists, "LLEN");
     for (char **at = lists; status == 0 && *at; at++)
         status = inflight_give_back(r, *at);
     command_keys_free(lists);
@@ -213,6 +232,7 @@ static int queue_undelay(struct recovery *r, const char *queue)
     do {
         status = command_redis_ask_script(&r->redis, &moved, &undelay_script, n_keys, n, argv);
         r->n_delayed += moved;
+        progress_add(&r->progress, moved);
     } while (status == 0 && moved > 0);
     command_keys_free(words);
     free(argv);
@@ -223,6 +243,8 @@ static int all_delayed(struct recovery *r)
 {
     char **sets;
     int status = command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.delayed", &sets);
+    if (status == 0)
+        status = count_all(r, sets, "ZCARD");
     for (char **at = sets; status == 0 && *at; at++) {
         char *queue = mem_ndup(*at + 1, strlen(*at) - strlen("{}.cworker.delayed"));
         status = queue_undelay(r, queue);
@@ -286,10 +308,12 @@ int command_recover(struct options *o)
     int status = command_redis_open(&r.redis, o);
     if (status == 0)
         status = leases_look(&r);
+    progress_begin(&r.progress, o, "Giving back", 0);
     if (status == 0)
         status = all_inflight(&r);
     if (status == 0)
         status = all_delayed(&r);
+    progress_end(&r.progress);
     if (status == 0)
         status = rest_remove(&r);
     if (status == 0)

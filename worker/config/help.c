@@ -66,7 +66,7 @@ static const struct text {
         {"cworker [OPTIONS] events [OPTIONS]",
          "Shows what happens: on a terminal a screen of workers and tasks, else a line for each "
          "event. Workers tell of tasks with -E, or after `cworker control enable_events`.",
-         "Exit status: 0 after Ctrl-C; 69 when Redis does not answer.\n"},
+         "Exit status: 0 after Ctrl-C (on the screen also q); 69 when Redis does not answer.\n"},
     [COMMAND_queues] =
         {"cworker [OPTIONS] queues [OPTIONS]",
          "Shows the queues: those of -Q, else all that a worker consumes or once consumed. "
