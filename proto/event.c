@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/event.h"
 
-#include "proto/message.h"
-
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -73,6 +71,24 @@ void event_end(const struct event *e, struct buf *out)
                (long long)(e->timestamp % 1000000));
     event_text(out, "type", e->type);
     buf_char(out, '}');
+}
+
+void event_sent(const struct event *e, const struct message *m, const char *queue, struct buf *out)
+{
+    event_begin(e, out);
+    event_text(out, "uuid", m->id);
+    event_text(out, "root_id", m->root_id);
+    event_text(out, "parent_id", m->parent_id);
+    event_text(out, "name", m->task);
+    event_text(out, "args", m->argsrepr ? m->argsrepr : "");
+    event_text(out, "kwargs", m->kwargsrepr ? m->kwargsrepr : "");
+    event_int(out, "retries", m->retries);
+    event_time(out, "eta", m->eta);
+    event_time(out, "expires", m->expires);
+    event_text(out, "queue", queue);
+    event_text(out, "exchange", m->exchange ? m->exchange : "");
+    event_text(out, "routing_key", m->routing_key ? m->routing_key : queue);
+    event_end(e, out);
 }
 
 int event_utcoffset(int64_t timestamp)

@@ -151,20 +151,7 @@ static void say_sent(struct events *e, struct worker *w, const char *text, const
     if (message_decode(mem_dup(text), strlen(text), &limits, &m, NULL) == 0) {
         struct event event = {"task-sent", events_publisher(e), getpid(), clock_forward(&w->clock),
                               worker_now(w)};
-        event_begin(&event, &out);
-        event_text(&out, "uuid", m.id);
-        event_text(&out, "root_id", m.root_id);
-        event_text(&out, "parent_id", m.parent_id);
-        event_text(&out, "name", m.task);
-        event_text(&out, "args", m.argsrepr ? m.argsrepr : "");
-        event_text(&out, "kwargs", m.kwargsrepr ? m.kwargsrepr : "");
-        event_int(&out, "retries", m.retries);
-        event_time(&out, "eta", m.eta);
-        event_time(&out, "expires", m.expires);
-        event_text(&out, "queue", queue);
-        event_text(&out, "exchange", m.exchange ? m.exchange : "");
-        event_text(&out, "routing_key", m.routing_key ? m.routing_key : queue);
-        event_end(&event, &out);
+        event_sent(&event, &m, queue, &out);
         events_post(e, &event, &out);
     }
     message_done(&m);

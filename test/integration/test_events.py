@@ -199,6 +199,23 @@ def test_sent_events(app, cworker, ear):
     ear.wait_types(event["uuid"], "task-sent", RECEIVED, STARTED, SUCCEEDED)
 
 
+def test_sent_event_of_call(app, redis, make_app, ear):
+    """As Celery's producer says it."""
+    told = make_app(task_send_sent_event=True)
+    theirs = told.send_task("demo.add", (1, 2), expires=60, countdown=1).id
+    [expected] = ear.wait_types(theirs, "task-sent")
+    words = ["-b", redis.url(), "--set", "task_send_sent_event=true", "call", "demo.add", "--args",
+             "[1, 2]", "--expires", "60", "--countdown", "1"]
+    [event] = ear.wait_types(run_cworker(*words).stdout.strip(), "task-sent")
+    assert shape(event) == shape(expected)
+    for name in ("name", "args", "kwargs", "queue", "exchange", "routing_key", "retries"):
+        assert event[name] == expected[name]
+    assert event["root_id"] == event["uuid"] and event["hostname"] == f"gen{event['pid']}@{socket.gethostname()}"
+    quiet = run_cworker("-b", redis.url(), "call", "demo.add").stdout.strip()
+    run_cworker(*words)
+    assert not ear.of(quiet)
+
+
 def test_an_event_of_the_tasks_own(app, cworker, ear):
     """Heard without -E too, as Task.send_event's are."""
     cworker()

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "worker/command/redis.h"
-
+#include "broker/fanout.h"
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/envelope.h"
+#include "proto/event.h"
 #include "worker/command/command.h"
+#include "worker/command/mailbox.h"
 #include "worker/command/result.h"
 #include "worker/registry.h"
 
@@ -100,11 +101,16 @@ static const char *queue_of(const struct options *o, const char *task)
     return queue ? queue : o->settings.task_default_queue;
 }
 
-static void fill_names(const struct options *o, struct call *call)
+static void origin_print(char *text, size_t size)
 {
     char host[256] = "localhost";
     gethostname(host, sizeof host - 1);
-    snprintf(call->origin, sizeof call->origin, "gen%d@%s", (int)getpid(), host);
+    snprintf(text, size, "gen%d@%s", (int)getpid(), host);
+}
+
+static void fill_names(const struct options *o, struct call *call)
+{
+    origin_print(call->origin, sizeof call->origin);
     call->spec.id = command_value(o, "id");
     if (!call->spec.id) {
         uuid_make(call->id);
@@ -144,6 +150,38 @@ static int read_call(const struct options *o, struct call *call)
     return status;
 }
 
+/* task-sent, behind the message: who hears of it can find the task. */
+static int say_sent(struct mailbox *m, const char *text, const char *queue)
+{
+    struct message message = {0};
+    struct message_limits limits = {0};
+    struct buf body = BUF_INIT(SIZE_MAX / 4), headers = BUF_INIT(1 << 12);
+    char host[300];
+    origin_print(host, sizeof host);
+    struct event event = {"task-sent", host, getpid(), 1, now_us()};
+    struct envelope_spec spec = {.exchange = m->settings->event_exchange, .routing_key = "task.sent",
+                                 .delivery_mode = 1};
+    message_decode(mem_dup(text), strlen(text), &limits, &message, NULL);
+    event_sent(&event, &message, queue, &body);
+    message_done(&message);
+    buf_str(&headers, "{\"hostname\": ");
+    json_print_string(host, strlen(host), &headers);
+    buf_char(&headers, '}');
+    spec.body = (struct slice){body.data, body.size};
+    spec.headers = headers.data;
+    char *topic = fanout_topic(m->fanout, spec.exchange, spec.routing_key);
+    char *envelope = envelope_encode(&spec);
+    int64_t heard;
+    int status = command_redis_ask(
+        &m->redis, &heard, 3,
+        (struct slice[]){slice_of("PUBLISH"), slice_of(topic), slice_of(envelope)});
+    free(envelope);
+    free(topic);
+    buf_done(&headers);
+    buf_done(&body);
+    return status;
+}
+
 static int publish(const struct options *o, const struct message_spec *spec)
 {
     struct error err = {0};
@@ -155,12 +193,15 @@ static int publish(const struct options *o, const struct message_spec *spec)
     int step = command_queue_step(&o->settings, spec->priority);
     char *key = command_queue_key(&o->settings, spec->queue, step);
     struct slice argv[] = {slice_of("LPUSH"), slice_of(key), slice_of(text)};
-    struct command_redis c;
+    struct mailbox m = {0};
     int64_t length;
-    int status = command_redis_open(&c, o);
+    bool tells = o->settings.task_send_sent_event;
+    int status = tells ? mailbox_open(&m, o) : command_redis_open(&m.redis, o);
     if (status == 0)
-        status = command_redis_ask(&c, &length, 3, argv);
-    command_redis_close(&c);
+        status = command_redis_ask(&m.redis, &length, 3, argv);
+    if (status == 0 && tells)
+        status = say_sent(&m, text, spec->queue);
+    mailbox_close(&m);
     free(key);
     free(text);
     return status;
