@@ -58,6 +58,13 @@ void note_error(struct channel *c, const char *what, const redisReply *reply)
     note(c, true, "%s", text);
 }
 
+void note_later(struct channel *c, const char *what)
+{
+    if (!c->met_later)
+        note(c, true, "a later version of cworker uses this Redis: %s in its format are left to it", what);
+    c->met_later = true;
+}
+
 int step_of(const struct channel *c, int priority)
 {
     int step = 0;
@@ -118,6 +125,7 @@ static void options_take(struct channel *c, const struct channel_options *o)
     c->wait_replicas = o->wait_replicas;
     c->max_message = o->max_message ? o->max_message : (size_t)512 << 20;
     c->poll_period = POLL_SECONDS;
+    c->stopped = c->passive = o->passive;
     evutil_secure_rng_get_bytes(&c->nonce, sizeof c->nonce);
 }
 

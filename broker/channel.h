@@ -42,6 +42,7 @@ struct channel_options {
     const char *unacked_key, *unacked_index_key, *unacked_mutex_key; /* NULL: Kombu's names */
     int wait_replicas; /* that should have a settlement before its owner hears of it; 0: none */
     size_t max_message;        /* larger elements go to the dead-letter list unread; 0: 512 MiB */
+    bool passive; /* fetches, promotes, rescues and restores nothing: holds what it adopts */
 };
 
 /* One held message, embedded in the request that owns it. */
@@ -146,6 +147,19 @@ bool channel_paused(const struct channel *c, const char *queue);
 /* Fetching from it for this worker alone. */
 void channel_set_paused(struct channel *c, const char *queue, bool paused);
 
+/* Up to `most` elements of a dead worker's in-flight list, newest first, become ours as if they had been
+ * fetched: on_message is called for each, then fn with how many; UNAVAILABLE, or LOST when that worker's
+ * lease lives. INVALID, and fn is not called, where we have no list for that step. */
+struct adoption {
+    const char *list, *lease; /* names with the prefix */
+    const char *queue;
+    int step;                 /* as in priority_steps */
+    const char *containing;   /* only the first that has this text in it; NULL: all */
+};
+typedef void channel_adopted_fn(int code, size_t n, void *arg);
+int channel_adopt(struct channel *c, const struct adoption *what, size_t most, channel_adopted_fn *fn,
+                  void *arg);
+
 /* What a delivery will cause, durable beside its queue once `fn` has heard 0; LOST: the delivery is not
  * ours any more and nothing was written. EFFECT_FORGET removes it. */
 void channel_outbox_write(struct channel *c, struct delivery *d, const char *id, const char *tag,
@@ -158,6 +172,8 @@ int channel_outbox_read(struct channel *c, const char *queue, const char *id, co
 
 /* The delayed messages of these tasks, in the queues consumed here, are due now. Found a little later. */
 void channel_hasten(struct channel *c, const char *const *ids, size_t n);
+/* The same for those that may have one of these values of a stamp; all as JSON texts. */
+void channel_hasten_stamped(struct channel *c, const char *header, const char *const *values, size_t n);
 
 struct redis *channel_redis(struct channel *c); /* borrowed, for odd commands on the same connection */
 

@@ -74,7 +74,7 @@ struct channel {
 
     /* fetch */
     size_t window, n_underway;
-    bool stopped;
+    bool stopped, passive, met_later;
     int64_t oom_until;
     struct event *poll_timer, *note_timer;
     double poll_period; /* seconds, while notes are known to arrive */
@@ -147,6 +147,7 @@ void pause_forget(struct channel *c);
 /* channel.c */
 void note(struct channel *c, bool warning, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void note_error(struct channel *c, const char *what, const redisReply *reply); /* once for each text */
+void note_later(struct channel *c, const char *what); /* entries of a later format: says so once */
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
 char *queue_key(const struct channel *c, const char *queue, int step); /* caller frees */
 int64_t time_boot(void);

@@ -32,13 +32,17 @@ static void promoted(const redisReply *reply, void *arg)
         return;
     if (c->n_promoting)
         c->n_promoting--;
-    bool usable = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
-                  reply->element[0]->type == REDIS_REPLY_INTEGER &&
-                  reply->element[1]->type == REDIS_REPLY_INTEGER;
-    if (!usable)
+    bool usable = reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 &&
+                  reply->element[1]->type == REDIS_REPLY_INTEGER &&
+                  reply->element[2]->type == REDIS_REPLY_INTEGER;
+    if (!usable) {
         note_error(c, "promoting delayed messages", reply);
-    else if (reply->element[1]->integer >= 0)
+        return;
+    }
+    if (reply->element[1]->integer >= 0)
         delayed_expect(c, reply->element[1]->integer);
+    if (reply->element[2]->integer > 0)
+        note_later(c, "delayed messages");
 }
 
 static void queue_promote(struct channel *c, const char *queue)

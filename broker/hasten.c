@@ -8,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Brings delayed messages forward by their task ids, so that a revoked task does not wait for its ETA.
- * The one idea: their due time becomes 0, and promotion does the rest; whoever takes one meets the
- * revoked set. The sets are searched in pieces, by one worker of the fleet for each list of ids.
+/* Brings delayed messages forward, by their task ids or their stamps, so that a revoked task does not wait
+ * for its ETA. The one idea: their due time becomes 0, and promotion does the rest; whoever takes one meets
+ * the revoked set. The sets are searched in pieces, by one worker of the fleet for each list of ids.
+ *
+ * A stamp is looked for as text in the message: what only looks like it is taken, found not to be revoked,
+ * and delayed again until its ETA.
  *
  * A kill -9 anywhere leaves each message delayed, due now or later: none is ever outside its set. */
 
@@ -18,15 +21,35 @@ enum { SCAN_COUNT = 1000, CLAIM_SECONDS = 10 };
 
 struct hasten {
     struct channel *c;
-    char *set, **ids; /* sorted */
+    char *set, **ids; /* sorted; of stamps: the values, as JSON */
     size_t n_ids;
+    char *header; /* whose stamps these are, as JSON; NULL: task ids */
 };
+
+/* KEYS delayed set, hash. ARGV cursor, count, header, values. Answers the next cursor and how many are due
+ * now. */
+static struct redis_script script_hasten_stamped = {
+    .body = "#!lua flags=allow-oom\n"
+            "local page = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', ARGV[2])\n"
+            "local n = 0\n"
+            "for i = 1, #page[2], 2 do\n"
+            "  local text, found = page[2][i + 1], false\n"
+            "  if string.find(text, '\"stamped_headers\"', 1, true) and\n"
+            "     string.find(text, ARGV[3], 1, true) then\n"
+            "    for v = 4, #ARGV do\n"
+            "      if string.find(text, ARGV[v], 1, true) then found = true break end\n"
+            "    end\n"
+            "  end\n"
+            "  if found then n = n + redis.call('ZADD', KEYS[1], 'XX', 'CH', 0, page[2][i]) end\n"
+            "end\n"
+            "return {page[1], n}"};
 
 static void hasten_free(struct hasten *h)
 {
     for (size_t i = 0; i < h->n_ids; i++)
         free(h->ids[i]);
     free(h->ids);
+    free(h->header);
     free(h->set);
     free(h);
 }
@@ -73,9 +96,47 @@ static void scanned(const redisReply *reply, void *arg)
         scan(h, reply->element[0]->str);
 }
 
+static void scan_stamped(struct hasten *h, const char *cursor);
+
+static void scanned_stamped(const redisReply *reply, void *arg)
+{
+    struct hasten *h = arg;
+    bool usable = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+                  reply->element[0]->str;
+    if (!usable) {
+        hasten_free(h);
+        return;
+    }
+    if (reply->element[1]->integer > 0)
+        delayed_expect(h->c, 0);
+    if (strcmp(reply->element[0]->str, "0") == 0)
+        hasten_free(h);
+    else
+        scan_stamped(h, reply->element[0]->str);
+}
+
+static void scan_stamped(struct hasten *h, const char *cursor)
+{
+    struct argument_list list = {.bytes = BUF_INIT(1 << 24)};
+    char *hash = mem_printf("%s.msg", h->set), count[16];
+    snprintf(count, sizeof count, "%d", SCAN_COUNT);
+    const char *const words[] = {h->set, hash, cursor, count, h->header};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        arguments_text(&list, words[i]);
+    for (size_t i = 0; i < h->n_ids; i++)
+        arguments_text(&list, h->ids[i]);
+    if (redis_run(h->c->redis, &script_hasten_stamped, scanned_stamped, h, 2, list.n,
+                  arguments_seal(&list)) < 0)
+        hasten_free(h);
+    arguments_done(&list);
+    free(hash);
+}
+
 static void scan(struct hasten *h, const char *cursor)
 {
-    if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor, SCAN_COUNT) < 0)
+    if (h->header)
+        scan_stamped(h, cursor);
+    else if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor, SCAN_COUNT) < 0)
         hasten_free(h);
 }
 
@@ -93,7 +154,7 @@ static void claim(struct hasten *h)
     unsigned char digest[EVP_MAX_MD_SIZE];
     char hex[41];
     struct buf text = BUF_INIT(SIZE_MAX / 4);
-    buf_str(&text, h->set);
+    buf_printf(&text, "%s\n%s", h->set, h->header ? h->header : "");
     for (size_t i = 0; i < h->n_ids; i++)
         buf_printf(&text, "\n%s", h->ids[i]);
     EVP_Digest(text.data, text.size, digest, NULL, EVP_sha1(), NULL);
@@ -105,11 +166,12 @@ static void claim(struct hasten *h)
         hasten_free(h);
 }
 
-void channel_hasten(struct channel *c, const char *const *ids, size_t n)
+static void search(struct channel *c, const char *header, const char *const *ids, size_t n)
 {
     for (int q = 0; q < c->n_queues && n > 0; q++) {
         struct hasten *h = mem_zalloc(sizeof *h);
         h->c = c;
+        h->header = header ? mem_dup(header) : NULL;
         h->set = mem_printf("%s{%s}.cworker.delayed", c->prefix, c->queues[q]->name);
         h->ids = mem_alloc(n * sizeof *h->ids);
         for (h->n_ids = 0; h->n_ids < n; h->n_ids++)
@@ -117,4 +179,14 @@ void channel_hasten(struct channel *c, const char *const *ids, size_t n)
         qsort(h->ids, n, sizeof *h->ids, compare_ids);
         claim(h);
     }
+}
+
+void channel_hasten(struct channel *c, const char *const *ids, size_t n)
+{
+    search(c, NULL, ids, n);
+}
+
+void channel_hasten_stamped(struct channel *c, const char *header, const char *const *values, size_t n)
+{
+    search(c, header, values, n);
 }

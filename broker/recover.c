@@ -192,6 +192,37 @@ static bool info_field(const char *info, const char *name, char *out, size_t siz
     return true;
 }
 
+static const char *config_value(const redisReply *reply)
+{
+    bool told = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2;
+    return told && reply->element[1]->str ? reply->element[1]->str : NULL;
+}
+
+/* Who may not ask for the configuration is told what may be. */
+static void save_read(const redisReply *reply, void *arg)
+{
+    struct channel *c = arg;
+    const char *save = config_value(reply);
+    if (!reply)
+        return;
+    if (save && !*save)
+        note(c, true, "Redis keeps nothing on disk: its crash or restart loses all tasks");
+    else
+        note(c, true,
+             "Redis runs without append-only file: a crash of it loses what came since its last snapshot%s%.60s%s: "
+             "tasks sent are gone, tasks acked run again",
+             save ? " (save " : "", save ? save : "", save ? ")" : "");
+}
+
+static void sync_read(const redisReply *reply, void *arg)
+{
+    const char *sync = config_value(reply);
+    if (sync && strcmp(sync, "always") != 0)
+        note(arg, false, "Redis syncs its append-only file %s: a crash of its host may lose the last %s",
+             strcmp(sync, "everysec") == 0 ? "every second" : "when the system likes",
+             strcmp(sync, "everysec") == 0 ? "second" : "minute");
+}
+
 static void durability_warn(struct channel *c, const char *info)
 {
     char value[64];
@@ -202,8 +233,11 @@ static void durability_warn(struct channel *c, const char *info)
     if (bounded && info_field(info, "\nmaxmemory_policy:", value, sizeof value) &&
         strcmp(value, "noeviction") != 0)
         note(c, true, "Redis may evict queues: maxmemory-policy is %s, not noeviction", value);
-    if (info_field(info, "\naof_enabled:", value, sizeof value) && strcmp(value, "0") == 0)
-        note(c, true, "Redis runs without append-only file: a crash of it may lose the last messages");
+    if (!info_field(info, "\naof_enabled:", value, sizeof value))
+        return;
+    bool aof = strcmp(value, "0") != 0;
+    redis_sendf(c->redis, aof ? sync_read : save_read, c,
+                aof ? "CONFIG GET appendfsync" : "CONFIG GET save");
 }
 
 /* Client ids start again with each run of the server: another run's id may be somebody else's. */

@@ -4,11 +4,13 @@
 /* Waiting for replicas. The one idea: WAIT covers all that this connection has written before it, so one
  * is under way at a time, and what is answered meanwhile shares the next one. Redis cannot undo what too
  * few replicas have, so an outcome counts all the same after a second, and the operator reads of it.
+ * Nothing else is answered on the connection meanwhile; so while replicas are known to be missing, the next
+ * ones wait only for a moment.
  *
  * A failover before the WAIT is answered may have lost the settlement, whole as it was: its entry is in
  * flight again, and it is sent again on the new connection. */
 
-enum { PATIENCE_MS = 1000 };
+enum { PATIENCE_MS = 1000, IMPATIENCE_MS = 20 };
 
 static bool replicas_cover(struct channel *c)
 {
@@ -62,7 +64,8 @@ static void replicas_ask(struct channel *c)
     if (c->awaiting_replicas || !replicas_cover(c))
         return;
     c->awaiting_replicas = true;
-    if (redis_sendf(c->redis, replicas_answered, c, "WAIT %d %d", c->wait_replicas, PATIENCE_MS))
+    if (redis_sendf(c->redis, replicas_answered, c, "WAIT %d %d", c->wait_replicas,
+                    c->few_replicas ? IMPATIENCE_MS : PATIENCE_MS))
         replicas_answered(NULL, c);
 }
 

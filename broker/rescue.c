@@ -347,6 +347,8 @@ static void registration_look(struct channel *c, const redisReply *id, const red
         return;
     cJSON *about = json_parse(text->str, text->len, NULL);
     json_as_int(json_get(about, "v"), &version);
+    if (version > 1)
+        note_later(c, "what workers hold");
     if (version != 1 || !lists_are_sound(json_get(about, "lists"))) {
         cJSON_Delete(about);
         return;
@@ -387,7 +389,7 @@ static void run_checked(const redisReply *reply, void *arg)
 
 void rescue_look(struct channel *c)
 {
-    if (!c->ready || c->looking)
+    if (!c->ready || c->looking || c->passive)
         return;
     int64_t now = time_boot();
     if ((double)(now - c->looked_at) > c->lease * 1e6 / 2)

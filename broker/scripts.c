@@ -103,19 +103,22 @@ struct redis_script script_leave = {.body = ALLOW_OOM
     "return redis.call('HDEL', KEYS[2], ARGV[1])"};
 
 /* KEYS delayed set, hash, queue key of each step. ARGV most to take, then the number of each step.
- * Answers how many were taken, and the microseconds until the next is due (-1: none waits). The earliest
- * is pushed last, so that it is taken first. An entry of a later format waits for a later worker. */
+ * Answers how many were taken, the microseconds until the next is due (-1: none waits), and how many were
+ * put off. The earliest is pushed last, so that it is taken first. An entry of a later format waits for a
+ * later worker. */
 struct redis_script script_promote = {.body = ALLOW_OOM
     "local t = redis.call('TIME')\n"
     "local now = tonumber(t[1]) * 1000000 + tonumber(t[2])\n"
     "local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now),\n"
     "  'LIMIT', 0, ARGV[1])\n"
+    "local off = 0\n"
     "for i = #due, 1, -1 do\n"
     "  local value = redis.call('HGET', KEYS[2], due[i])\n"
     "  local step, from\n"
     "  if value then step, from = string.match(value, '^1 (%d+) ()') end\n"
     "  if value and not from then\n"
     "    redis.call('ZADD', KEYS[1], string.format('%.0f', now + 60000000), due[i])\n"
+    "    off = off + 1\n"
     "  else\n"
     "    redis.call('ZREM', KEYS[1], due[i])\n"
     "    redis.call('HDEL', KEYS[2], due[i])\n"
@@ -127,9 +130,9 @@ struct redis_script script_promote = {.body = ALLOW_OOM
     "  end\n"
     "end\n"
     "local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')\n"
-    "if #first == 0 then return {#due, -1} end\n"
+    "if #first == 0 then return {#due, -1, 0} end\n"
     "local wait = tonumber(first[2]) - now\n"
-    "return {#due, wait > 0 and wait or 0}"};
+    "return {#due, wait > 0 and wait or 0, off}"};
 
 /* KEYS in-flight list, queue key, lease. ARGV pairs of entry and what to put back for it, newest first.
  * How many went back, or -1 when the owner lives. */
@@ -146,6 +149,32 @@ struct redis_script script_give_back = {.body = ALLOW_OOM
     "  end\n"
     "end\n"
     "return n"};
+
+/* KEYS list, our in-flight list, lease of the first one's owner. ARGV most to take, then maybe a text: only
+ * the first element that has it in it. What was moved, newest first and in the same order in ours; -1 when
+ * the owner lives. */
+struct redis_script script_adopt = {.body = ALLOW_OOM
+    "if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end\n"
+    "local moved = {}\n"
+    "local from, page = 0, ARGV[2] and redis.call('LRANGE', KEYS[1], 0, 999) or {}\n"
+    "while #page > 0 and #moved == 0 do\n"
+    "  for _, text in ipairs(page) do\n"
+    "    if string.find(text, ARGV[2], 1, true) then\n"
+    "      redis.call('LREM', KEYS[1], 1, text)\n"
+    "      moved[1] = text\n"
+    "      break\n"
+    "    end\n"
+    "  end\n"
+    "  from = from + 1000\n"
+    "  page = redis.call('LRANGE', KEYS[1], from, from + 999)\n"
+    "end\n"
+    "while not ARGV[2] and #moved < tonumber(ARGV[1]) do\n"
+    "  local text = redis.call('LPOP', KEYS[1])\n"
+    "  if not text then break end\n"
+    "  moved[#moved + 1] = text\n"
+    "end\n"
+    "for _, text in ipairs(moved) do redis.call('RPUSH', KEYS[2], text) end\n"
+    "return moved"};
 
 /* KEYS registry, lease, in-flight lists. ARGV incarnation. */
 struct redis_script script_forget = {.body = ALLOW_OOM

@@ -7,6 +7,6 @@
 /* The Lua scripts of a channel; scripts.c says of each what it takes and answers. */
 extern struct redis_script script_fetch, script_settle, script_lease_take, script_register, script_leave,
     script_promote,
-    script_give_back, script_forget, script_overdue, script_restore, script_unlock;
+    script_give_back, script_adopt, script_forget, script_overdue, script_restore, script_unlock;
 
 #endif

@@ -200,6 +200,17 @@ void flow_recorded(struct request *r, bool ours)
     put_result(r);
 }
 
+/* Its result is gone, and so it has not run: nothing of it has been published. */
+static void run_again(struct request *r, const char *why)
+{
+    log_error("Task %s[%s] runs again: %s", request_name(r), request_id(r), why);
+    cJSON_Delete(r->sends);
+    cJSON_Delete(r->parts);
+    r->sends = r->parts = NULL;
+    r->outcome = OUTCOME_GIVEN_BACK;
+    settle(r);
+}
+
 /* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored either, the
  * log has the last word: a task must not wait for ever for a record that nobody can write. */
 static void on_stored(int code, const char *why, void *arg)
@@ -207,6 +218,10 @@ static void on_stored(int code, const char *why, void *arg)
     struct request *r = arg;
     if (r->given_up)
         return;
+    if (code == ERROR_LOST && !r->acked) {
+        run_again(r, why);
+        return;
+    }
     if (code != 0) {
         log_error("Task %s[%s]: its result cannot be stored: %s", request_name(r), request_id(r),
                   why);
@@ -267,11 +282,17 @@ void flow_publish(struct worker *w, const cJSON *sends)
     free(effects);
 }
 
+int64_t flow_due(const struct request *r)
+{
+    return r->outcome == OUTCOME_POSTPONED ? r->message.eta
+                                           : worker_now(r->worker) + (int64_t)(r->countdown * 1e6);
+}
+
 /* What becomes of the message itself. `owned` receives a text to free. */
 static bool add_disposal(const struct request *r, struct effect *e, char **owned)
 {
     const struct message *m = &r->message;
-    int64_t now = worker_now(r->worker), due = now + (int64_t)(r->countdown * 1e6);
+    int64_t now = worker_now(r->worker), due = flow_due(r);
     *e = (struct effect){.queue = r->delivery.queue, .priority = m->priority, .id = m->id};
     switch (outcome_rows[r->outcome].dispose) {
     case DISPOSE_ACK:
@@ -288,7 +309,7 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
         break;
     case DISPOSE_DELAY:
         e->kind = EFFECT_DELAY;
-        e->due = m->eta;
+        e->due = due;
         if (r->worker->task_events)
             *owned = request_told(r);
         break;

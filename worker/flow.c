@@ -174,21 +174,27 @@ void flow_allowed(struct request *r)
         flow_ready(r, false);
 }
 
-void flow_message(char *text, size_t size, const char *queue, int step, void *worker)
+struct request *flow_arrive(struct worker *w, char *text, size_t size, const char *queue, int step,
+                            struct error *err)
 {
-    struct worker *w = worker;
     struct request *r = request_new(w);
-    struct error err = {0};
     struct message_limits limits = {.body_size = (size_t)w->options->settings.message_max_size};
     r->received_at = monotonic_now();
     w->n_requests++;
     w->n_waiting++;
     w->n_bytes += size;
-    int code = message_decode(text, size, &limits, &r->message, &err);
-    if (code == 0)
-        code = continuation_check(&r->message, &err);
+    if (message_decode(text, size, &limits, &r->message, err) == 0)
+        continuation_check(&r->message, err);
     channel_hold(w->channel, &r->delivery, r->message.text, queue, step);
-    if (code < 0)
+    return r;
+}
+
+void flow_message(char *text, size_t size, const char *queue, int step, void *worker)
+{
+    struct worker *w = worker;
+    struct error err = {0};
+    struct request *r = flow_arrive(w, text, size, queue, step, &err);
+    if (err.code < 0)
         unreadable(r, &err);
     else
         admit(r);

@@ -13,7 +13,7 @@ enum disposal {
     DISPOSE_RETRY,  /* removed, its retry published in the same step */
     DISPOSE_BACK,   /* behind all that waits, marked redelivered */
     DISPOSE_FRONT,  /* the next one to be taken, marked redelivered */
-    DISPOSE_DELAY,  /* into the delayed set until its ETA, as it came */
+    DISPOSE_DELAY,  /* into the delayed set, as it came, until its ETA or for `countdown` */
     DISPOSE_DEAD,   /* into the dead-letter list, with the reason */
 };
 
@@ -43,6 +43,7 @@ enum store_rule {
     X(NOT_REGISTERED, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD) /* Celery drops the message */        \
     X(UNREADABLE, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD)     /* Celery stores nothing, may die */  \
     X(POSTPONED, 0, STORE_NEVER, DISPOSE_DELAY)              /* Celery holds it in memory */       \
+    X(LEFT, 0, STORE_NEVER, DISPOSE_DELAY)                   /* for a minute: see redelivery.c */   \
     X(GIVEN_BACK, 0, STORE_NEVER, DISPOSE_FRONT)             /* shutdown, orphaned */
 
 enum outcome {

@@ -26,6 +26,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LEAVE_SECONDS = 60 };
+
 static void ask(struct request *r);
 
 static void asked_again(evutil_socket_t fd, short what, void *arg)
@@ -49,6 +51,19 @@ static void ask_later(struct request *r)
 
 /* --- it has succeeded ------------------------------------------------------------------------------- */
 
+/* A later version of cworker wrote what this task causes, and only such a worker can publish it. One may
+ * be there: out of the way, and not at once again, for this worker would meet it first. */
+static void leave(struct request *r)
+{
+    if (!r->worker->has_left)
+        log_warning("Task %s[%s] has ended in a later version of cworker, which alone can publish what "
+                    "it caused: such tasks are put off until one takes them",
+                    request_name(r), request_id(r));
+    r->worker->has_left = true;
+    r->countdown = LEAVE_SECONDS;
+    flow_finish(r, OUTCOME_LEFT);
+}
+
 static void on_record(int code, struct slice text, void *arg)
 {
     struct request *r = arg;
@@ -58,8 +73,8 @@ static void on_record(int code, struct slice text, void *arg)
         ask_later(r);
         return;
     }
-    if (code != 0) { /* written by a later version: left to a later worker */
-        flow_finish(r, OUTCOME_GIVEN_BACK);
+    if (code != 0) {
+        leave(r);
         return;
     }
     if (text.at) {
@@ -101,6 +116,8 @@ static void on_read(int code, const char *text, void *arg)
         log_info("Discarding revoked task: %s[%s]", request_name(r), request_id(r));
         r->stored = true;
         flow_finish(r, OUTCOME_REVOKED);
+    } else if (w->must_run) {
+        w->must_run(r);
     } else {
         flow_admit(r);
     }

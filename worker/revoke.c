@@ -132,11 +132,31 @@ static void add_all_stamps(struct revoked *set, const cJSON *headers)
         revoked_add_stamps(set, h->string, h);
 }
 
+/* Delayed tasks with these stamps come now and meet the set. */
+static void hasten_stamped(struct worker *w, const cJSON *headers)
+{
+    for (const cJSON *h = cJSON_IsObject(headers) ? headers->child : NULL; h; h = h->next) {
+        size_t n = cJSON_IsArray(h) ? (size_t)cJSON_GetArraySize(h) : 1, at = 0;
+        char **values = mem_alloc((n + 1) * sizeof *values);
+        cJSON *name = cJSON_CreateString(h->string);
+        char *header = json_text(name);
+        for (const cJSON *v = cJSON_IsArray(h) ? h->child : h; v && at < n; v = v->next)
+            values[at++] = json_text(v);
+        channel_hasten_stamped(w->channel, header, (const char *const *)values, at);
+        while (at)
+            free(values[--at]);
+        free(values);
+        free(header);
+        cJSON_Delete(name);
+    }
+}
+
 cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminate, int signal)
 {
     cJSON *found = NULL;
     add_all_stamps(w->revoked, headers);
     revoked_share_stamps(w, headers);
+    hasten_stamped(w, headers);
     if (terminate) {
         struct by_stamps by = {revoked_new(), signal, revoked_new()};
         add_all_stamps(by.wanted, headers);

@@ -6,7 +6,9 @@
  * In Redis, behind global_keyprefix: zset `cworker.revoked`, id by seconds since the epoch; zset
  * `cworker.revoked.stamps`, {"header": value} likewise. Both pruned by age and number with each write. A
  * kill -9 between the writes of a command leaves a part of it; every worker writes all of it.
- * The file is replaced by a rename: a kill -9 leaves the old one or the new one, whole. */
+ * The file is written by a thread every ten seconds at most and at the end, and replaced by a rename: a
+ * kill -9 leaves the old one or the new one, whole, and so may forget the last ten seconds, which Redis and
+ * the other workers still know. */
 
 #include "worker/revoke.h"
 
@@ -17,6 +19,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -234,22 +238,66 @@ static int file_replace(const char *path, const char *text)
     return code;
 }
 
+/* One writing of the file, which may wait for a disk. */
+struct revoked_saving {
+    pthread_t thread;
+    const char *path;
+    char *text;
+    int code;
+    atomic_bool done;
+};
+
+static void *save(void *arg)
+{
+    struct revoked_saving *saving = arg;
+    saving->code = file_replace(saving->path, saving->text);
+    atomic_store(&saving->done, true);
+    return NULL;
+}
+
+static void saved(struct worker *w)
+{
+    struct revoked_saving *saving = w->revoked_saving;
+    w->revoked_saving = NULL;
+    pthread_join(saving->thread, NULL);
+    if (saving->code < 0) {
+        log_error("statedb %s cannot be written: %s", saving->path, strerror(-saving->code));
+        w->revoked->changed = true;
+    }
+    free(saving->text);
+    free(saving);
+}
+
+static void save_start(struct worker *w, const char *path)
+{
+    struct revoked_saving *saving = mem_zalloc(sizeof *saving);
+    revoked_purge(w->revoked, worker_now(w));
+    saving->path = path;
+    saving->text = state_text(w);
+    w->revoked->changed = false;
+    w->revoked_saved_at = monotonic_now();
+    w->revoked_saving = saving;
+    if (pthread_create(&saving->thread, NULL, save, saving) == 0)
+        return;
+    log_error("statedb %s: no thread to write it", path);
+    free(saving->text);
+    free(saving);
+    w->revoked_saving = NULL;
+    w->revoked->changed = true;
+}
+
 void revoked_save(struct worker *w, bool now)
 {
     const char *path = w->options->settings.worker_state_db;
-    if (!path || !*path || !w->revoked->changed)
+    if (w->revoked_saving && (now || atomic_load(&w->revoked_saving->done)))
+        saved(w);
+    if (!path || !*path || !w->revoked->changed || w->revoked_saving)
         return;
     if (!now && monotonic_now() - w->revoked_saved_at < SAVE_INTERVAL_US)
         return;
-    revoked_purge(w->revoked, worker_now(w));
-    char *text = state_text(w);
-    int code = file_replace(path, text);
-    if (code < 0)
-        log_error("statedb %s cannot be written: %s", path, strerror(-code));
-    else
-        w->revoked->changed = false;
-    w->revoked_saved_at = monotonic_now();
-    free(text);
+    save_start(w, path);
+    if (now && w->revoked_saving)
+        saved(w);
 }
 
 int revoked_load(struct worker *w, struct error *err)

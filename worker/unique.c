@@ -257,9 +257,8 @@ static int64_t time_to_keep(const struct request *r)
     case DISPOSE_FRONT:
         return least;
     case DISPOSE_RETRY:
-        return least + (int64_t)(r->countdown * 1e6);
     case DISPOSE_DELAY:
-        return least + r->message.eta - worker_now(r->worker);
+        return least + flow_due(r) - worker_now(r->worker);
     default:
         return 0;
     }

@@ -141,7 +141,7 @@ static void on_clock(const redisReply *reply, void *arg)
     free(reading);
 }
 
-static void read_clock(struct worker *w)
+void worker_read_clock(struct worker *w)
 {
     struct clock_reading *reading = mem_alloc(sizeof *reading);
     *reading = (struct clock_reading){w, local_now()};
@@ -152,7 +152,7 @@ static void read_clock(struct worker *w)
 static void on_clock_timer(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
-    read_clock(arg);
+    worker_read_clock(arg);
 }
 
 /* --- what the channel and the store say ----------------------------------------------------------------- */
@@ -170,7 +170,7 @@ static void on_up(void *arg)
     char *url = url_mask(w->options->settings.broker_url);
     log_info("Connected to %s", url);
     free(url);
-    read_clock(w);
+    worker_read_clock(w);
     revoked_read_fleet(w);
     if (w->control)
         control_up(w->control);
@@ -236,19 +236,31 @@ static void on_lease(int64_t until, void *worker)
     pool_begin_until(w->pool, until);
 }
 
-static int open_channel(struct worker *w, struct error *err)
+struct channel *worker_open_channel(struct worker *w, struct channel_options *options,
+                                    const struct channel_handlers *handlers, struct error *err)
 {
     const struct settings *s = &w->options->settings;
     struct redis_url url = {0};
-    int code = settings_broker(s, &url, err);
-    if (code < 0)
-        return error_wrap(err, "broker_url");
+    if (settings_broker(s, &url, err) < 0) {
+        error_wrap(err, "broker_url");
+        return NULL;
+    }
+    options->node = w->options->hostname;
+    options->key_prefix = s->global_keyprefix;
+    options->lease = s->worker_lease;
+    options->wait_replicas = (int)s->broker_wait_replicas;
+    for (char **step = s->priority_steps; *step && options->n_steps < CHANNEL_MAX_STEPS; step++)
+        options->steps[options->n_steps++] = (int)strtol(*step, NULL, 10);
+    struct channel *c = channel_open(w->base, &url, options, handlers, err);
+    redis_url_done(&url);
+    return c;
+}
+
+static int open_channel(struct worker *w, struct error *err)
+{
+    const struct settings *s = &w->options->settings;
     struct channel_options options = {
-        .node = w->options->hostname,
-        .key_prefix = s->global_keyprefix,
         .queues = (const char *const *)w->options->queues,
-        .lease = s->worker_lease,
-        .wait_replicas = (int)s->broker_wait_replicas,
         .visibility_timeout = s->visibility_timeout,
         .unacked_restore_limit = (size_t)s->unacked_restore_limit,
         .unacked_mutex_expire = s->unacked_mutex_expire,
@@ -257,15 +269,15 @@ static int open_channel(struct worker *w, struct error *err)
         .unacked_mutex_key = s->unacked_mutex_key,
         .ordered = strcmp(s->queue_order_strategy, "round_robin") != 0,
     };
-    for (char **step = s->priority_steps; *step && options.n_steps < CHANNEL_MAX_STEPS; step++)
-        options.steps[options.n_steps++] = (int)strtol(*step, NULL, 10);
     struct channel_handlers handlers = {flow_message, flow_delivery_lost, on_lease, on_up,
                                         on_down,      on_note,            w};
-    w->channel = channel_open(w->base, &url, &options, &handlers, err);
-    if (w->channel)
+    struct redis_url url = {0};
+    w->channel = worker_open_channel(w, &options, &handlers, err);
+    if (w->channel && settings_broker(s, &url, err) == 0) {
         open_fanout(w, &url);
-    redis_url_done(&url);
-    return w->channel ? 0 : err->code;
+        redis_url_done(&url);
+    }
+    return err->code;
 }
 
 static int open_parts(struct worker *w, struct zygote *zygote, const struct pool_options *pool)

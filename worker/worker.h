@@ -35,12 +35,14 @@ struct worker {
     struct revoked *revoked;
     struct unique_leases *leases; /* of unique work; NULL: there was none yet */
     int64_t revoked_saved_at;   /* into the state file; CLOCK_MONOTONIC µs */
+    struct revoked_saving *revoked_saving; /* NULL: none is under way */
     struct event *pump;         /* activated during a turn, runs when its other events are handled */
     enum worker_phase phase;
     int exit_status;
     bool connected;             /* at least once */
     int64_t n_failures;         /* to connect, one after the other */
     bool greeted;               /* "ready." has been logged */
+    bool has_left;              /* it was logged that tasks are left to later versions */
     int64_t clock_offset;       /* µs to add to our clock to get Redis' */
 
     struct request_list ready;
@@ -62,6 +64,8 @@ struct worker {
     struct lamport clock;       /* Celery's logical clock */
     struct events *events;
     bool task_events;           /* somebody wants to hear of tasks */
+    /* Instead of running what was delivered before and has no result yet; NULL: it runs. */
+    void (*must_run)(struct request *r);
 };
 
 /* Runs until told to stop; the exit status. */
@@ -71,6 +75,10 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
 void worker_pump(struct worker *w);
 int64_t worker_now(const struct worker *w); /* µs since the epoch by Redis' clock */
 int64_t monotonic_now(void);                /* µs */
+void worker_read_clock(struct worker *w);   /* asks Redis for its time */
+/* With node, prefix, lease, replicas and steps as the settings say; the rest is the caller's. */
+struct channel *worker_open_channel(struct worker *w, struct channel_options *options,
+                                    const struct channel_handlers *handlers, struct error *err);
 
 /* --- shutdown.c --- */
 /* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children
@@ -84,6 +92,9 @@ bool worker_may_end(const struct worker *w); /* once all is done: is there nothi
 
 /* --- flow.c --- */
 void flow_message(char *text, size_t size, const char *queue, int step, void *worker);
+/* The request that a message becomes; err->code tells whether it could be read. */
+struct request *flow_arrive(struct worker *w, char *text, size_t size, const char *queue, int step,
+                            struct error *err);
 void flow_delivery_lost(struct delivery *d, void *worker);
 /* All that waits in this worker, list by list: for a rate, for a lane. */
 void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg);
@@ -120,6 +131,7 @@ void redelivery_record(struct request *r);                       /* goes on with
 /* --- finish.c --- */
 void flow_publish(struct worker *w, const cJSON *sends); /* rows of struct continuation, at once */
 void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
+int64_t flow_due(const struct request *r); /* of an outcome that waits for its time */
 void flow_give_back_unstored(struct worker *w);            /* cold: what waits for the store */
 void flow_give_up(struct request *r);                      /* no more steps; kept for callbacks */
 void flow_forget_unstored(struct worker *w);               /* after the store is closed */

@@ -55,7 +55,7 @@ def test_recover_for_python(app, cworker, python_worker, keys, recover):
     assert get(running) == 0.7
     assert [get(result) for result in results] == [1, 2, 3]
     assert get(delayed) == 11
-    assert recover("--json") == '{"inflight": 0, "delayed": 0, "outbox": 0}\n'
+    assert json.loads(recover("--json")) == {"inflight": 0, "delayed": 0, "settled": 0, "outbox": 0}
 
 
 def test_force(app, cworker, keys, recover):
@@ -82,7 +82,7 @@ def test_lists_that_no_registration_names(keys, recover):
     keys.zadd("{a.b}.cworker.delayed", {"t/1": 5e15, "t/2": 4e15, "later": 1})
     keys.hset("{a.b}.cworker.delayed.msg", mapping={"t/1": "1 0 late", "t/2": "1 0 early",
                                                     "later": "2 unknown"})
-    assert json.loads(recover("--json")) == {"inflight": 2, "delayed": 2, "outbox": 1}
+    assert json.loads(recover("--json")) == {"inflight": 2, "delayed": 2, "settled": 0, "outbox": 1}
     assert keys.lrange("a.b", 0, -1) == [b"late", b"early", b"one"]
     assert keys.lrange("a.b\x06\x166", 0, -1) == [b"two"]
     assert sorted(ours(keys)) == [b"{a.b}.cworker.delayed", b"{a.b}.cworker.delayed.msg"]
@@ -96,7 +96,8 @@ def test_many(keys, recover):
             pipe.hset("{q}.cworker.delayed.msg", f"t/{i}", f"1 0 m{i}")
             pipe.lpush("{q}.cworker.inflight.w.h.b.1.0123456789abcdef", f"i{i}")
         pipe.execute()
-    assert json.loads(recover("--json")) == {"inflight": 2500, "delayed": 2500, "outbox": 0}
+    assert json.loads(recover("--json")) == {"inflight": 2500, "delayed": 2500, "settled": 0,
+                                             "outbox": 0}
     expected = [f"i{i}" for i in range(2500)] + [f"m{i}" for i in range(2500)]
     assert [text.decode() for text in reversed(keys.lrange("q", 0, -1))] == expected
 

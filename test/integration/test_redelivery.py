@@ -7,7 +7,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from celery import chain, signature
-from harness import get, inflight, make_message, read_ledger, wait_state, wait_until
+from harness import (get, inflight, make_message, read_ledger, run_cworker, wait_state,
+                     wait_until)
 
 from services.proxy import Proxy
 
@@ -38,6 +39,7 @@ class Crash:
 
     def __init__(self, cworker, proxy, ledger, keys, backend):
         self.cworker, self.proxy, self.keys = cworker, proxy, keys
+        self.backend, self.redis_url = backend, f"redis://127.0.0.1:{proxy.target}/0"
         self.options = {"backend": backend, "env": {"BENCH_TRACE": str(ledger)}}
         self.url = f"redis://127.0.0.1:{proxy.port}/0"
 
@@ -52,6 +54,17 @@ class Crash:
         assert len(inflight(self.keys)) == 1
         worker.kill()
         return result
+
+    def hand_back(self, status=0, backend=None):
+        """The fleet goes back to Celery's workers: what `cworker recover` says."""
+        for lease in self.keys.scan_iter("cworker.lease.*"):
+            self.keys.delete(lease)
+        done = run_cworker("-b", self.redis_url, "--result-backend", backend or self.backend,
+                           "recover")
+        assert done.returncode == status, done
+        if status == 0:
+            assert not self.keys.keys("*cworker*")
+        return done.stdout + done.stderr
 
     def recover(self):
         worker = self.cworker(**self.options)
@@ -211,3 +224,61 @@ def test_expired_meanwhile_is_still_a_success(app, crash, ledger):
     crash.recover()
     wait_until(lambda: runs(ledger) == {1: 1, 2: 1}, what="the callback")
     assert result.state == "SUCCESS"
+
+
+# --- handed back to Celery's workers, which look at no stored result --------------------------------
+
+
+ENDED = "Gave back 0 messages in flight and 0 delayed.\n1 more had ended"
+
+
+def queued(keys, queue="celery"):
+    return [json.loads(text)["headers"]["id"] for text in keys.lrange(queue, 0, -1)]
+
+
+def test_recover_publishes_what_a_task_sent(app, crash, keys):
+    result = crash.at(ACK_WITH_EFFECTS, lambda: send_child(app))
+    assert ENDED in crash.hand_back()
+    assert queued(keys) == [get(result)]
+
+
+def test_recover_publishes_the_next_step(app, crash, keys):
+    steps = chain(signature("bench.noop", (1,), app=app), signature("bench.noop", (2,), app=app))
+    last = []
+    crash.at(ACK_WITH_EFFECTS, lambda: last.append(steps.apply_async()) or last[0].parent)
+    assert ENDED in crash.hand_back()
+    assert queued(keys) == [last[0].id]
+
+
+def test_recover_acks_what_has_ended(app, crash, keys):
+    crash.at(ACK, lambda: app.send_task("bench.noop", (1,)))
+    assert ENDED in crash.hand_back()
+    assert queued(keys) == []
+
+
+def test_recover_gives_back_what_has_not_ended(app, crash, keys):
+    result = crash.at(RECORD, lambda: send_child(app), stored=False)
+    assert "Gave back 1 message in flight" in crash.hand_back()
+    assert queued(keys) == [result.id]
+    assert json.loads(keys.lindex("celery", 0))["headers"]["redelivered"] is True
+
+
+def test_recover_finds_what_is_in_its_queue_again(app, crash, keys):
+    """A worker gave it back and ended before anyone took it."""
+    result = crash.at(ACK_WITH_EFFECTS, lambda: send_child(app))
+    (held,) = keys.keys("*.cworker.inflight.*")
+    keys.lmove(held, "celery", "LEFT", "RIGHT")
+    for _ in range(1500):
+        keys.lpush("celery", json.dumps(make_message(app, keys, "bench.noop", (9,))))
+    assert ENDED in crash.hand_back()
+    assert queued(keys)[0] == get(result) and keys.llen("celery") == 1501
+
+
+def test_recover_without_the_store_gives_nothing_back(app, crash, keys, tmp_path):
+    crash.at(ACK_WITH_EFFECTS, lambda: send_child(app))
+    nobody = "redis://127.0.0.1:1/0" if crash.backend.startswith("redis") else \
+        "mongodb://127.0.0.1:1/none?serverSelectionTimeoutMS=300"
+    assert "the result store does not answer" in crash.hand_back(69, nobody)
+    assert keys.llen("celery") == 0 and len(inflight(keys)) == 1
+    assert ENDED in crash.hand_back()
+    assert keys.llen("celery") == 1

@@ -6,6 +6,7 @@
 #include "proto/message.h"
 #include "worker/command/command.h"
 #include "worker/command/progress.h"
+#include "worker/recovery.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -21,27 +22,31 @@
 
 enum { PAGE = 100, RANDOM_DIGITS = 16 };
 
-/* KEYS delayed set, hash, queue key of each step. ARGV most to take, then the number of each step.
- * Answers how many went back; those of a later format stay. Behind what waits: they are not due. */
+/* KEYS delayed set, hash, revoked set, queue key of each step. ARGV most to take, then the number of each
+ * step. Answers how many were taken and how many of them went back, behind what waits: they are not due.
+ * Those of a later format stay. What was revoked ends here: no Celery worker knows, and REVOKED is stored. */
 static struct redis_script undelay_script = {
-    .body = "local n = 0\n"
+    .body = "local n, back = 0, 0\n"
             "for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, 2 * ARGV[1])) do\n"
             "  if n == tonumber(ARGV[1]) then break end\n"
             "  local value = redis.call('HGET', KEYS[2], id)\n"
             "  local step, from\n"
             "  if value then step, from = string.match(value, '^1 (%d+) ()') end\n"
             "  if from then\n"
-            "    local key = KEYS[3]\n"
-            "    for s = 2, #ARGV do if ARGV[s] == step then key = KEYS[s + 1] end end\n"
-            "    redis.call('LPUSH', key, string.sub(value, from))\n"
+            "    local key = KEYS[4]\n"
+            "    for s = 2, #ARGV do if ARGV[s] == step then key = KEYS[s + 2] end end\n"
             "    n = n + 1\n"
+            "    if not redis.call('ZSCORE', KEYS[3], string.match(id, '^(.*)/') or id) then\n"
+            "      redis.call('LPUSH', key, string.sub(value, from))\n"
+            "      back = back + 1\n"
+            "    end\n"
             "  end\n"
             "  if from or not value then\n"
             "    redis.call('ZREM', KEYS[1], id)\n"
             "    redis.call('HDEL', KEYS[2], id)\n"
             "  end\n"
             "end\n"
-            "return n"};
+            "return n * 1000 + back"};
 
 struct recovery {
     struct options *o;
@@ -51,7 +56,7 @@ struct recovery {
     cJSON *registry; /* incarnation → its registration */
     struct slice *words; /* of the next give-back: entry, what to put back, … */
     int n_words;
-    int64_t n_inflight, n_delayed, n_outbox;
+    int64_t n_inflight, n_settled, n_delayed, n_outbox;
 };
 
 /* --- who lives --- */
@@ -161,22 +166,40 @@ static int list_give_back(struct recovery *r, const char *list, const char *queu
 }
 
 /* `{queue}.cworker.inflight.INCARNATION[.step]`; an incarnation ends in 16 digits of hexadecimal. */
-static int inflight_give_back(struct recovery *r, const char *name)
+static bool list_parse(const struct recovery *r, const char *name, struct adoption *ret)
 {
     static const char infix[] = "}.cworker.inflight.";
     const char *at = strstr(name, infix), *dot = strrchr(name, '.');
     if (*name != '{' || !at || !dot)
-        return 0;
+        return false;
     bool stepped = strlen(dot + 1) < RANDOM_DIGITS;
     const char *id = at + strlen(infix);
     char *incarnation = mem_ndup(id, stepped && dot > id ? (size_t)(dot - id) : strlen(id));
-    char *lease = lease_key(r, incarnation), *list = mem_printf("%s%s", r->prefix, name);
-    char *queue = mem_printf("%s%.*s%s%s", r->prefix, (int)(at - name - 1), name + 1,
-                             stepped ? "\x06\x16" : "", stepped ? dot + 1 : "");
-    int status = list_give_back(r, list, queue, lease);
+    *ret = (struct adoption){.list = mem_printf("%s%s", r->prefix, name),
+                             .lease = lease_key(r, incarnation),
+                             .queue = mem_ndup(name + 1, (size_t)(at - name - 1)),
+                             .step = stepped ? (int)strtol(dot + 1, NULL, 10) : 0};
     free(incarnation);
-    free(lease);
-    free(list);
+    return true;
+}
+
+static void list_free(struct adoption *list)
+{
+    free((char *)list->list);
+    free((char *)list->lease);
+    free((char *)list->queue);
+    free((char *)list->containing);
+}
+
+static int inflight_give_back(struct recovery *r, const char *name)
+{
+    struct adoption list;
+    if (!list_parse(r, name, &list))
+        return 0;
+    char *queue = list.step ? mem_printf("%s%s\x06\x16%d", r->prefix, list.queue, list.step)
+                            : mem_printf("%s%s", r->prefix, list.queue);
+    int status = list_give_back(r, list.list, queue, list.lease);
+    list_free(&list);
     free(queue);
     return status;
 }
@@ -208,6 +231,82 @@ static int all_inflight(struct recovery *r)
     return status;
 }
 
+/* --- what has ended already --- */
+
+struct settling {
+    struct recovery *r;
+    struct adoption *lists;
+    size_t n;
+    const char *queue; /* of the outbox that is being read */
+};
+
+static struct adoption *settling_add(struct settling *s)
+{
+    s->lists = mem_realloc(s->lists, (s->n + 1) * sizeof *s->lists);
+    return &s->lists[s->n++];
+}
+
+/* A record whose message a worker has given back already: it waits in its queue. */
+static void outbox_read(const redisReply *reply, void *arg)
+{
+    struct settling *s = arg;
+    char **steps = s->r->o->settings.priority_steps;
+    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++) {
+        const char *tag = strrchr(reply->element[i]->str, '/');
+        for (int step = 0; tag && tag[1] && steps && steps[step]; step++)
+            *settling_add(s) = (struct adoption){
+                .list = command_queue_key(&s->r->o->settings, s->queue, step),
+                .lease = lease_key(s->r, "nobody"),
+                .queue = mem_dup(s->queue),
+                .step = (int)strtol(steps[step], NULL, 10),
+                .containing = mem_dup(tag + 1),
+            };
+    }
+}
+
+static int outboxes_look(struct settling *s)
+{
+    struct recovery *r = s->r;
+    char **outboxes;
+    int status = command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.outbox", &outboxes);
+    for (char **at = outboxes; status == 0 && *at; at++) {
+        char *key = mem_printf("%s%s", r->prefix, *at);
+        char *queue = mem_ndup(*at + 1, strlen(*at) - strlen("{}.cworker.outbox"));
+        s->queue = queue;
+        status = command_redis_read(&r->redis, outbox_read, s, 2,
+                                    (struct slice[]){slice_of("HKEYS"), slice_of(key)});
+        free(queue);
+        free(key);
+    }
+    command_keys_free(outboxes);
+    return status;
+}
+
+/* Before anything goes back: a Celery worker would run again what has ended. */
+static int settle_ended(struct recovery *r)
+{
+    struct settling s = {.r = r};
+    struct recovery_count count = {0};
+    char **names;
+    int status = command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.inflight.*", &names);
+    for (char **at = names; status == 0 && *at; at++) {
+        struct adoption list;
+        if (list_parse(r, *at, &list))
+            *settling_add(&s) = list;
+    }
+    if (status == 0)
+        status = outboxes_look(&s);
+    if (status == 0 && s.n)
+        status = recovery_settle(r->o, s.lists, s.n, &count);
+    r->n_settled += (int64_t)count.settled;
+    r->n_inflight += (int64_t)count.given_back;
+    for (size_t i = 0; i < s.n; i++)
+        list_free(&s.lists[i]);
+    free(s.lists);
+    command_keys_free(names);
+    return status;
+}
+
 /* --- delayed, and what belongs to nobody then --- */
 
 static int queue_undelay(struct recovery *r, const char *queue)
@@ -216,10 +315,11 @@ static int queue_undelay(struct recovery *r, const char *queue)
     int n_steps = 0, n = 0, status;
     while (s->priority_steps && s->priority_steps[n_steps])
         n_steps++;
-    char **words = mem_zalloc((size_t)(2 * n_steps + 4) * sizeof *words);
-    struct slice *argv = mem_alloc((size_t)(2 * n_steps + 4) * sizeof *argv);
+    char **words = mem_zalloc((size_t)(2 * n_steps + 5) * sizeof *words);
+    struct slice *argv = mem_alloc((size_t)(2 * n_steps + 5) * sizeof *argv);
     words[n++] = mem_printf("%s{%s}.cworker.delayed", r->prefix, queue);
     words[n++] = mem_printf("%s{%s}.cworker.delayed.msg", r->prefix, queue);
+    words[n++] = mem_printf("%scworker.revoked", r->prefix);
     for (int step = 0; step < n_steps; step++)
         words[n++] = command_queue_key(s, queue, step);
     int n_keys = n;
@@ -231,8 +331,8 @@ static int queue_undelay(struct recovery *r, const char *queue)
     int64_t moved;
     do {
         status = command_redis_ask_script(&r->redis, &moved, &undelay_script, n_keys, n, argv);
-        r->n_delayed += moved;
-        progress_add(&r->progress, moved);
+        r->n_delayed += moved % 1000;
+        progress_add(&r->progress, moved / 1000);
     } while (status == 0 && moved > 0);
     command_keys_free(words);
     free(argv);
@@ -254,48 +354,69 @@ static int all_delayed(struct recovery *r)
     return status;
 }
 
-static void key_name(const struct recovery *r, const char *name, char **ret_key)
+static int key_remove(struct recovery *r, const char *name)
 {
-    *ret_key = mem_printf("%s%s", r->prefix, name);
+    int64_t n;
+    char *key = mem_printf("%s%s", r->prefix, name);
+    int status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("DEL"), slice_of(key)});
+    free(key);
+    return status;
 }
 
-/* Registrations, pauses and outboxes mean nothing to Celery's workers. A task whose outbox goes has
- * stored its result and not yet published what it caused: it runs again there. */
-static int rest_remove(struct recovery *r)
+static int keys_remove(struct recovery *r, const char *pattern)
 {
-    char **outboxes, *key;
-    int64_t n;
+    char **keys;
+    int status = command_redis_keys(&r->redis, &r->o->settings, pattern, &keys);
+    for (char **at = keys; status == 0 && *at; at++)
+        status = key_remove(r, *at);
+    command_keys_free(keys);
+    return status;
+}
+
+/* A record that is left is of a task that runs again: it has no result, or none was asked for. */
+static int outboxes_remove(struct recovery *r)
+{
+    char **outboxes;
     int status = command_redis_keys(&r->redis, &r->o->settings, "{*}.cworker.outbox", &outboxes);
     for (char **at = outboxes; status == 0 && *at; at++) {
-        key_name(r, *at, &key);
+        char *key = mem_printf("%s%s", r->prefix, *at);
+        int64_t n = 0;
         status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("HLEN"), slice_of(key)});
         r->n_outbox += n;
-        if (status == 0)
-            status = command_redis_ask(&r->redis, &n, 2,
-                                       (struct slice[]){slice_of("DEL"), slice_of(key)});
         free(key);
+        if (status == 0)
+            status = key_remove(r, *at);
     }
     command_keys_free(outboxes);
-    static const char *const names[] = {"cworker.incarnations", "cworker.paused"};
-    for (size_t i = 0; status == 0 && i < sizeof names / sizeof *names; i++) {
-        key_name(r, names[i], &key);
-        status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("DEL"), slice_of(key)});
-        free(key);
-    }
+    return status;
+}
+
+/* Registrations, pauses, leases of unique work, limits and the revoked set mean nothing to Celery's
+ * workers. */
+static int rest_remove(struct recovery *r)
+{
+    static const char *const patterns[] = {"cworker.incarnations", "cworker.paused", "cworker.unique.*",
+                                           "cworker.limit.*", "cworker.revoked*", "cworker.hasten.*"};
+    int status = outboxes_remove(r);
+    for (size_t i = 0; status == 0 && i < sizeof patterns / sizeof *patterns; i++)
+        status = keys_remove(r, patterns[i]);
     return status;
 }
 
 static void report(const struct recovery *r)
 {
     if (command_flag(r->o, "json")) {
-        printf("{\"inflight\": %lld, \"delayed\": %lld, \"outbox\": %lld}\n", (long long)r->n_inflight,
-               (long long)r->n_delayed, (long long)r->n_outbox);
+        printf("{\"inflight\": %lld, \"delayed\": %lld, \"settled\": %lld, \"outbox\": %lld}\n",
+               (long long)r->n_inflight, (long long)r->n_delayed, (long long)r->n_settled,
+               (long long)r->n_outbox);
         return;
     }
     printf("Gave back %lld message%s in flight and %lld delayed.\n", (long long)r->n_inflight,
            r->n_inflight == 1 ? "" : "s", (long long)r->n_delayed);
+    if (r->n_settled)
+        printf("%lld more had ended: what they caused is published.\n", (long long)r->n_settled);
     if (r->n_outbox)
-        printf("%lld of them had ended and were not acked yet: they run again.\n",
+        printf("%lld of them sent tasks and had no result yet: they run again.\n",
                (long long)r->n_outbox);
 }
 
@@ -308,6 +429,8 @@ int command_recover(struct options *o)
     int status = command_redis_open(&r.redis, o);
     if (status == 0)
         status = leases_look(&r);
+    if (status == 0)
+        status = settle_ended(&r);
     progress_begin(&r.progress, o, "Giving back", 0);
     if (status == 0)
         status = all_inflight(&r);

@@ -95,8 +95,10 @@ static const struct text {
     [COMMAND_recover] =
         {"cworker [OPTIONS] recover [OPTIONS]",
          "Gives every message that cworkers hold or delay back to its queue, as Celery's own workers "
-         "would, for a fleet that goes on without cworker. Dead letters stay: see `cworker dead`.",
-         "Exit status: 0; 1 when workers still live; 69 when Redis does not answer.\n"},
+         "would, for a fleet that goes on without cworker. With --result-backend, tasks that had ended "
+         "do not go back: what they caused is published. Dead letters stay: see `cworker dead`.",
+         "Exit status: 0; 1 when workers still live; 69 when Redis or the result store does not "
+         "answer.\n"},
     [COMMAND_tasks] = {"cworker [OPTIONS] tasks [list | show NAME | init]",
                        "Lists the tasks that are built in, loaded by -A or configured; shows the "
                        "arguments and policy of one; makes the MongoDB indexes they count on (those "

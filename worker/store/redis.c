@@ -344,13 +344,25 @@ static void open_chords(struct redis_store *s, const struct store_setup *setup)
     memcpy(s->chords.expires, s->expires, sizeof s->expires);
 }
 
+/* Of sentinels the transport options say which master, as of a broker's. */
+static int url_of(const struct store_setup *setup, struct redis_url *ret_url, struct error *err)
+{
+    const cJSON *options = setup->settings->result_backend_transport_options;
+    int code = redis_url_parse(setup->url, ret_url, err);
+    if (code != 0)
+        return code;
+    code = redis_url_set_master(ret_url, json_get_string(options, "master_name"),
+                                json_get(options, "sentinel_kwargs"), err);
+    if (code != 0)
+        redis_url_done(ret_url);
+    return code;
+}
+
 static void *redis_store_open(const struct store_setup *setup, struct error *err)
 {
     struct redis_url url;
-    if (redis_url_parse(setup->url, &url, err) < 0) {
-        error_wrap(err, "result_backend");
+    if (url_of(setup, &url, err) < 0)
         return NULL;
-    }
     struct redis_store *s = mem_zalloc(sizeof *s);
     s->base = setup->base;
     s->name = mem_dup(setup->name);
@@ -450,7 +462,7 @@ static char *redis_store_read(const struct store_setup *setup, const char *id, s
 {
     struct redis_url url;
     const struct timeval patience = {10, 0};
-    if (redis_url_parse(setup->url, &url, err) < 0)
+    if (url_of(setup, &url, err) < 0)
         return NULL;
     struct blocking b = {event_base_new(), setup->key_prefix, id, NULL, err};
     const struct redis_handlers handlers = {

@@ -2,7 +2,8 @@
 /* A queue of records in a file. The one idea: an entry is one allocation, so it is written as it lies in
  * memory and its pointers are moved when it comes back. The file has no name and dies with the process:
  * it saves memory, it does not keep results. Nothing in it has been acked, so a kill -9 loses none: its
- * messages are delivered again and the tasks run again. */
+ * messages are delivered again and the tasks run again. Who waits for a record stays in memory, so that what
+ * cannot be read back is told, and its task runs again too. */
 #include "worker/store/spool.h"
 
 #include "proto/base/mem.h"
@@ -18,12 +19,19 @@ struct spool {
     char *folder;
     int64_t max_size;
     int fd; /* -1: none yet */
-    off_t first, end;
+    off_t end;
+    struct place *first, *last;
 };
 
-struct head {
+/* Of one record, in the order of the file. */
+struct place {
+    struct place *next;
     size_t size;
+    off_t at;
     const struct store_entry *was_at;
+    store_done_fn *fn;
+    void *arg;
+    struct store *store;
 };
 
 struct spool *spool_open(const char *folder, int64_t max_size)
@@ -37,13 +45,17 @@ void spool_close(struct spool *s)
 {
     if (s->fd >= 0)
         close(s->fd);
+    for (struct place *p; (p = s->first);) {
+        s->first = p->next;
+        free(p);
+    }
     free(s->folder);
     free(s);
 }
 
 bool spool_is_empty(const struct spool *s)
 {
-    return s->first == s->end;
+    return !s->first;
 }
 
 static int open_file(struct spool *s, struct error *err)
@@ -97,33 +109,51 @@ static bool read_all(int fd, void *data, size_t size, off_t at)
 
 int spool_push(struct spool *s, struct store_entry *e, struct error *err)
 {
-    struct head head = {e->size, e};
-    if (s->end + (off_t)(sizeof head + e->size) > s->max_size)
+    if (s->end + (off_t)e->size > s->max_size)
         return error_set(err, ERROR_TOO_BIG, "the spool file has reached its limit");
     if (open_file(s, err) < 0)
         return err->code;
-    if (!write_all(s->fd, &head, sizeof head, s->end) ||
-        !write_all(s->fd, e, e->size, s->end + (off_t)sizeof head))
+    if (!write_all(s->fd, e, e->size, s->end))
         return error_set(err, ERROR_SYSTEM, "spool file in %s: %s", s->folder, strerror(errno));
-    s->end += (off_t)(sizeof head + e->size);
+    struct place *p = mem_alloc(sizeof *p);
+    *p = (struct place){NULL, e->size, s->end, e, e->fn, e->arg, e->store};
+    *(s->first ? &s->last->next : &s->first) = p;
+    s->last = p;
+    s->end += (off_t)e->size;
     entry_free(e);
     return 0;
 }
 
+/* What its owner has to hear is all that is left of it. */
+static struct store_entry *entry_lost(const struct place *p)
+{
+    struct store_entry *e = mem_zalloc(sizeof *e);
+    *e = (struct store_entry){.fn = p->fn, .arg = p->arg, .store = p->store, .size = p->size,
+                              .code = ERROR_LOST};
+    return e;
+}
+
+static struct store_entry *entry_read(const struct spool *s, const struct place *p)
+{
+    struct store_entry *e = mem_alloc(p->size);
+    if (!read_all(s->fd, e, p->size, p->at)) {
+        free(e);
+        return entry_lost(p);
+    }
+    entry_move(e, (uintptr_t)e - (uintptr_t)p->was_at);
+    return e;
+}
+
 struct store_entry *spool_pop(struct spool *s)
 {
-    struct head head;
-    if (spool_is_empty(s) || !read_all(s->fd, &head, sizeof head, s->first))
+    struct place *p = s->first;
+    if (!p)
         return NULL;
-    struct store_entry *e = mem_alloc(head.size);
-    if (!read_all(s->fd, e, head.size, s->first + (off_t)sizeof head)) {
-        free(e);
-        return NULL;
-    }
-    entry_move(e, (uintptr_t)e - (uintptr_t)head.was_at);
-    s->first += (off_t)(sizeof head + head.size);
-    if (spool_is_empty(s)) {
-        s->first = s->end = 0;
+    struct store_entry *e = entry_read(s, p);
+    s->first = p->next;
+    free(p);
+    if (!s->first) {
+        s->end = 0;
         if (ftruncate(s->fd, 0) < 0)
             return e; /* the space comes back when it is written over */
     }

@@ -21,6 +21,7 @@ struct store {
     const struct store_ops *ops;
     void *backend;
     size_t n_pending, n_bytes; /* of these in memory */
+    bool taking_back;
     struct spool *spool;
     struct store_list overflow; /* what the spool file could not take */
     struct store_setup setup;
@@ -127,6 +128,7 @@ static const struct store_ops *ops_of(const char *url, struct error *err)
         {"mongodb", &store_mongo_ops},      {"mongodb+srv", &store_mongo_ops},
         {"redis", &store_redis_ops},        {"rediss", &store_redis_ops},
         {"redis+socket", &store_redis_ops}, {"unix", &store_redis_ops},
+        {"sentinel", &store_redis_ops},
         {"file", &store_file_ops},          {"disabled", &null_ops},
     };
     if (!url || !*url)
@@ -138,7 +140,7 @@ static const struct store_ops *ops_of(const char *url, struct error *err)
     error_set(
         err, ERROR_UNSUPPORTED,
         "result_backend \"%.*s\": not one of mongodb://, mongodb+srv://, redis://, rediss://, "
-        "redis+socket://, file://, disabled://",
+        "redis+socket://, sentinel://, file://, disabled://",
         (int)size, url);
     return NULL;
 }
@@ -232,13 +234,26 @@ static struct store_entry *take_back(struct store *s)
     return spool_is_empty(s->spool) ? list_pop(&s->overflow) : spool_pop(s->spool);
 }
 
+static void lose(struct store *s, struct store_entry *e)
+{
+    s->n_bytes += e->size;
+    entry_settle(e, ERROR_LOST, "its record cannot be read back from the spool file");
+}
+
 void store_settled(struct store *s, size_t size)
 {
     s->n_pending--;
     s->n_bytes -= size;
+    if (s->taking_back) /* a lost record is settled from here */
+        return;
+    s->taking_back = true;
     struct store_entry *e;
     while (s->n_bytes < MEMORY_MAX && (e = take_back(s)))
-        put_now(s, e);
+        if (e->code == ERROR_LOST)
+            lose(s, e);
+        else
+            put_now(s, e);
+    s->taking_back = false;
 }
 
 void store_put(struct store *s, const struct store_record *record, store_done_fn *fn, void *arg)

@@ -29,8 +29,8 @@ struct store_record {
     const char *stamps, *stamped_headers;    /* JSON text; NULL: absent */
 };
 
-/* 0: durable (or superseded by a later record of its id or a stored SUCCESS). Any other code: this
- * record can never be stored. Never called from within store_put. */
+/* 0: durable (or superseded by a later record of its id or a stored SUCCESS). LOST: the spool file gave it
+ * not back. Any other code: this record can never be stored. Never called from within store_put. */
 typedef void store_done_fn(int code, const char *why, void *arg);
 
 struct store_handlers {
