@@ -2,7 +2,7 @@
 #include "broker/channel_private.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/time.h"
 
 #include <stdlib.h>
 #include <string.h>

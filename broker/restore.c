@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/message.h"
+#include "proto/uuid.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,7 +2,8 @@
 #include "broker/channel_private.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/base64.h"
+#include "proto/time.h"
 
 #include <openssl/evp.h>
 #include <stdlib.h>

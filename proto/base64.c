@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proto/message.h"
+#include "proto/base64.h"
 
 #include <openssl/evp.h>
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/envelope.h"
 
-#include "proto/message.h"
+#include "proto/base64.h"
+#include "proto/uuid.h"
 
 #include <string.h>
 #include <strings.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/event.h"
+#include "proto/time.h"
 
 #include <math.h>
 #include <string.h>

@@ -2,6 +2,7 @@
 #include "proto/message_private.h"
 
 #include "proto/base/mem.h"
+#include "proto/time.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,8 +8,7 @@
  * Source of the format: kombu.transport.virtual, celery.app.amqp (as_task_v1, as_task_v2). */
 
 #include "proto/json.h"
-
-#define TIME_NONE INT64_MIN /* "no instant" in int64_t microseconds since the epoch, UTC */
+#include "proto/time.h"
 
 struct message_limits {
     size_t body_size; /* after decompression; 0: 256 MiB */
@@ -79,26 +78,5 @@ char *message_encode_retry(const struct message *m, int64_t eta, int64_t now);
 /* The element as Kombu writes it when it puts a message back: the `redelivered` marks set, nothing else
  * changed. Caller frees; NULL only if the text is no envelope. */
 char *message_encode_redelivered(const char *text, size_t size);
-
-/* --- dates and texts, shared with results and events --- */
-/* ISO 8601 as Celery's parser accepts it (offset, Z, basic form, date only; naive means UTC). */
-int time_parse(const char *text, size_t size, int64_t *ret_time);
-/* Python's datetime.isoformat() in UTC with +00:00; microseconds vanish when zero. Returns out. */
-char *time_print(int64_t time, char out[40]);
-/* Python's repr() of a JSON value, as Celery's saferepr shows it; tuples at the top when `tuple`. Cut
- * near max bytes with "...". */
-void repr_print(const cJSON *value, bool tuple, size_t max, struct buf *out);
-/* A random UUID-4 in its usual 36 characters. */
-void uuid_make(char out[37]);
-/* The number-th UUID that belongs to a text: always the same one. */
-void uuid_derive(const char *text, uint64_t number, char out[37]);
-
-/* --- bodies --- */
-/* Standard alphabet, padded, nothing else in it. Appends to out (which must not hold `in`). */
-int base64_decode(struct slice in, struct buf *out);
-void base64_encode(struct slice in, struct buf *out);
-int compression_decode(const char *name, struct slice in, size_t max, struct buf *out, struct error *err);
-int compression_encode(const char *name, struct slice in, struct buf *out, const char **ret_header,
-                       struct error *err);
 
 #endif

@@ -2,6 +2,8 @@
 #include "proto/message_private.h"
 
 #include "proto/base/mem.h"
+#include "proto/base64.h"
+#include "proto/compress.h"
 
 #include <string.h>
 #include <strings.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/message_private.h"
+#include "proto/time.h"
 
 #include <stdlib.h>
 #include <string.h>

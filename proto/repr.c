@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proto/message.h"
+#include "proto/repr.h"
 
 #include <string.h>
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proto/message.h"
+#include "proto/time.h"
+
+#include "proto/base/error.h"
 
 #include <stdio.h>
 #include <time.h>

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proto/message.h"
+#include "proto/uuid.h"
+
+#include "proto/base/buf.h"
 
 #include <openssl/evp.h>
 #include <stdio.h>

@@ -7,6 +7,7 @@
 #include "worker/canvas_private.h"
 
 #include "proto/base/mem.h"
+#include "proto/uuid.h"
 
 #include <stdlib.h>
 #include <string.h>

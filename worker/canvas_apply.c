@@ -4,6 +4,7 @@
  * given by the caller win over a signature's own, except for its membership in a group and its stamps. */
 
 #include "proto/base/mem.h"
+#include "proto/time.h"
 #include "worker/canvas_private.h"
 
 #include <stdlib.h>

@@ -3,6 +3,7 @@
  * steps and what a crash around each leaves are told at the head of flow.c. */
 
 #include "proto/base/mem.h"
+#include "proto/time.h"
 #include "worker/continuation.h"
 #include "worker/events.h"
 #include "worker/fleet_limit.h"

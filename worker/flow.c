@@ -12,6 +12,8 @@
  * crash then loses the task. */
 
 #include "proto/base/mem.h"
+#include "proto/repr.h"
+#include "proto/time.h"
 #include "worker/continuation.h"
 #include "worker/events.h"
 #include "worker/fleet_limit.h"

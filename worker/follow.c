@@ -13,6 +13,7 @@
 #include "worker/follow.h"
 
 #include "proto/base/mem.h"
+#include "proto/repr.h"
 #include "worker/continuation.h"
 #include "worker/control/mailbox.h"
 #include "worker/join.h"

@@ -4,6 +4,7 @@
  * the outcome it is given (outcome.h); what then happens is finish.c's. */
 
 #include "proto/base/mem.h"
+#include "proto/time.h"
 #include "worker/events.h"
 #include "worker/log.h"
 #include "worker/registry.h"

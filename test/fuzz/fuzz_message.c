@@ -3,6 +3,7 @@
 #include "proto/message.h"
 
 #include "proto/base/mem.h"
+#include "proto/repr.h"
 
 #include <stdio.h>
 #include <stdlib.h>

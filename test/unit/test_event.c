@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/event.h"
 
-#include "proto/message.h"
+#include "proto/time.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

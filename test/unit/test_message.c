@@ -2,6 +2,10 @@
 #include "proto/message.h"
 
 #include "proto/base/mem.h"
+#include "proto/base64.h"
+#include "proto/compress.h"
+#include "proto/repr.h"
+#include "proto/uuid.h"
 
 #include <dirent.h>
 #include <setjmp.h>

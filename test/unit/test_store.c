@@ -4,7 +4,7 @@
 #include "worker/store/backend.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/time.h"
 #include "worker/config/settings.h"
 
 #include <setjmp.h>

@@ -3,6 +3,8 @@
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
 #include "proto/event.h"
+#include "proto/time.h"
+#include "proto/uuid.h"
 #include "worker/command/command.h"
 #include "worker/command/mailbox.h"
 #include "worker/command/result.h"

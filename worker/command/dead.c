@@ -2,6 +2,7 @@
 #include "worker/command/redis.h"
 
 #include "proto/base/mem.h"
+#include "proto/base64.h"
 #include "proto/message.h"
 #include "worker/command/command.h"
 #include "worker/command/progress.h"

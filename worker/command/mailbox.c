@@ -4,7 +4,7 @@
 #include "broker/fanout.h"
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
-#include "proto/message.h"
+#include "proto/uuid.h"
 
 #include <stdio.h>
 #include <stdlib.h>

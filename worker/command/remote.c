@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/repr.h"
 #include "worker/command/command.h"
 #include "worker/command/mailbox.h"
 #include "worker/command/remote_table.h"

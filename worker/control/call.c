@@ -2,6 +2,7 @@
 #include "worker/control/call.h"
 
 #include "proto/base/mem.h"
+#include "proto/repr.h"
 
 #include <stdarg.h>
 #include <stdlib.h>

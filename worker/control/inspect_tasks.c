@@ -2,6 +2,7 @@
 #include "worker/control/call.h"
 
 #include "proto/base/mem.h"
+#include "proto/time.h"
 #include "worker/registry.h"
 #include "worker/revoked.h"
 

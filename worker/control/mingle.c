@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
+#include "proto/uuid.h"
 #include "worker/log.h"
 #include "worker/revoked.h"
 

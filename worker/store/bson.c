@@ -5,7 +5,7 @@
 #include "worker/store/backend.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/time.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
 #include "worker/store/mongo_private.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/time.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -9,6 +9,7 @@
  * Sources: celery.backends.{base,mongodb,redis,filesystem}. */
 
 #include "proto/json.h"
+#include "proto/time.h"
 
 #include <event2/event.h>
 

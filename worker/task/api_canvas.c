@@ -2,7 +2,7 @@
 #include "worker/task/task_private.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/uuid.h"
 #include "worker/store/store.h"
 
 #include <stdlib.h>

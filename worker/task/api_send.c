@@ -2,6 +2,7 @@
 #include "worker/task/task_private.h"
 
 #include "proto/message.h"
+#include "proto/uuid.h"
 
 #include <stdlib.h>
 #include <string.h>

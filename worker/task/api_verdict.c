@@ -2,7 +2,7 @@
 #include "worker/task/task_private.h"
 
 #include "proto/base/mem.h"
-#include "proto/message.h"
+#include "proto/repr.h"
 #include "worker/task/exception.h"
 
 #include <math.h>

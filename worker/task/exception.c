@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/exception.h"
 
-#include "proto/message.h"
+#include "proto/repr.h"
 
 #include <stdio.h>
 #include <stdlib.h>
