@@ -15,8 +15,13 @@ enum event { BEGUN = 1, ENDED = 2 };
 struct entry { /* little-endian, 32 bytes */
     uint64_t number, at_ns;
     uint32_t pid, event;
-    uint64_t attempt;
+    uint32_t attempt, life; /* of the worker: environment FAULT_LIFE */
 };
+
+static uint32_t number_of(const char *text)
+{
+    return text ? (uint32_t)strtoul(text, NULL, 10) : 0;
+}
 
 static void note(cw_task *t, enum event event)
 {
@@ -24,7 +29,8 @@ static void note(cw_task *t, enum event event)
     clock_gettime(CLOCK_MONOTONIC, &now);
     struct entry e = {(uint64_t)cw_int(t, "number"),
                       (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
-                      (uint32_t)getpid(), event, (uint64_t)cw_info(t)->retries};
+                      (uint32_t)getpid(), event, (uint32_t)cw_info(t)->retries,
+                      number_of(getenv("FAULT_LIFE"))};
     const char *path = getenv("FAULT_LEDGER");
     int fd = path ? open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
     if (fd < 0 || write(fd, &e, sizeof e) != sizeof e)

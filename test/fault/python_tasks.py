@@ -13,7 +13,8 @@ app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1,
 
 def note(number, event, attempt):
     ledger = os.open(os.environ["FAULT_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(ledger, struct.pack("<QQIIQ", number, time.monotonic_ns(), os.getpid(), event, attempt))
+    os.write(ledger, struct.pack("<QQIIII", number, time.monotonic_ns(), os.getpid(), event, attempt,
+                                 int(os.environ["FAULT_LIFE"])))
     os.close(ledger)
 
 

@@ -11,6 +11,7 @@ often than it was retried only where a fault came while it ran."""
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -46,6 +47,11 @@ class Fault:
     kind: str
     begin: int
     end: int
+    life: int | None  # of the worker that it hit; None: all of them
+    pid: int | None   # of the child that it hit; None: all of that worker's
+
+    def hits(self, run: Run) -> bool:
+        return self.life in (None, run.life) and self.pid in (None, run.pid)
 
 
 @dataclass
@@ -53,6 +59,7 @@ class Run:
     number: int
     attempt: int
     pid: int
+    life: int
     begin: int
     end: int | None = None
 
@@ -64,6 +71,7 @@ class Account:
     lost: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     explained: int = 0
+    had_ended: Counter[str] = field(default_factory=Counter)
     unexplained: list[str] = field(default_factory=list)
     recovery: float = 0
 
@@ -77,6 +85,7 @@ class Account:
                  f"lost                             {len(self.lost)} {self.lost[:20] or ''}",
                  f"wrong results                    {len(self.wrong)} {self.wrong[:5] or ''}",
                  f"run again after a fault          {self.explained}",
+                 f"  that had ended before it         {dict(self.had_ended)}",
                  f"run again without a fault        {len(self.unexplained)}",
                  *[f"    {line}" for line in self.unexplained[:20]],
                  f"faults                           {dict(kinds)}",
@@ -85,7 +94,9 @@ class Account:
 
 
 class Worker:
-    """A cworker that is started again when it is gone, as a pod would be."""
+    """A cworker that is started again when it is gone, as a pod would be: another life."""
+
+    lives = itertools.count(1)
 
     def __init__(self, name: str, storm: Storm) -> None:
         self.name, self.storm = name, storm
@@ -102,11 +113,13 @@ class Worker:
 
     def start(self) -> None:
         storm = self.storm
+        self.life = next(self.lives)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 cwd=Path(__file__).parent,
-                env={**os.environ, "FAULT_LEDGER": str(storm.ledger), "BACKEND": storm.backend,
+                env={**os.environ, "FAULT_LEDGER": str(storm.ledger),
+                     "FAULT_LIFE": str(self.life), "BACKEND": storm.backend,
                      "BROKER": storm.redis.url()})
 
     def children(self, name: str) -> list[int]:
@@ -197,21 +210,25 @@ class Storm:
 
     # --- faults -----------------------------------------------------------------------------------
 
-    def kill_one(self, name: str) -> None:
+    def kill_one(self, name: str) -> tuple[int | None, int | None]:
+        """The life and, where only one child was hit, its pid."""
         worker = self.random.choice(self.workers)
         pids = worker.children(name) if name != "main" else [worker.process.pid]
         if pids and worker.process.poll() is None:
             worker.resume()
-            os.kill(self.random.choice(pids), signal.SIGKILL)
+            pid = self.random.choice(pids)
+            os.kill(pid, signal.SIGKILL)
+            return worker.life, pid if name == "cworker: pool" else None
+        return 0, None
 
-    def child(self) -> None:
-        self.kill_one("cworker: pool")
+    def child(self) -> tuple[int | None, int | None]:
+        return self.kill_one("cworker: pool")
 
-    def zygote(self) -> None:
-        self.kill_one("cworker: zygote")
+    def zygote(self) -> tuple[int | None, int | None]:
+        return self.kill_one("cworker: zygote")
 
-    def main(self) -> None:
-        self.kill_one("main")
+    def main(self) -> tuple[int | None, int | None]:
+        return self.kill_one("main")
 
     def redis_server(self) -> None:
         self.redis.kill()
@@ -223,12 +240,13 @@ class Storm:
         time.sleep(self.random.uniform(0, 0.5))
         self.mongo.start()
 
-    def pause(self) -> None:
+    def pause(self) -> tuple[int | None, int | None]:
         worker = self.random.choice(self.workers)
         worker.process.send_signal(signal.SIGSTOP)
         worker.paused = True
         time.sleep(LEASE * self.random.uniform(0.5, 2.5))
         worker.resume()
+        return worker.life, None
 
     def cut(self) -> None:
         before = self.proxy.cuts
@@ -243,8 +261,8 @@ class Storm:
             ([self.mongodb] if self.mongo and not self.python else [])
         kind = self.random.choice(kinds)
         begin = time.monotonic_ns()
-        kind()
-        self.account.faults.append(Fault(kind.__name__, begin, time.monotonic_ns()))
+        life, pid = kind() or (None, None)
+        self.account.faults.append(Fault(kind.__name__, begin, time.monotonic_ns(), life, pid))
 
     # --- the whole --------------------------------------------------------------------------------
 
@@ -285,10 +303,10 @@ class Storm:
 
     def runs(self) -> dict[int, list[Run]]:
         runs: dict[int, list[Run]] = defaultdict(list)
-        for number, at, pid, event, attempt in struct.iter_unpack("<QQIIQ",
-                                                                  self.ledger.read_bytes()):
+        for number, at, pid, event, attempt, life in struct.iter_unpack("<QQIIII",
+                                                                        self.ledger.read_bytes()):
             if event == 1:
-                runs[number].append(Run(number, attempt, pid, at))
+                runs[number].append(Run(number, attempt, pid, life, at))
             else:
                 for run in reversed(runs[number]):
                     if run.pid == pid and run.end is None:
@@ -300,7 +318,7 @@ class Storm:
         """The faults that came while the earlier run went on, or its outcome was on its way."""
         end = (earlier.end or later.begin) + TAIL_NS
         return [fault for fault in self.account.faults
-                if fault.begin <= end and fault.end + WAKE_NS >= earlier.begin and
+                if fault.hits(earlier) and fault.begin <= end and fault.end + WAKE_NS >= earlier.begin and
                 fault.begin <= later.begin]
 
     def audit(self) -> None:
@@ -316,6 +334,8 @@ class Storm:
                 for earlier, later in zip(same, same[1:]):
                     if faults := self.explain(earlier, later):
                         account.explained += 1
+                        if earlier.end and all(fault.begin > earlier.end for fault in faults):
+                            account.had_ended["+".join(sorted({f.kind for f in faults}))] += 1
                         seconds = (later.begin - faults[-1].end) / 1e9
                         # A task whose child was killed goes behind all that waits: no rescue.
                         if all(fault.kind != "child" for fault in faults):
