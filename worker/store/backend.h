@@ -103,7 +103,8 @@ struct store_ops {
 };
 extern const struct store_ops store_mongo_ops, store_redis_ops, store_file_ops;
 
-/* 0.1 s doubling to 10 s, less a random quarter, so that a fleet does not come back at once. */
+double store_random(void); /* 0 to 1 */
+/* 0.1 s doubling to 3.2 s, less a random quarter, so that a fleet does not come back at once. */
 double store_backoff(unsigned n_attempts);
 double store_clock(void); /* monotonic seconds */
 

@@ -227,7 +227,7 @@ static double tidy_folder(void *state, struct store_thread *t)
     (void)t;
     if (!f->tidied) {
         f->tidied = true;
-        return 60 * store_backoff(7);
+        return 600 * store_random();
     }
     DIR *all = opendir(f->path);
     for (struct dirent *d; all && (d = readdir(all));)

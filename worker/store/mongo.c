@@ -119,14 +119,18 @@ static int write_documents(void *state, struct store_thread *t, struct store_ent
 {
     struct mongo_store *m = state;
     int code = prepare(m, t, err);
-    if (code < 0)
+    if (code < 0) {
+        mongo_store_disconnect(m);
         return code;
+    }
     struct mongo_job *all = mem_alloc(n * sizeof *all);
     size_t count = build(m, entries, n, all);
     code = mongo_write(m, t, all, count, err);
     for (size_t i = 0; i < count; i++)
         bson_destroy(all[i].document);
     free(all);
+    if (code < 0)
+        mongo_store_disconnect(m);
     return code;
 }
 
@@ -139,7 +143,7 @@ static double tidy_documents(void *state, struct store_thread *t)
     struct error err;
     if (!m->tidied) {
         m->tidied = true;
-        return HOUR * (store_backoff(7) - 7.5) / 2.5; /* anywhere within the hour */
+        return HOUR * store_random();
     }
     if (m->expires <= 0 || prepare(m, t, &err) < 0)
         return HOUR;
@@ -191,6 +195,8 @@ static char *read_document(void *state, const char *id, struct error *err)
     mongoc_cursor_destroy(cursor);
     bson_destroy(&opts);
     bson_destroy(&selector);
+    if (err->code)
+        mongo_store_disconnect(m);
     return text;
 }
 

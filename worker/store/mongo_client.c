@@ -80,8 +80,6 @@ static void apply_defaults(mongoc_uri_t *uri)
         mongoc_uri_set_option_as_int32(uri, MONGOC_URI_SOCKETTIMEOUTMS, 30000);
     if (!mongoc_uri_has_option(uri, MONGOC_URI_SERVERSELECTIONTIMEOUTMS))
         mongoc_uri_set_option_as_int32(uri, MONGOC_URI_SERVERSELECTIONTIMEOUTMS, 5000);
-    if (!mongoc_uri_has_option(uri, MONGOC_URI_SERVERSELECTIONTRYONCE))
-        mongoc_uri_set_option_as_bool(uri, MONGOC_URI_SERVERSELECTIONTRYONCE, false);
     if (!mongoc_uri_get_appname(uri))
         mongoc_uri_set_appname(uri, "cworker");
 }
@@ -119,11 +117,18 @@ static void init_library(void)
     mongoc_log_set_handler(drop_log, NULL); /* our notes say it once and in our words */
 }
 
+void mongo_store_disconnect(struct mongo_store *m)
+{
+    mongoc_collection_destroy(m->tasks);
+    mongoc_client_destroy(m->client);
+    m->tasks = NULL;
+    m->client = NULL;
+}
+
 void mongo_store_free(void *store)
 {
     struct mongo_store *m = store;
-    mongoc_collection_destroy(m->tasks);
-    mongoc_client_destroy(m->client);
+    mongo_store_disconnect(m);
     mongoc_uri_destroy(m->uri);
     free(m->database);
     free(m->tasks_name);

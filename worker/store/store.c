@@ -34,13 +34,17 @@ double store_clock(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-double store_backoff(unsigned n_attempts)
+double store_random(void)
 {
     uint32_t random = 0;
     if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0)
         random = (uint32_t)(store_clock() * 1e6);
-    double most = n_attempts < 7 ? 0.1 * (double)(1u << n_attempts) : 10;
-    return most * (1 - 0.25 * random / UINT32_MAX);
+    return random / (double)UINT32_MAX;
+}
+
+double store_backoff(unsigned n_attempts)
+{
+    return 0.1 * (double)(1u << (n_attempts < 5 ? n_attempts : 5)) * (1 - 0.25 * store_random());
 }
 
 /* --- the store that keeps nothing ------------------------------------------------------------- */

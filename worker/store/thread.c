@@ -204,8 +204,15 @@ static void answer(struct store_thread *t)
     t->questions = q->next;
     pthread_mutex_unlock(&t->lock);
     struct error err = {0};
-    q->json = t->ops->read(t->state, q->id, &err);
-    q->code = q->json ? 0 : err.code;
+    /* Each try may take as long as a connection takes to fail, and more may be asking. */
+    if (store_clock() < t->retry_at) {
+        q->code = ERROR_UNAVAILABLE;
+    } else {
+        q->json = t->ops->read(t->state, q->id, &err);
+        q->code = q->json ? 0 : err.code;
+        if (q->code == ERROR_UNAVAILABLE)
+            note_outage(t, q->code, &err);
+    }
     pthread_mutex_lock(&t->lock);
     append_reading(&t->outbox.readings, &t->outbox.readings_end, q);
     ring(t);
