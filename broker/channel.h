@@ -17,6 +17,9 @@
  *     {Q}.cworker.delayed.msg         hash   member id → key step and element
  *     {Q}.cworker.outbox              hash   task id/delivery tag → "1 " and what that delivery will cause
  *     {Q}.cworker.dead                list   JSON {"v":1,"reason","at","queue","worker","message"}
+ *     cworker.chord.<group>           hash   of a chord that is polled: how many parts have ended (n), how
+ *                                            many there are (size), where what looks for them waits (set,
+ *                                            member, list), whether its body has left (sent)
  *
  * What a kill -9 leaves: before LMOVE the message is in its queue; after it, in the in-flight list, and
  * comes back when the lease has lapsed (or at once, where the same host can prove the death). An ack is
@@ -94,6 +97,8 @@ enum effect_kind {
     EFFECT_RECORD, /* into the outbox of `queue`, under `id` and `tag`: see channel_outbox_write      */
     EFFECT_FORGET, /* out of it                                                                      */
     EFFECT_LEASE,  /* the key `text`, where it holds `id`, goes; with `due` it lasts so many µs more  */
+    EFFECT_PART,   /* a part of `chord` has ended                                                    */
+    EFFECT_BODY,   /* sends and delays behind it happen for the first only that says so of `chord`   */
 };
 
 struct effect {
@@ -105,6 +110,9 @@ struct effect {
     const char *id;     /* EFFECT_DELAY: task id, part of the member's name; of a record */
     const char *tag;    /* of a record: the delivery tag */
     const char *reason; /* EFFECT_DEAD */
+    /* The group's id. EFFECT_DELAY: `due` is now once `n_parts` of it have ended; NULL: of no chord. */
+    const char *chord;
+    int64_t n_parts;
 };
 
 /* Removes the delivery from the in-flight list and makes its effects happen, in one atomic step (a plain

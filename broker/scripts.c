@@ -13,17 +13,25 @@ struct redis_script script_fetch = {.body = ALLOW_OOM
     "if text then redis.call('LPUSH', KEYS[2], text) end\n"
     "return text"};
 
-/* KEYS in-flight list, then one (lists, outbox) or two (delayed set and hash) for each effect.
+/* KEYS in-flight list, then one (lists, outbox, chord), two (delayed set and hash) or four (these, chord,
+ *      queue) for each effect.
  * ARGV 'text', element | 'digest', SHA-1, size | 'held', element (which stays) | 'none', and then for
  *      each effect 'L'|'R', text | 'Z', score, member, value | 'H', field, value | 'D', field |
- *      'U', holder, ms (0: at once).
+ *      'U', holder, ms (0: at once) | 'C', seconds | 'B', seconds | 'Y', score, member, value, seconds,
+ *      number of parts.
  * 1: done; 0: the entry is not there, nothing was done. Types are looked at first, because a script that
  * fails half-way is not undone. Each key's type is asked once: for a client that tracks keys, as ours
- * does, Redis looks at all keys of a script for each read in it. */
+ * does, Redis looks at all keys of a script for each read in it.
+ *
+ * A chord that is polled: C counts a part, Y delays the message that looks whether all are there, and
+ * whichever of the two comes last moves that message to its queue, once for each count. B lets what is
+ * behind it be sent by the first that comes. A delayed entry of a later format stays where it is. */
 struct redis_script script_settle = {.body = ALLOW_OOM
     "local a, k, first = 3, 2, 3\n"
-    "local wanted = {L = 'list', R = 'list', Z = 'zset', H = 'hash', D = 'hash', U = 'string'}\n"
-    "local size = {L = 2, R = 2, Z = 4, H = 3, D = 2, U = 3}\n"
+    "local wanted = {L = 'list', R = 'list', Z = 'zset', Z2 = 'hash', H = 'hash', D = 'hash', U = 'string',\n"
+    "  C = 'hash', B = 'hash', Y = 'zset', Y2 = 'hash', Y3 = 'hash', Y4 = 'list'}\n"
+    "local keys = {Z = 2, Y = 4}\n"
+    "local size = {L = 2, R = 2, Z = 4, H = 3, D = 2, U = 3, C = 2, B = 2, Y = 6}\n"
     "if ARGV[1] == 'digest' then first = 4 elseif ARGV[1] == 'none' then first = 2 end\n"
     "local checked = {}\n"
     "local function check(key, kind)\n"
@@ -35,14 +43,12 @@ struct redis_script script_settle = {.body = ALLOW_OOM
     "a = first\n"
     "while ARGV[a] do\n"
     "  local op = ARGV[a]\n"
-    "  if not check(KEYS[k], wanted[op]) then\n"
-    "    return redis.error_reply('WRONGTYPE of key ' .. KEYS[k]) end\n"
-    "  if op == 'Z' then\n"
-    "    if not check(KEYS[k + 1], 'hash') then\n"
-    "      return redis.error_reply('WRONGTYPE of key ' .. KEYS[k + 1]) end\n"
+    "  for i = 1, keys[op] or 1 do\n"
+    "    if not check(KEYS[k], wanted[i == 1 and op or op .. i]) then\n"
+    "      return redis.error_reply('WRONGTYPE of key ' .. KEYS[k]) end\n"
     "    k = k + 1\n"
     "  end\n"
-    "  k, a = k + 1, a + size[op]\n"
+    "  a = a + size[op]\n"
     "end\n"
     "if ARGV[1] == 'held' then\n"
     "  if not redis.call('LPOS', KEYS[1], ARGV[2]) then return 0 end\n"
@@ -61,25 +67,57 @@ struct redis_script script_settle = {.body = ALLOW_OOM
     "  end\n"
     "  if not found then return 0 end\n"
     "end\n"
+    "local function forward(chord)\n"
+    "  local v = redis.call('HMGET', chord, 'n', 'size', 'at', 'set', 'member', 'list')\n"
+    "  local n = tonumber(v[1] or '0')\n"
+    "  if not v[5] or n < tonumber(v[2]) or n <= tonumber(v[3] or '-1') then return end\n"
+    "  local value = redis.call('HGET', v[4] .. '.msg', v[5])\n"
+    "  local from = value and string.match(value, '^1 %d+ ()')\n"
+    "  if not from or not check(v[6], 'list') then return end\n"
+    "  redis.call('ZREM', v[4], v[5])\n"
+    "  redis.call('HDEL', v[4] .. '.msg', v[5])\n"
+    "  redis.call('HSET', chord, 'at', n)\n"
+    "  redis.call('RPUSH', v[6], string.sub(value, from))\n"
+    "end\n"
+    "local mute = false\n"
     "a, k = first, 2\n"
     "while ARGV[a] do\n"
-    "  local op = ARGV[a]\n"
-    "  if op == 'Z' then\n"
-    "    redis.call('ZADD', KEYS[k], ARGV[a + 1], ARGV[a + 2])\n"
-    "    redis.call('HSET', KEYS[k + 1], ARGV[a + 2], ARGV[a + 3])\n"
-    "    k = k + 1\n"
-    "  elseif op == 'H' then\n"
-    "    redis.call('HSET', KEYS[k], ARGV[a + 1], ARGV[a + 2])\n"
+    "  local op, key = ARGV[a], KEYS[k]\n"
+    "  if op == 'H' then\n"
+    "    redis.call('HSET', key, ARGV[a + 1], ARGV[a + 2])\n"
     "  elseif op == 'D' then\n"
-    "    redis.call('HDEL', KEYS[k], ARGV[a + 1])\n"
+    "    redis.call('HDEL', key, ARGV[a + 1])\n"
     "  elseif op == 'U' then\n"
-    "    local mine = redis.call('GET', KEYS[k]) == ARGV[a + 1]\n"
-    "    if mine and ARGV[a + 2] == '0' then redis.call('DEL', KEYS[k])\n"
-    "    elseif mine then redis.call('PEXPIRE', KEYS[k], ARGV[a + 2]) end\n"
+    "    local mine = redis.call('GET', key) == ARGV[a + 1]\n"
+    "    if mine and ARGV[a + 2] == '0' then redis.call('DEL', key)\n"
+    "    elseif mine then redis.call('PEXPIRE', key, ARGV[a + 2]) end\n"
+    "  elseif op == 'C' then\n"
+    "    if redis.call('HEXISTS', key, 'sent') == 0 then\n"
+    "      redis.call('HINCRBY', key, 'n', 1)\n"
+    "      redis.call('EXPIRE', key, ARGV[a + 1])\n"
+    "      forward(key)\n"
+    "    end\n"
+    "  elseif op == 'B' then\n"
+    "    mute = redis.call('HEXISTS', key, 'sent') == 1\n"
+    "    if not mute then\n"
+    "      redis.call('DEL', key)\n"
+    "      redis.call('HSET', key, 'sent', 1)\n"
+    "      redis.call('EXPIRE', key, ARGV[a + 1])\n"
+    "    end\n"
+    "  elseif mute then\n"
+    "  elseif op == 'Z' or op == 'Y' then\n"
+    "    redis.call('ZADD', key, ARGV[a + 1], ARGV[a + 2])\n"
+    "    redis.call('HSET', KEYS[k + 1], ARGV[a + 2], ARGV[a + 3])\n"
+    "    if op == 'Y' and redis.call('HEXISTS', KEYS[k + 2], 'sent') == 0 then\n"
+    "      redis.call('HSET', KEYS[k + 2], 'size', ARGV[a + 5], 'set', key, 'member', ARGV[a + 2],\n"
+    "        'list', KEYS[k + 3])\n"
+    "      redis.call('EXPIRE', KEYS[k + 2], ARGV[a + 4])\n"
+    "      forward(KEYS[k + 2])\n"
+    "    end\n"
     "  else\n"
-    "    redis.call(op == 'L' and 'LPUSH' or 'RPUSH', KEYS[k], ARGV[a + 1])\n"
+    "    redis.call(op == 'L' and 'LPUSH' or 'RPUSH', key, ARGV[a + 1])\n"
     "  end\n"
-    "  k, a = k + 1, a + size[op]\n"
+    "  k, a = k + (keys[op] or 1), a + size[op]\n"
     "end\n"
     "return 1"};
 

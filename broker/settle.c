@@ -22,6 +22,10 @@
 
 enum { BIG_ELEMENT = 16 * 1024, PUBLISH_BATCH = 256 };
 
+/* How long it is remembered which parts have ended, and that the body has left: the first is only about
+ * time, and the second outlasts the copies that a Python worker's visibility time-out makes. */
+static const char *const PARTS_SECONDS = "86400", *const BODY_SECONDS = "7200";
+
 /* --- argument lists --- */
 
 void arguments_add(struct argument_list *list, const void *data, size_t size)
@@ -114,11 +118,24 @@ static void key_add(struct argument_list *list, struct channel *c, const struct 
     free(key);
 }
 
+static void chord_key_add(struct argument_list *list, struct channel *c, const struct effect *e)
+{
+    char *key = mem_printf("%scworker.chord.%s", c->prefix, e->chord);
+    arguments_text(list, key);
+    free(key);
+}
+
 static void effect_keys(struct argument_list *list, struct channel *c, const struct effect *e)
 {
     if (e->kind == EFFECT_DELAY) {
         key_add(list, c, e, "delayed");
         key_add(list, c, e, "delayed.msg");
+        if (e->chord) {
+            chord_key_add(list, c, e);
+            key_add(list, c, e, NULL);
+        }
+    } else if (e->kind == EFFECT_PART || e->kind == EFFECT_BODY) {
+        chord_key_add(list, c, e);
     } else if (e->kind == EFFECT_LEASE) {
         char *key = mem_printf("%s%.*s", c->prefix, (int)e->text.size, e->text.at);
         arguments_text(list, key);
@@ -140,10 +157,16 @@ static void delay_arguments(struct argument_list *list, struct channel *c, const
     struct buf value = BUF_INIT(SIZE_MAX / 4);
     buf_printf(&value, "1 %d ", c->steps[step_of(c, e->priority)]);
     buf_add(&value, e->text.at, e->text.size);
-    arguments_text(list, "Z");
+    arguments_text(list, e->chord ? "Y" : "Z");
     arguments_text(list, due);
     arguments_text(list, member);
     arguments_add(list, value.data, value.size);
+    if (e->chord) {
+        char *n_parts = mem_printf("%lld", (long long)e->n_parts);
+        arguments_text(list, PARTS_SECONDS);
+        arguments_text(list, n_parts);
+        free(n_parts);
+    }
     buf_done(&value);
     free(member);
     free(due);
@@ -171,6 +194,9 @@ static void effect_arguments(struct argument_list *list, struct channel *c, cons
         arguments_text(list, e->id);
         arguments_text(list, ms);
         free(ms);
+    } else if (e->kind == EFFECT_PART || e->kind == EFFECT_BODY) {
+        arguments_text(list, e->kind == EFFECT_PART ? "C" : "B");
+        arguments_text(list, e->kind == EFFECT_PART ? PARTS_SECONDS : BODY_SECONDS);
     } else {
         arguments_text(list, e->kind == EFFECT_SEND ? "L" : "R");
         arguments_add(list, e->text.at, e->text.size);

@@ -6,11 +6,19 @@
 #include "proto/base/mem.h"
 #include "proto/time.h"
 #include "worker/canvas_private.h"
+#include "worker/join.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static int apply(const struct canvas *c, cJSON *signature, const cJSON *args, const cJSON *over,
+/* What a caller adds to a signature; any of them NULL. */
+struct given {
+    const cJSON *args;   /* a list, before its own */
+    const cJSON *kwargs; /* an object, over its own */
+    const cJSON *over;   /* options over its own */
+};
+
+static int apply(const struct canvas *c, cJSON *signature, const struct given *given,
                  struct error *err);
 
 /* --- options ------------------------------------------------------------------------------------- */
@@ -72,6 +80,18 @@ static cJSON *args_of(const cJSON *signature, const cJSON *args)
 {
     bool immutable = cJSON_IsTrue(json_get(signature, "immutable"));
     return joined(immutable ? NULL : args, json_get(signature, "args"));
+}
+
+/* NULL: its own. The caller frees. */
+static cJSON *kwargs_of(const cJSON *signature, const cJSON *kwargs)
+{
+    if (!kwargs || !kwargs->child || cJSON_IsTrue(json_get(signature, "immutable")))
+        return NULL;
+    const cJSON *own = json_get(signature, "kwargs");
+    cJSON *all = own ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
+    for (const cJSON *item = kwargs->child; item; item = item->next)
+        json_set(all, item->string, cJSON_Duplicate(item, true));
+    return all;
 }
 
 static void add_child(const struct canvas *c, cJSON *tuple)
@@ -182,22 +202,23 @@ static int send_message(const struct canvas *c, struct message_spec *spec, const
     return 0;
 }
 
-static int apply_plain(const struct canvas *c, cJSON *signature, const cJSON *args, const cJSON *over,
+static int apply_plain(const struct canvas *c, cJSON *signature, const struct given *given,
                        struct error *err)
 {
-    const cJSON *own = json_get(signature, "options");
+    const cJSON *own = json_get(signature, "options"), *over = given->over;
     const cJSON *stamped = option(own, over, "stamped_headers");
     char id[37] = "";
     if (!text_option(own, over, "task_id"))
         make_id(c->ids, id);
-    cJSON *all = args_of(signature, args), *embed = make_embed(own, over);
+    cJSON *all = args_of(signature, given->args), *embed = make_embed(own, over);
+    cJSON *kwargs = kwargs_of(signature, given->kwargs);
     cJSON *merged = stamped ? merge(own, over) : NULL;
     cJSON *stamps = stamped ? make_stamps(merged, stamped) : NULL;
     struct message_spec spec = {
         .task = json_get_string(signature, "task"),
         .id = text_option(own, over, "task_id") ?: id,
         .args = all,
-        .kwargs = json_get(signature, "kwargs"),
+        .kwargs = kwargs ? kwargs : json_get(signature, "kwargs"),
         .embed = embed,
         .stamped_headers = stamped,
         .stamps = stamps,
@@ -207,6 +228,7 @@ static int apply_plain(const struct canvas *c, cJSON *signature, const cJSON *ar
     if (code == 0)
         add_child(c, canvas_tuple(spec.id));
     cJSON_Delete(all);
+    cJSON_Delete(kwargs);
     cJSON_Delete(embed);
     cJSON_Delete(stamps);
     cJSON_Delete(merged);
@@ -238,7 +260,7 @@ static int64_t count_parts(const cJSON *signature)
 struct group_run {
     const struct canvas *c;
     const char *id, *root_id;
-    const cJSON *args, *over; /* of each member */
+    struct given given; /* to each member */
     bool has_chord;
     const char *chord_group;  /* whose size is to be told */
     int64_t n_parts;
@@ -265,7 +287,7 @@ static int apply_members(struct group_run *run, cJSON *tasks, struct error *err)
             run->chord_group = run->id;
             run->n_parts += count_parts(task);
         }
-        code = apply(run->c, task, run->args, run->over, err);
+        code = apply(run->c, task, &run->given, err);
     }
     return code;
 }
@@ -303,21 +325,21 @@ static cJSON *group_result(const char *id, cJSON *results)
 
 /* `is_header`: a chord's run sends it, which knows the whole size. A group that stands at the end of a
  * header's chain was counted by that header already, so that size is kept. */
-static int send_group(const struct canvas *c, cJSON *tasks, const cJSON *args, cJSON *options,
+static int send_group(const struct canvas *c, cJSON *tasks, const struct given *given, cJSON *options,
                       bool is_header, struct error *err)
 {
     static const char *const not_for_members[] = {"task_id", "group_index", "link", "link_error",
                                                   NULL};
     struct canvas inner = *c;
     char id[37] = "";
-    const char *given = json_get_string(options, "task_id");
-    if (!given)
+    const char *known = json_get_string(options, "task_id");
+    if (!known)
         make_id(c->ids, id);
-    char *group = mem_dup(given ? given : id);
+    char *group = mem_dup(known ? known : id);
     drop(options, not_for_members);
     json_set(options, "group_id", cJSON_CreateString(group));
     inner.children = NULL;
-    struct group_run run = {.c = &inner, .id = group, .args = args, .over = options,
+    struct group_run run = {.c = &inner, .id = group, .given = {given->args, given->kwargs, options},
                             .root_id = json_get_string(options, "root_id"),
                             .has_chord = option_given(options, "chord"),
                             .results = cJSON_CreateArray()};
@@ -329,14 +351,14 @@ static int send_group(const struct canvas *c, cJSON *tasks, const cJSON *args, c
     return code;
 }
 
-static int apply_group(const struct canvas *c, cJSON *signature, const cJSON *args, const cJSON *over,
+static int apply_group(const struct canvas *c, cJSON *signature, const struct given *given,
                        struct error *err)
 {
     cJSON *tasks = canvas_tasks(signature);
     if (!tasks || !tasks->child)
         return 0;
-    cJSON *options = merge(json_get(signature, "options"), over);
-    int code = send_group(c, tasks, args, options, false, err);
+    cJSON *options = merge(json_get(signature, "options"), given->over);
+    int code = send_group(c, tasks, given, options, false, err);
     cJSON_Delete(options);
     return code;
 }
@@ -353,7 +375,7 @@ static void link_errors(cJSON *steps, const cJSON *errbacks)
 }
 
 /* The first step goes now; the others go with it, reversed, behind what follows the chain itself. */
-static int apply_chain(const struct canvas *c, cJSON *signature, const cJSON *args, const cJSON *over,
+static int apply_chain(const struct canvas *c, cJSON *signature, const struct given *given,
                        struct error *err)
 {
     static const char *const not_for_first[] = {"group_id", "chord",     "task_id",     "link",
@@ -362,8 +384,8 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const cJSON *ar
     cJSON *steps = canvas_tasks(signature);
     if (!steps || !steps->child)
         return 0;
-    cJSON *options = merge(json_get(signature, "options"), over);
-    cJSON *all = args_of(signature, args);
+    cJSON *options = merge(json_get(signature, "options"), given->over);
+    cJSON *all = args_of(signature, given->args);
     struct membership m = {
         .ids = c->ids,
         .id = json_get_string(options, "task_id"),
@@ -387,7 +409,7 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const cJSON *ar
     cJSON *of_first = cJSON_Duplicate(options, true);
     drop(of_first, not_for_first);
     json_set(of_first, "chain", rest);
-    int code = apply(c, first, all, of_first, err);
+    int code = apply(c, first, &(struct given){all, given->kwargs, of_first}, err);
     cJSON_Delete(of_first);
     cJSON_Delete(first);
     cJSON_Delete(all);
@@ -397,9 +419,21 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const cJSON *ar
 
 /* --- a chord ------------------------------------------------------------------------------------- */
 
+/* It has no ETA of its own, so that the end of the last part can bring it forward. */
+static void delay_unlock(const struct canvas *c, const char *group, const cJSON *results,
+                         const cJSON *of_chord)
+{
+    cJSON *row = c->sends->child->prev;
+    const cJSON *countdown = json_get(of_chord, "countdown");
+    double seconds = cJSON_IsNumber(countdown) ? countdown->valuedouble : 1;
+    json_set(row, "due", json_int(c->now + (int64_t)(seconds * 1e6)));
+    json_set(row, "chord", cJSON_CreateString(group));
+    json_set(row, "n_parts", json_int((int64_t)join_count(results)));
+}
+
 /* Without a count in the store somebody has to look whether the parts are ready. */
 static int send_unlock(const struct canvas *c, const char *group, const cJSON *body,
-                       cJSON *results, const cJSON *chord_kwargs, struct error *err)
+                       cJSON *results, const cJSON *of_chord, struct error *err)
 {
     const cJSON *of_body = json_get(body, "options");
     cJSON *args = cJSON_CreateArray(), *kwargs = cJSON_CreateObject();
@@ -407,8 +441,8 @@ static int send_unlock(const struct canvas *c, const char *group, const cJSON *b
     make_id(c->ids, id);
     cJSON_AddItemToArray(args, cJSON_CreateString(group));
     cJSON_AddItemReferenceToArray(args, (cJSON *)(uintptr_t)body);
-    const cJSON *interval = json_get(chord_kwargs, "interval");
-    const cJSON *most = json_get(chord_kwargs, "max_retries");
+    const cJSON *interval = json_get(of_chord, "interval");
+    const cJSON *most = json_get(of_chord, "max_retries");
     json_set(kwargs, "interval", interval ? cJSON_Duplicate(interval, true) : cJSON_CreateNull());
     json_set(kwargs, "max_retries", most ? cJSON_Duplicate(most, true) : cJSON_CreateNull());
     json_set(kwargs, "result", cJSON_CreateArrayReference(results->child));
@@ -417,13 +451,14 @@ static int send_unlock(const struct canvas *c, const char *group, const cJSON *b
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (option_given(of_body, kept[i]))
             json_set(options, kept[i], cJSON_Duplicate(json_get(of_body, kept[i]), true));
-    json_set(options, "countdown", cJSON_CreateNumber(1));
     json_set(options, "ignore_result", cJSON_CreateTrue());
     struct message_spec spec = {.task = "celery.chord_unlock", .id = id, .args = args,
                                 .kwargs = kwargs};
     int code = send_message(c, &spec, options, NULL, err);
-    if (code == 0)
+    if (code == 0) {
+        delay_unlock(c, group, results, of_chord);
         add_child(c, canvas_tuple(id));
+    }
     cJSON_Delete(options);
     cJSON_Delete(args);
     cJSON_Delete(kwargs);
@@ -444,7 +479,7 @@ static void save_header(const struct canvas *c, const char *group, const cJSON *
 }
 
 static int send_header(const struct canvas *c, cJSON *chord, const char *group, cJSON *body,
-                       const cJSON *args, cJSON *options, struct error *err)
+                       const struct given *given, cJSON *options, struct error *err)
 {
     static const char *const not_for_header[] = {"chain", "chord", "task_id", NULL};
     cJSON *tasks = canvas_tasks(chord);
@@ -456,21 +491,31 @@ static int send_header(const struct canvas *c, cJSON *chord, const char *group, 
     if (c->counts_chords)
         save_header(c, group, results);
     else
-        code = send_unlock(c, group, body, results, json_get(json_get(chord, "kwargs"), "kwargs"),
-                           err);
+        code = send_unlock(c, group, body, results, options, err);
     cJSON_Delete(results);
     json_set(options, "task_id", cJSON_CreateString(group));
     json_set(options, "chord", cJSON_CreateObjectReference(body->child));
-    return code == 0 ? send_group(c, tasks, args, options, true, err) : code;
+    return code == 0 ? send_group(c, tasks, given, options, true, err) : code;
 }
 
-static int apply_chord(const struct canvas *c, cJSON *signature, const cJSON *args, const cJSON *over,
+/* What its kwargs hold for the header's members, and what was given over that. */
+static cJSON *header_kwargs(const cJSON *chord, const cJSON *given)
+{
+    const cJSON *own = json_get(json_get(chord, "kwargs"), "kwargs");
+    cJSON *all = cJSON_IsObject(own) ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
+    for (const cJSON *item = given ? given->child : NULL; item; item = item->next)
+        json_set(all, item->string, cJSON_Duplicate(item, true));
+    return all;
+}
+
+static int apply_chord(const struct canvas *c, cJSON *signature, const struct given *given,
                        struct error *err)
 {
     cJSON *body = json_get(json_get(signature, "kwargs"), "body"), *tasks = canvas_tasks(signature);
     if (!cJSON_IsObject(body))
         return error_set(err, ERROR_INVALID, "a chord has no body");
-    cJSON *options = merge(json_get(signature, "options"), over), *all = args_of(signature, args);
+    cJSON *options = merge(json_get(signature, "options"), given->over);
+    cJSON *all = args_of(signature, given->args), *kwargs = header_kwargs(signature, given->kwargs);
     char id[37] = "";
     const char *known = header_group_id(signature);
     if (!known)
@@ -486,15 +531,16 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const cJSON *ar
     cJSON_Delete(signature_freeze(body, &m));
     int code;
     if (tasks && tasks->child) {
-        code = send_header(c, signature, group, body, all, options, err);
+        code = send_header(c, signature, group, body, &(struct given){all, kwargs, NULL}, options, err);
     } else {
         cJSON *empty = cJSON_CreateArray();
         cJSON_AddItemToArray(empty, cJSON_CreateArray());
-        code = apply(c, body, empty, NULL, err);
+        code = apply(c, body, &(struct given){.args = empty}, err);
         cJSON_Delete(empty);
     }
     free(group);
     free(body_id);
+    cJSON_Delete(kwargs);
     cJSON_Delete(options);
     cJSON_Delete(all);
     return code;
@@ -502,18 +548,18 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const cJSON *ar
 
 /* ----------------------------------------------------------------------------------------------- */
 
-static int apply(const struct canvas *c, cJSON *signature, const cJSON *args, const cJSON *over,
+static int apply(const struct canvas *c, cJSON *signature, const struct given *given,
                  struct error *err)
 {
     const char *type = json_get_string(signature, "subtask_type");
     if (!type || !*type)
-        return apply_plain(c, signature, args, over, err);
+        return apply_plain(c, signature, given, err);
     if (strcmp(type, "group") == 0)
-        return apply_group(c, signature, args, over, err);
+        return apply_group(c, signature, given, err);
     if (strcmp(type, "chain") == 0)
-        return apply_chain(c, signature, args, over, err);
+        return apply_chain(c, signature, given, err);
     if (strcmp(type, "chord") == 0)
-        return apply_chord(c, signature, args, over, err);
+        return apply_chord(c, signature, given, err);
     return error_set(err, ERROR_UNSUPPORTED, "a signature of type %s is not known", type);
 }
 
@@ -521,7 +567,7 @@ int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *ar
                  const cJSON *options, struct error *err)
 {
     cJSON *copy = cJSON_Duplicate(signature, true);
-    int code = cJSON_IsObject(copy) ? apply(c, copy, args, options, err)
+    int code = cJSON_IsObject(copy) ? apply(c, copy, &(struct given){.args = args, .over = options}, err)
                                     : error_set(err, ERROR_INVALID, "a signature is no object");
     cJSON_Delete(copy);
     return code;
@@ -532,7 +578,7 @@ int canvas_apply_group(const struct canvas *c, const cJSON *signatures, const cJ
 {
     cJSON *tasks = cJSON_Duplicate(signatures, true);
     cJSON *of_group = options ? cJSON_Duplicate(options, true) : cJSON_CreateObject();
-    int code = send_group(c, tasks, args, of_group, false, err);
+    int code = send_group(c, tasks, &(struct given){.args = args}, of_group, false, err);
     cJSON_Delete(of_group);
     cJSON_Delete(tasks);
     return code;

@@ -269,8 +269,18 @@ static size_t add_sends(const cJSON *sends, struct effect *effects)
             .text = slice_of(json_get_string(send, "text")),
             .due = due,
             .id = json_get_string(send, "id"),
+            .chord = json_get_string(send, "chord"),
         };
+        json_as_int(json_get(send, "n_parts"), &effects[n - 1].n_parts);
     }
+    return n;
+}
+
+static size_t add_counts(const cJSON *groups, struct effect *effects)
+{
+    size_t n = 0;
+    for (const cJSON *group = groups ? groups->child : NULL; group; group = group->next)
+        effects[n++] = (struct effect){.kind = EFFECT_PART, .chord = group->valuestring};
     return n;
 }
 
@@ -289,6 +299,18 @@ int64_t flow_due(const struct request *r)
                                            : worker_now(r->worker) + (int64_t)(r->countdown * 1e6);
 }
 
+/* NULL: as it came. */
+static char *delayed_text(const struct request *r)
+{
+    struct slice text = r->message.text;
+    char *told = r->worker->task_events ? request_told(r) : NULL;
+    if (!r->polls)
+        return told;
+    char *undated = request_undated(told ? told : text.at, told ? strlen(told) : text.size);
+    free(told);
+    return undated;
+}
+
 /* What becomes of the message itself. `owned` receives a text to free. */
 static bool add_disposal(const struct request *r, struct effect *e, char **owned)
 {
@@ -301,7 +323,7 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     case DISPOSE_RETRY:
         e->kind = r->countdown > 0 ? EFFECT_DELAY : EFFECT_SEND;
         e->due = due;
-        *owned = message_encode_retry(m, r->countdown > 0 ? due : TIME_NONE, now);
+        *owned = message_encode_retry(m, r->countdown > 0 && !r->polls ? due : TIME_NONE, now);
         break;
     case DISPOSE_BACK:
     case DISPOSE_FRONT:
@@ -311,8 +333,7 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     case DISPOSE_DELAY:
         e->kind = EFFECT_DELAY;
         e->due = due;
-        if (r->worker->task_events)
-            *owned = request_told(r);
+        *owned = delayed_text(r);
         break;
     case DISPOSE_DEAD:
         e->kind = EFFECT_DEAD;
@@ -320,6 +341,10 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
         break;
     }
     e->text = *owned ? slice_of(*owned) : m->text;
+    if (r->polls && e->kind == EFFECT_DELAY) {
+        e->chord = r->polls;
+        e->n_parts = r->n_polled;
+    }
     return true;
 }
 
@@ -342,9 +367,13 @@ static void settle(struct request *r)
     }
     events_task(w, EVENT_ENDED, r);
     size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
-    struct effect *effects = mem_alloc((n_sends + 3) * sizeof *effects);
+    size_t n_counts = r->counts ? (size_t)cJSON_GetArraySize(r->counts) : 0;
+    struct effect *effects = mem_alloc((n_sends + n_counts + 4) * sizeof *effects);
     char *owned = NULL;
-    size_t n = add_sends(r->sends, effects);
+    size_t n = add_counts(r->counts, effects);
+    if (r->polled)
+        effects[n++] = (struct effect){.kind = EFFECT_BODY, .chord = r->polls};
+    n += add_sends(r->sends, &effects[n]);
     n += add_disposal(r, &effects[n], &owned);
     if (must_forget(r))
         effects[n++] = (struct effect){.kind = EFFECT_FORGET, .queue = r->delivery.queue,

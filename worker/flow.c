@@ -18,6 +18,7 @@
 #include "worker/events.h"
 #include "worker/fleet_limit.h"
 #include "worker/log.h"
+#include "worker/native.h"
 #include "worker/rate.h"
 #include "worker/registry.h"
 #include "worker/revoked.h"
@@ -160,9 +161,10 @@ void flow_leased(struct request *r)
 {
     struct worker *w = r->worker;
     const struct message *m = &r->message;
-    if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US)
+    if (m->eta != TIME_NONE && m->eta > worker_now(w) + ETA_SLACK_US) {
+        native_note_chord(r);
         flow_finish(r, OUTCOME_POSTPONED);
-    else if (w->phase != WORKER_RUNNING)
+    } else if (w->phase != WORKER_RUNNING)
         flow_finish(r, OUTCOME_GIVEN_BACK);
     else if (registry[r->def].native)
         run_native(r);

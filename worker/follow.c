@@ -119,24 +119,36 @@ static int add_messages(struct request *r, enum outcome outcome, struct error *e
     return code;
 }
 
+/* A store that counts hears of it; else the broker counts, with the ack, for the task that polls. */
+static void add_part(struct request *r, cJSON *part)
+{
+    bool counted = store_counts_chords(r->worker->store);
+    cJSON **list = counted ? &r->parts : &r->counts;
+    if (!*list)
+        *list = cJSON_CreateArray();
+    cJSON_AddItemToArray(*list, counted ? part : cJSON_DetachItemFromObjectCaseSensitive(part, "group"));
+    if (!counted)
+        cJSON_Delete(part);
+}
+
 /* The chords that the outcome is a part of: the task's own, and those of the steps that fail with it. */
 static void add_parts(struct request *r, enum outcome outcome)
 {
     const struct outcome_row *row = &outcome_rows[outcome];
     bool stays = row->dispose == DISPOSE_ACK || row->dispose == DISPOSE_DEAD;
-    if (!row->state || strcmp(row->state, "RETRY") == 0 || !stays ||
-        !store_counts_chords(r->worker->store))
+    if (!row->state || strcmp(row->state, "RETRY") == 0 || !stays || !store_keeps(r->worker->store))
         return;
     cJSON *part = continuation_part(&r->message);
     cJSON *ends = failed(outcome) ? continuation_abandoned(&r->message) : NULL;
     cJSON_Delete(r->parts);
-    r->parts = cJSON_CreateArray();
+    cJSON_Delete(r->counts);
+    r->parts = r->counts = NULL;
     if (part)
-        cJSON_AddItemToArray(r->parts, part);
+        add_part(r, part);
     while (ends && ends->child) {
         cJSON *end = cJSON_DetachItemViaPointer(ends, ends->child);
         if (json_get(end, "chord") && json_get(end, "group"))
-            cJSON_AddItemToArray(r->parts, end);
+            add_part(r, end);
         else
             cJSON_Delete(end);
     }
@@ -257,15 +269,12 @@ static void fail_end(struct request *r, cJSON *end, const char *exception, const
     r->n_puts++;
     store_put(r->worker->store, &record, on_put, r);
     free(text);
-    if (!json_get(end, "chord") || !json_get(end, "group") ||
-        !store_counts_chords(r->worker->store)) {
+    if (!json_get(end, "chord") || !json_get(end, "group")) {
         cJSON_Delete(end);
         return;
     }
     json_set(end, "exception", cJSON_CreateString(exception));
-    if (!r->parts)
-        r->parts = cJSON_CreateArray();
-    cJSON_AddItemToArray(r->parts, end);
+    add_part(r, end);
 }
 
 /* What the inner of two nested chords has called is not called for the outer one again: a chord links its

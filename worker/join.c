@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The members are asked in order, a window of them at a time, and asking stops at the first that is not
- * ready: a chord that is polled while it runs costs one window, not all its members. What has been read
- * stays read when it looks again. */
+/* The members are asked from the last to the first, as they end mostly in their order, a window of them at
+ * a time, and asking stops at the first that is not ready: a chord that is polled while it runs costs one
+ * window, not all its members. What has been read stays read when it looks again. */
 
 #include "worker/join.h"
 
@@ -26,7 +26,7 @@ struct join {
     struct event *timer;
     cJSON *tuples;
     struct member *members;
-    size_t n, next, n_asked; /* `next`: all before it are ready */
+    size_t n, left, n_asked; /* `left`: all from it on are ready */
     int64_t rounds_left;
     bool stalled;
     join_fn *fn;
@@ -40,20 +40,25 @@ static const char *tuple_id(const cJSON *tuple)
     return cJSON_IsString(id) ? id->valuestring : NULL;
 }
 
-static size_t collect(struct join *j, cJSON *tuples, bool count_only)
+size_t join_count(const cJSON *tuples)
 {
     size_t n = 0;
-    for (cJSON *tuple = tuples->child; tuple; tuple = tuple->next) {
-        cJSON *inner = cJSON_GetArrayItem(tuple, 1);
-        if (cJSON_IsArray(inner)) {
-            n += collect(j, inner, count_only);
-        } else if (tuple_id(tuple)) {
-            if (!count_only)
-                j->members[j->n++] = (struct member){.join = j, .id = tuple_id(tuple), .place = tuple};
-            n++;
-        }
+    for (const cJSON *tuple = tuples->child; tuple; tuple = tuple->next) {
+        const cJSON *inner = cJSON_GetArrayItem(tuple, 1);
+        n += cJSON_IsArray(inner) ? join_count(inner) : tuple_id(tuple) != NULL;
     }
     return n;
+}
+
+static void collect(struct join *j, cJSON *tuples)
+{
+    for (cJSON *tuple = tuples->child; tuple; tuple = tuple->next) {
+        cJSON *inner = cJSON_GetArrayItem(tuple, 1);
+        if (cJSON_IsArray(inner))
+            collect(j, inner);
+        else if (tuple_id(tuple))
+            j->members[j->n++] = (struct member){.join = j, .id = tuple_id(tuple), .place = tuple};
+    }
 }
 
 static cJSON *build(const struct join *j, const cJSON *tuples, size_t *at)
@@ -144,10 +149,10 @@ static void on_read(int code, const char *json, void *arg)
 
 static void ask_more(struct join *j)
 {
-    while (j->next < j->n && j->members[j->next].result)
-        j->next++;
-    for (size_t i = j->next; i < j->n && i < j->next + WINDOW && !j->stalled; i++) {
-        struct member *m = &j->members[i];
+    while (j->left > 0 && j->members[j->left - 1].result)
+        j->left--;
+    for (size_t i = j->left; i > 0 && i + WINDOW > j->left && !j->stalled; i--) {
+        struct member *m = &j->members[i - 1];
         if (m->result || m->asked)
             continue;
         m->asked = true;
@@ -156,7 +161,7 @@ static void ask_more(struct join *j)
     }
     if (j->n_asked > 0)
         return;
-    if (j->next == j->n)
+    if (j->left == 0)
         finish_ready(j);
     else
         look_again(j);
@@ -175,7 +180,8 @@ void join_start(struct event_base *base, struct store *store, cJSON *tuples, dou
     struct join *j = mem_zalloc(sizeof *j);
     *j = (struct join){.base = base, .store = store, .tuples = tuples, .fn = fn, .arg = arg,
                        .rounds_left = (int64_t)(timeout * 1000 / AGAIN_MS)};
-    j->members = mem_zalloc((collect(j, tuples, true) + 1) * sizeof *j->members);
-    collect(j, tuples, false);
+    j->members = mem_zalloc((join_count(tuples) + 1) * sizeof *j->members);
+    collect(j, tuples);
+    j->left = j->n;
     event_base_once(base, -1, EV_TIMEOUT, on_begin, j, &now);
 }

@@ -19,4 +19,7 @@ typedef void join_fn(const struct join_end *end, void *arg);
 void join_start(struct event_base *base, struct store *store, cJSON *tuples, double timeout,
                 join_fn *fn, void *arg);
 
+/* How many members these have that are no groups. */
+size_t join_count(const cJSON *tuples);
+
 #endif

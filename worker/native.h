@@ -14,6 +14,9 @@ typedef void native_fn(struct request *r); /* ends by flow_finish, now or later 
 /* NULL: not one of them. */
 native_fn *native_find(const char *task);
 
+/* Of a task that has to wait: what chord it polls, if it is a celery.chord_unlock. */
+void native_note_chord(struct request *r);
+
 extern const struct cw_table celery_table;
 
 #endif

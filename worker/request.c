@@ -70,6 +70,8 @@ void request_free(struct request *r)
     cJSON_Delete(r->children);
     cJSON_Delete(r->parts);
     cJSON_Delete(r->chords);
+    cJSON_Delete(r->counts);
+    free(r->polls);
     cJSON_Delete(r->revokes);
     free(r);
 }
@@ -147,6 +149,19 @@ char *request_told(const struct request *r)
     }
     cJSON_Delete(envelope);
     return text;
+}
+
+char *request_undated(const char *text, size_t size)
+{
+    cJSON *envelope = json_parse(text, size, NULL);
+    cJSON *headers = cJSON_GetObjectItemCaseSensitive(envelope, "headers");
+    char *undated = NULL;
+    if (cJSON_IsObject(headers)) {
+        json_set(headers, "eta", cJSON_CreateNull());
+        undated = json_text(envelope);
+    }
+    cJSON_Delete(envelope);
+    return undated;
 }
 
 bool request_was_told(const struct request *r)

@@ -85,6 +85,10 @@ struct request {
     cJSON *parts;                /* chords that its end counts for */
     cJSON *revokes;              /* {"ids", "terminate"}: what the task asked to revoke */
     cJSON *chords;               /* groups whose chord it has completed */
+    cJSON *counts;               /* groups whose chord is polled and hears of its end */
+    char *polls;                 /* of a celery.chord_unlock: the group that it waits for, */
+    int64_t n_polled;            /* how many parts that has, */
+    bool polled;                 /* and that all of them are there */
     size_t n_puts;               /* records of others that must be durable before its ack */
     void (*after_puts)(struct request *), (*after_chords)(struct request *);
     char *repr;                  /* of the result or the exception; only when events want it */
@@ -111,6 +115,8 @@ char *request_redelivery(const struct request *r, bool started);
 /* The element with a note that its arrival was told of in an event, and whether that note is there for
  * this try. Caller frees; NULL only if the text is no envelope. */
 char *request_told(const struct request *r);
+/* An element without its ETA: what may be brought forward. Caller frees; NULL only if it is no envelope. */
+char *request_undated(const char *text, size_t size);
 bool request_was_told(const struct request *r);
 
 /* Name and id for log lines; "?" where the message could not be read. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Delayed messages brought forward by their ids, and leases that end with an ack: against a real Redis. */
+/* Delayed messages brought forward by their ids or by the end of a chord's parts, and leases that end with
+ * an ack: against a real Redis. */
 
 #include "channel_rig.h"
 
@@ -100,6 +101,90 @@ static void leases_end_with_the_ack(void **state)
     worker_close(w);
 }
 
+static struct effect unlock(const char *text, const char *chord, int n_parts)
+{
+    struct effect e = delayed(text, "unlock");
+    e.chord = chord;
+    e.n_parts = n_parts;
+    return e;
+}
+
+static void publish(struct worker *w, const struct effect *effects, size_t n)
+{
+    size_t before = w->n_settled;
+    channel_publish(w->c, effects, n, settled, w);
+    WAIT_FOR(w->n_settled == before + 1);
+}
+
+static void parts_bring_their_unlock_forward(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.key_prefix = "p-"});
+    struct effect wait = unlock("look", "g", 2), part = {.kind = EFFECT_PART, .chord = "g"};
+    struct effect other = {.kind = EFFECT_PART, .chord = "other"};
+    publish(w, &wait, 1);
+    publish(w, (struct effect[]){part, other}, 2);
+    assert_int_equal(NUMBER("LLEN p-q"), 0);
+    publish(w, &part, 1);
+    expect_element("p-q", 0, "look");
+    assert_int_equal(NUMBER("ZCARD p-{q}.cworker.delayed"), 0);
+    assert_int_equal(NUMBER("HLEN p-{q}.cworker.delayed.msg"), 0);
+    publish(w, &wait, 1); /* it found them not ready, and no further part has ended */
+    assert_int_equal(NUMBER("LLEN p-q"), 1);
+    publish(w, &part, 1);
+    assert_int_equal(NUMBER("LLEN p-q"), 2);
+    assert_true(NUMBER("TTL p-cworker.chord.g") > 80000);
+    worker_close(w);
+}
+
+/* The last part ended while the unlock was in its queue, or ran. */
+static void an_unlock_that_comes_late_does_not_wait(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct effect wait = unlock("look", "g", 2), part = {.kind = EFFECT_PART, .chord = "g"};
+    publish(w, (struct effect[]){part, part}, 2);
+    publish(w, &wait, 1);
+    expect_element("q", 0, "look");
+    wait.priority = 3;
+    wait.text = slice_of("again");
+    publish(w, &wait, 1);
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), 1);
+    TELL("HSET cworker.chord.g set {q}.cworker.delayed member gone");
+    publish(w, &part, 1);
+    assert_int_equal(NUMBER("LLEN q"), 1);
+    worker_close(w);
+}
+
+static void a_body_is_sent_once(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct effect sent[] = {{.kind = EFFECT_PART, .chord = "outer"},
+                            {.kind = EFFECT_BODY, .chord = "g"},
+                            {.kind = EFFECT_SEND, .queue = "to", .text = slice_of("body")},
+                            delayed("later", "id"),
+                            {.kind = EFFECT_FORGET, .queue = "q", .id = "i", .tag = "t"}};
+    channel_set_window(w->c, 2);
+    push("q", "one");
+    push("q", "two");
+    WAIT_FOR(w->n == 2);
+    for (size_t i = 0; i < 2; i++) {
+        TELL("HSET {q}.cworker.outbox i/t x");
+        channel_settle(w->c, &w->items[i].d, sent, 5, settled, w);
+        WAIT_FOR(w->n_settled == i + 1);
+        assert_int_equal(w->last_code, 0);
+        assert_int_equal(NUMBER("EXISTS {q}.cworker.outbox"), 0);
+    }
+    assert_int_equal(NUMBER("LLEN to"), 1);
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), 1);
+    assert_int_equal(inflight_count(w), 0);
+    struct effect part = {.kind = EFFECT_PART, .chord = "g"}, wait = unlock("look", "g", 1);
+    publish(w, (struct effect[]){part, wait}, 2);
+    assert_int_equal(NUMBER("HLEN cworker.chord.g"), 1);
+    worker_close(w);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
 
 int main(void)
@@ -109,6 +194,9 @@ int main(void)
         TEST(one_worker_searches_for_all),
         TEST(without_a_connection_nothing_is_found),
         TEST(leases_end_with_the_ack),
+        TEST(parts_bring_their_unlock_forward),
+        TEST(an_unlock_that_comes_late_does_not_wait),
+        TEST(a_body_is_sent_once),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
