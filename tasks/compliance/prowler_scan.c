@@ -218,6 +218,7 @@ static int on_finding(cw_task *t, const cJSON *element, void *arg)
     BSON_APPEND_DOCUMENT_BEGIN(&update, "$addToSet", &part);
     BSON_APPEND_UTF8(&part, "scopes", s->scope);
     bson_append_document_end(&update, &part);
+    mongo_touch(&update);
     int code = mongo_bulk_update(s->bulk, &key, &update, true);
     bson_destroy(&key);
     bson_destroy(&set);
@@ -242,6 +243,7 @@ static int resolve_vanished(struct prowler_scan *s)
         BSON_APPEND_UTF8(&filter, "scopes", s->scope);
     bson_t *update = BCON_NEW("$set", "{", "status", "RESOLVED", "resolved_at", BCON_DATE_TIME(now),
                               "resolved_by", BCON_UTF8(s->run_id), "}");
+    mongo_touch(update);
     int64_t n = mongo_update_many(s->t, "cspm_findings", &filter, update);
     bson_destroy(&filter);
     bson_destroy(update);

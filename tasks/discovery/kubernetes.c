@@ -79,9 +79,10 @@ static void put_uid(const struct discovery *d, const struct k8s_finding *f, bson
 static void on_finding(const struct k8s_finding *f, void *arg)
 {
     struct discovery *d = arg;
-    bson_t key = BSON_INITIALIZER, set = BSON_INITIALIZER, once = BSON_INITIALIZER;
+    bson_t key = BSON_INITIALIZER, update = BSON_INITIALIZER, set, once;
     key_of(d, &key);
     put_uid(d, f, &key);
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$set", &set);
     BSON_APPEND_UTF8(&set, "check_id", f->check_id);
     BSON_APPEND_UTF8(&set, "severity", f->severity);
     BSON_APPEND_UTF8(&set, "title", f->title);
@@ -94,11 +95,14 @@ static void on_finding(const struct k8s_finding *f, void *arg)
     BSON_APPEND_UTF8(&set, "status", "OPEN");
     BSON_APPEND_NULL(&set, "resolved_at");
     BSON_APPEND_DATE_TIME(&set, "last_seen", doc_now());
+    bson_append_document_end(&update, &set);
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$setOnInsert", &once);
     BSON_APPEND_DATE_TIME(&once, "first_seen", doc_now());
-    d->unstored = d->unstored || mongo_bulk_upsert(d->findings, &key, &set, &once) < 0;
+    bson_append_document_end(&update, &once);
+    mongo_touch(&update);
+    d->unstored = d->unstored || mongo_bulk_update(d->findings, &key, &update, true) < 0;
     bson_destroy(&key);
-    bson_destroy(&set);
-    bson_destroy(&once);
+    bson_destroy(&update);
     d->n_findings++;
 }
 
@@ -139,6 +143,7 @@ static int64_t mark(struct discovery *d, const char *collection, const char *sta
         BSON_APPEND_BOOL(&filter, state, false);
     BCON_APPEND(&filter, "last_seen", "{", "$lt", BCON_DATE_TIME(d->started), "}");
     BSON_APPEND_DOCUMENT(&update, "$set", set);
+    mongo_touch(&update);
     int64_t n = mongo_update_many(d->t, collection, &filter, &update);
     bson_destroy(&filter);
     bson_destroy(&update);

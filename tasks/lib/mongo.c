@@ -118,6 +118,61 @@ int mongo_group(cw_task *t, const char *collection, const bson_t *filter, const 
     return each_of_cursor(t, collection, cursor, fn, arg);
 }
 
+static int each_value(cw_task *t, const bson_t *reply, mongo_document_fn *fn, void *arg)
+{
+    bson_iter_t at, values;
+    int code = 0;
+    if (!doc_find(reply, "values", &at) || !bson_iter_recurse(&at, &values))
+        return 0;
+    while (code >= 0 && bson_iter_next(&values)) {
+        bson_t one = BSON_INITIALIZER;
+        bson_append_iter(&one, "_id", -1, &values);
+        code = fn(t, &one, arg);
+        bson_destroy(&one);
+    }
+    return code;
+}
+
+int mongo_distinct(cw_task *t, const char *collection, const char *field, mongo_document_fn *fn,
+                   void *arg)
+{
+    mongoc_collection_t *c = cw_collection(t, collection);
+    bson_error_t error;
+    bson_t reply;
+    if (!c)
+        return -1;
+    bson_t *command = BCON_NEW("distinct", BCON_UTF8(collection), "key", BCON_UTF8(field));
+    int code = mongoc_collection_read_command_with_opts(c, command, NULL, NULL, &reply, &error)
+                   ? each_value(t, &reply, fn, arg)
+                   : mongo_failed(t, collection, &error);
+    bson_destroy(command);
+    bson_destroy(&reply);
+    return code;
+}
+
+int64_t mongo_now(cw_task *t)
+{
+    static const char *const names[] = {"hello", "isMaster"}; /* the second one before MongoDB 5 */
+    mongoc_client_t *client = cw_mongo(t);
+    bson_error_t error = {0};
+    int64_t now = -1;
+    for (size_t i = 0; client && now < 0 && i < sizeof names / sizeof *names; i++) {
+        bson_t *command = BCON_NEW(names[i], BCON_INT32(1)), reply;
+        if (mongoc_client_command_simple(client, "admin", command, NULL, &reply, &error))
+            now = doc_date(&reply, "localTime", -1);
+        bson_destroy(command);
+        bson_destroy(&reply);
+        if (error.domain == MONGOC_ERROR_STREAM || error.domain == MONGOC_ERROR_SERVER_SELECTION)
+            return mongo_failed(t, "hello", &error);
+    }
+    return client && now < 0 ? doc_now() : now;
+}
+
+void mongo_touch(bson_t *update)
+{
+    BCON_APPEND(update, "$currentDate", "{", "updated_at", BCON_BOOL(true), "}");
+}
+
 int64_t mongo_count(cw_task *t, const char *collection, const bson_t *filter)
 {
     mongoc_collection_t *c = cw_collection(t, collection);

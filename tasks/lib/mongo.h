@@ -44,6 +44,17 @@ int64_t mongo_remove_many(cw_task *t, const char *collection, const bson_t *filt
 int mongo_group(cw_task *t, const char *collection, const bson_t *filter, const char *field,
                 mongo_document_fn *fn, void *arg);
 
+/* Each value that a field has, as {_id: value}; from an index that begins with the field, if there is
+ * one, whatever the number of documents. */
+int mongo_distinct(cw_task *t, const char *collection, const char *field, mongo_document_fn *fn,
+                   void *arg);
+
+/* The store's own time, ms: one clock for all workers. < 0 failed. */
+int64_t mongo_now(cw_task *t);
+
+/* Has the update set `updated_at` to the store's time as it is made: what the sync of findings goes by. */
+void mongo_touch(bson_t *update);
+
 /* Upserts in batches of at most 500 documents or 8 MiB: bounded memory however many there are. */
 struct mongo_bulk;
 struct mongo_bulk *mongo_bulk_open(cw_task *t, const char *collection);

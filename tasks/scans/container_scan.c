@@ -136,6 +136,7 @@ static int save(struct container_scan *s, bson_t *set)
     doc_match_id(&filter, "_id", s->id);
     BCON_APPEND(&filter, "status", "{", "$ne", "CANCELLED", "}");
     BSON_APPEND_DOCUMENT(&update, "$set", set);
+    mongo_touch(&update);
     int code = mongo_update(s->t, "container_scans", &filter, &update, false);
     bson_destroy(&filter);
     bson_destroy(&update);

@@ -29,7 +29,7 @@ struct occurrences {
     cw_task *t;
     const char *team, *source;
     int64_t now;
-    bool any_resolved; /* else nothing can be opened again */
+    bool any_resolved; /* else nothing can be opened again (not asked for a few findings) */
     struct row rows[BATCH];
     int n;
     struct row *slots[4 * BATCH]; /* rows by key */
@@ -58,19 +58,21 @@ static int find_resolved(struct occurrences *o)
     return code < 0 ? -1 : 0;
 }
 
-struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source)
+struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source, int64_t now,
+                                     bool few)
 {
     static const char name[] = "vulnerability_occurrences";
     struct occurrences *o = cw_alloc(t, sizeof *o);
     o->t = t;
     o->team = team;
     o->source = source;
-    o->now = doc_now();
+    o->now = now;
+    o->any_resolved = few;
     o->open = mongo_bulk_open(t, name);
     o->reopen = mongo_bulk_open(t, name);
     o->resolve = mongo_bulk_open(t, name);
     cw_defer(t, close_occurrences, o);
-    return o->open && o->reopen && o->resolve && find_resolved(o) == 0 ? o : NULL;
+    return o->open && o->reopen && o->resolve && (few || find_resolved(o) == 0) ? o : NULL;
 }
 
 struct occurrence_counts occurrences_counts(const struct occurrences *o)

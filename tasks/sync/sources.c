@@ -60,22 +60,20 @@ static int read_cspm(struct occurrences *o, const bson_t *d)
 
 static int read_k8s(struct occurrences *o, const bson_t *d)
 {
-    char asset[PLACE_MAX], place[PLACE_MAX], room[25];
+    char asset[PLACE_MAX], room[25];
     const char *cluster = doc_id(d, "cluster_id", room);
-    const char *name = FIRST(d, "name", "resource_name", "resource", "resource_id");
     struct finding f = {
         .open = is_open(d),
         .asset = asset,
-        .vulnerability = FIRST(d, "check_id", "check", "rule"),
-        .location = place,
+        .vulnerability = doc_text(d, "check_id"),
+        .location = or_nothing(doc_text(d, "container")),
         .title = FIRST(d, "title", "message"),
         .severity = severity_name(doc_text(d, "severity")),
         .first_seen = doc_date(d, "first_seen", 0),
     };
     snprintf(asset, sizeof asset, "%s/%s/%s/%s", or_nothing(cluster),
              or_nothing(doc_text(d, "namespace")),
-             or_nothing(FIRST(d, "kind", "resource_kind", "resource_type")), or_nothing(name));
-    snprintf(place, sizeof place, "%s", or_nothing(FIRST(d, "container", "path")));
+             or_nothing(doc_text(d, "kind")), or_nothing(doc_text(d, "name")));
     return occurrences_add(o, d, &f);
 }
 

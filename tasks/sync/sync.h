@@ -13,9 +13,11 @@ struct finding {
     int64_t first_seen; /* ms; 0: not told */
 };
 
-/* Occurrences are written in batches; see occurrences.c. */
+/* Occurrences are written in batches; see occurrences.c. `now` is the store's time (mongo_now). `few`:
+ * not many findings will come, so that it pays to look each of them up. */
 struct occurrences;
-struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source);
+struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source, int64_t now,
+                                     bool few);
 /* The document that the next findings come from; its team_id and _id are kept with them. */
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f);
 int occurrences_flush(struct occurrences *o);

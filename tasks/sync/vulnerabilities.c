@@ -4,9 +4,17 @@
 #include <string.h>
 
 /* sync_vulnerabilities_for_team: what changed in the three sources since the last pass (or all of it)
- * becomes occurrences. The watermark of a source moves after the last of its findings was written, to
- * the time the pass began less an overlap for writers whose clocks differ: a kill -9 anywhere leaves
- * the old one, and the next pass reads the same findings again, which changes nothing. */
+ * becomes occurrences. For each source, in this order:
+ *
+ *   1. the store's clock is read: the pass begins;
+ *   2. findings are read, and written in batches: what is open, opened again, resolved;
+ *   3. a full pass resolves what it did not meet;
+ *   4. the watermark moves, to when the pass began less an overlap.
+ *
+ * A kill -9 before the fourth leaves the old watermark, and the next pass reads the same findings again,
+ * which changes nothing; after it, nothing is left to do. All times are the store's own, whichever
+ * worker runs; findings of our own tasks carry its time too (updated_at), those of others may be stamped by
+ * clocks that differ, or be written late, by as much as the overlap. */
 
 static const int64_t overlap_ms = 300000;
 
@@ -67,9 +75,12 @@ static int on_document(cw_task *t, const bson_t *document, void *arg)
 
 static int save_watermark(const struct pass *p)
 {
+    int64_t now = mongo_now(p->t);
+    if (now < 0)
+        return -1;
     bson_t *key = BCON_NEW("team_id", BCON_UTF8(p->team), "source", BCON_UTF8(p->source->name));
     bson_t *update = BCON_NEW("$set", "{", "watermark", BCON_DATE_TIME(p->began - overlap_ms),
-                              "synced_at", BCON_DATE_TIME(doc_now()), "}");
+                              "synced_at", BCON_DATE_TIME(now), "}");
     int code = mongo_update(p->t, "sync_watermarks", key, update, true);
     bson_destroy(key);
     bson_destroy(update);
@@ -82,6 +93,8 @@ static int read_watermark(struct pass *p)
     bson_t *key = BCON_NEW("team_id", BCON_UTF8(p->team), "source", BCON_UTF8(p->source->name));
     int code = p->full ? 0 : mongo_find(p->t, "sync_watermarks", key, NULL, &found);
     p->since = code == 1 ? doc_date(found, "watermark", 0) : 0;
+    if (p->since > p->began - overlap_ms) /* the store's clock was set back */
+        p->since = p->began - overlap_ms;
     bson_destroy(key);
     return code < 0 ? -1 : 0;
 }
@@ -113,9 +126,11 @@ static cJSON *counts_of(const struct occurrences *o)
 /* What a full pass did not meet is not there any more; an incremental one cannot tell. */
 static int sync_source(struct pass *p, cJSON *result)
 {
-    p->began = doc_now(); /* before the time that the occurrences are marked with */
-    p->o = occurrences_open(p->t, p->team, p->source->name);
-    if (!p->o || read_watermark(p) < 0 || read_source(p) < 0)
+    p->began = mongo_now(p->t);
+    if (p->began < 0 || read_watermark(p) < 0)
+        return -1;
+    p->o = occurrences_open(p->t, p->team, p->source->name, p->began, p->since > 0);
+    if (!p->o || read_source(p) < 0)
         return -1;
     int code = p->since ? occurrences_flush(p->o)
                         : occurrences_resolve_unseen(p->o, NULL, p->began);
@@ -182,9 +197,8 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
 cw_outcome sync_all_teams_vulnerabilities(cw_task *t)
 {
     struct fan_out f = {.full = cw_bool(t, "full")};
-    bson_t all = BSON_INITIALIZER;
     for (int i = 0; i < SYNC_SOURCES; i++)
-        if (mongo_group(t, sync_sources[i].collection, &all, "team_id", on_team, &f) < 0)
+        if (mongo_distinct(t, sync_sources[i].collection, "team_id", on_team, &f) < 0)
             return cw_fail(t);
     cJSON *result = cJSON_CreateObject();
     cJSON_AddNumberToObject(result, "teams", (double)f.n);

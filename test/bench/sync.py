@@ -36,6 +36,7 @@ from services.mongo import MongoServer  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
 CHUNK, WARM = 10000, 8000
+CHANGES = ("last_seen", "resolved_at", "updated_at")
 
 
 def finding(team: str, number: int, seen: dt.datetime, fail: int) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def prepare(db: Any, team: str, count: int, fail: int) -> None:
     db.vulnerability_occurrences.create_index("dedup_key", unique=True)
     db.vulnerability_occurrences.create_index([("team_id", 1), ("source", 1), ("status", 1),
                                                ("last_seen", 1)])
-    for field in ("last_seen", "resolved_at", "updated_at"):
+    for field in CHANGES:
         db.cspm_findings.create_index([("team_id", 1), (field, 1)])
     old = dt.datetime.utcnow() - dt.timedelta(days=1)
     for start in range(0, count, CHUNK):
@@ -67,7 +68,8 @@ def usual_sync(url: str, name: str, team: str, since: dt.datetime | None) -> int
     """The job as one would write it: a cursor, a digest, bulk writes of 1000 statements."""
     with MongoClient(url) as client:
         db, batch, now = client[name], [], dt.datetime.utcnow()
-        query = {"team_id": team, **({"last_seen": {"$gte": since}} if since else {})}
+        query = {"team_id": team} if not since else {
+            "$or": [{"team_id": team, field: {"$gte": since}} for field in CHANGES]}
         for row in db.cspm_findings.find(query, batch_size=1000):
             text = "\n".join((team, "cspm", row["resource_id"], row["check_id"],
                               f"{row['account_id']}/{row['region']}", ""))

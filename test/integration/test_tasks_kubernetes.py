@@ -110,6 +110,36 @@ def test_vanished_and_back(app: Celery, start: Callable[..., Worker], database: 
     assert back["first_seen"] == first["first_seen"]
 
 
+def test_findings_become_occurrences(app: Celery, cworker: Callable[..., Worker],
+                                     mongo: MongoServer, start: Callable[..., Worker],
+                                     database: Database, cluster: KubernetesStandIn) -> None:
+    """From the cluster's answers by discovery and sync, incremental passes included."""
+    start()
+    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="sync")
+
+    def discover_and_sync() -> dict[str, int]:
+        get(send(app))
+        return get(app.send_task("sync.sync_vulnerabilities_for_team", args=["team-1"],
+                                 queue="sync"))["k8s"]
+    made = discover_and_sync()
+    findings = list(database.k8s_findings.find({"status": "OPEN"}))
+    occurrences = {(o["asset_id"], o["vulnerability_id"], o.get("location", "")): o for o in
+                   database.vulnerability_occurrences.find({"status": "OPEN"})}
+    assert set(occurrences) == {
+        (f"c1/{f.get('namespace', '')}/{f['kind']}/{f['name']}", f["check_id"], f.get("container", ""))
+        for f in findings}
+    assert made["new"] == len(findings) == len(occurrences) > 5
+    one = occurrences["c1/default/Pod/web-2", "privileged_container", "c"]
+    assert (one["severity"], one["team_id"], one["source"]) == ("HIGH", "team-1", "k8s")
+    assert one["title"] == "Container runs privileged"
+    assert discover_and_sync() == {"seen": len(findings), "new": 0, "reopened": 0, "resolved": 0}
+    cluster.lists["Pod"] = []
+    gone = sum(f["kind"] == "Pod" for f in findings)
+    assert discover_and_sync()["resolved"] == gone > 0
+    assert database.vulnerability_occurrences.find_one(
+        {"_id": one["_id"]})["status"] == "RESOLVED"
+
+
 def test_forbidden_kind_goes_on(app: Celery, start: Callable[..., Worker], database: Database,
                                 cluster: KubernetesStandIn) -> None:
     start()

@@ -110,6 +110,40 @@ def test_incremental_reads_what_changed_only(app: Celery, worker: Any, db: Datab
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 49
 
 
+def test_late_findings_and_other_clocks(app: Celery, worker: Any, db: Database) -> None:
+    """A watermark is the store's time less five minutes: what is younger by any of its times is read,
+    however wrong the clock was that stamped the others; the rest waits for a full pass."""
+    now = dt.datetime.utcnow()
+    db.cspm_findings.insert_one(cspm(1, last_seen=now - 48 * HOUR))
+    sync(app)
+    mark = db.sync_watermarks.find_one({"source": "cspm"})["watermark"]
+    assert now - dt.timedelta(minutes=6) < mark < now - dt.timedelta(minutes=4)
+    slow = {"last_seen": now - 2 * HOUR}
+    db.cspm_findings.insert_many([
+        cspm(2, **slow, updated_at=dt.datetime.utcnow()),  # a slow clock, stamped by the store too
+        cspm(3, last_seen=now - dt.timedelta(minutes=4)),  # four minutes late
+        cspm(4, last_seen=now + 2 * HOUR),                 # a fast clock
+        cspm(5, **slow)])                                  # two hours late, and nothing else told
+    for new in (3, 0):
+        assert sync(app)["cspm"] == {"seen": 3, "new": new, "reopened": 0, "resolved": 0}
+    assert sync(app, full=True)["cspm"]["new"] == 1
+    # A watermark of a clock that ran ahead hides nothing.
+    db.sync_watermarks.update_one({"source": "cspm"}, {"$set": {"watermark": now + 24 * HOUR}})
+    db.cspm_findings.insert_one(cspm(6))
+    assert sync(app)["cspm"]["new"] == 1
+
+
+def test_a_finding_reopened_and_resolved_by_incremental_passes(app: Celery, worker: Any,
+                                                               db: Database) -> None:
+    db.cspm_findings.insert_many([cspm(i) for i in range(3)])
+    sync(app)
+    for status, counts in (("PASS", (0, 3)), ("FAIL", (3, 0)), ("RESOLVED", (0, 3))):
+        db.cspm_findings.update_many({}, {"$set": {"status": status,
+                                                   "last_seen": dt.datetime.utcnow()}})
+        done = sync(app)["cspm"]
+        assert (done["reopened"], done["resolved"]) == counts
+
+
 def test_container_and_kubernetes(app: Celery, worker: Any, db: Database) -> None:
     vulnerabilities = [
         {"vulnerability_id": "CVE-2026-0001", "purl": "pkg:apk/alpine/libcrypto3@3.3.1-r0",
