@@ -16,9 +16,8 @@ struct feed {
     int64_t lifetime;     /* ms that an indicator counts after it was last seen */
     int confidence;       /* where the feed tells none; < 0: none */
     size_t bytes_left;    /* of max_bytes, over all requests of the pass */
-    bool allow_private;
     double deferred;      /* seconds the service asks to be left alone; 0: it does not */
-    struct mongo_bulk *bulk;
+    struct sink *sink;
     int64_t good, bad, other, withdrawn;
     int64_t reported; /* good + bad + other at the last progress */
     bson_t *state;    /* what the next pass needs (etag, cursor …); replaces the document's `state` */
@@ -43,6 +42,8 @@ struct feed_request {
 /* FEED_READ, FEED_UNCHANGED or < 0. Counts the bytes, remembers when the service wants to be left
  * alone. */
 int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply *ret_reply);
+/* The operator lists hosts inside of our walls that feeds may be read from; a document cannot. */
+bool feed_is_listed(cw_task *t, const char *url);
 /* The validators of a body that was read to its end, for the next pass. */
 void feed_keep_validators(struct feed *f, const struct cw_reply *reply);
 /* The same place as the feed's own: scheme, host and port. Pages lead there and nowhere else. */

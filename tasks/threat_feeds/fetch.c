@@ -5,15 +5,15 @@
 #include "tasks/threat_feeds/feed.h"
 
 #include <string.h>
-#include <strings.h>
 
 /* fetch_all_enabled_feeds sends one fetch_feed for each feed that is due; each of these makes one pass
  * over one feed, so that a bad feed is a failed sub-task and nothing more.
  *
- * A pass claims its feed by moving `next_fetch_at` (a minimum spacing guards limits like five calls a
- * day), reads, and writes status, counts and cursor in one update at its end. A kill -9 before the
- * claim leaves nothing; after it, the redelivered task finds its own claim and reads again: indicators
- * are upserts, and the cursor has not moved. */
+ * A pass claims its feed by one update: nobody else reads it (`claimed_until`, at most as long as a task may
+ * run), and nobody does before `next_fetch_at` (a minimum spacing guards limits like five calls a day).
+ * Then it reads, and writes status, counts and cursor, and gives the claim back, in one update at its
+ * end. A kill -9 before the claim leaves nothing; after it, the redelivered task finds its own claim
+ * and reads again: indicators are upserts, and the cursor has not moved. */
 
 static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600;
 static const double wait_max = 7 * 86400;
@@ -36,21 +36,6 @@ static feed_source *source_of(const char *kind)
 }
 
 /* --- the feed's document --- */
-
-/* The operator lists hosts inside of our walls that feeds may be read from; a document cannot. */
-static bool is_allowed_private(cw_task *t, const char *url)
-{
-    const char *list = cw_setting(t, "threat_feeds_private_hosts");
-    const char *host = url_host(t, url);
-    size_t size = strlen(host);
-    for (const char *at = list; at && *at; at += strspn(at, ", ")) {
-        size_t length = strcspn(at, ", ");
-        if (length == size && strncasecmp(at, host, size) == 0)
-            return true;
-        at += length;
-    }
-    return false;
-}
 
 /* Documents name a secret, and only one that is meant for feeds: else whoever can write a feed could
  * have any secret of the worker's environment sent to a place of their own. */
@@ -81,7 +66,6 @@ static int read_document(struct feed *f)
     f->bytes_left = bytes > 0 ? (size_t)bytes : DEFAULT_BYTES;
     f->lifetime = doc_int(f->document, "expire_days", DEFAULT_LIFETIME_DAYS) * day_ms;
     f->confidence = (int)doc_int(f->document, "confidence", -1);
-    f->allow_private = is_allowed_private(f->t, f->url);
     return read_key(f);
 }
 
@@ -100,29 +84,48 @@ static const char *claim_key(const struct feed *f)
     return cw_printf(f->t, "%s/%lld", info->id, (long long)info->retries);
 }
 
-/* 1 ours, 0 it is not due, < 0 failed. */
+/* Time for this delivery to come back and go on, whatever the spacing; a retry of the same task keeps it. */
+static void put_claim(const struct feed *f, bson_t *filter)
+{
+    const struct cw_info *info = cw_info(f->t);
+    bson_t *free_or_ours =
+        BCON_NEW("$or", "[", "{", "claimed_until", BCON_NULL, "}", "{", "claimed_until", "{", "$lte",
+                 BCON_DATE_TIME(f->now), "}", "}", "{", "claimed_task", BCON_UTF8(info->id), "}", "]");
+    bson_t *due = BCON_NEW("$or", "[", "{", "next_fetch_at", BCON_NULL, "}", "{", "next_fetch_at",
+                           "{", "$lte", BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "{",
+                           "claimed_by", BCON_UTF8(claim_key(f)), "}", "]");
+    BCON_APPEND(filter, "$and", "[", BCON_DOCUMENT(free_or_ours), BCON_DOCUMENT(due), "]");
+    bson_destroy(free_or_ours);
+    bson_destroy(due);
+}
+
+/* 1 ours, 0 it is not due or another one is at it, < 0 failed. */
 static int claim(struct feed *f)
 {
-    const char *key = claim_key(f);
-    bson_t *filter = BCON_NEW("$or", "[", "{", "next_fetch_at", BCON_NULL, "}", "{",
-                              "next_fetch_at", "{", "$lte", BCON_DATE_TIME(f->now + SLACK_MS), "}",
-                              "}", "{", "claimed_by", BCON_UTF8(key), "}", "]");
-    bson_t *update =
-        BCON_NEW("$set", "{", "status", BCON_UTF8("RUNNING"), "claimed_by", BCON_UTF8(key),
-                 "started_at", BCON_DATE_TIME(f->now), "next_fetch_at",
-                 BCON_DATE_TIME(f->now + spacing_ms(f)), "}");
-    doc_copy(filter, "_id", f->document, "_id");
-    int code = mongo_update(f->t, "threat_feeds", filter, update, false);
-    bson_destroy(filter);
+    const struct cw_info *info = cw_info(f->t);
+    double limit = info->hard_limit > 0 ? info->hard_limit : 3600;
+    bson_t filter = BSON_INITIALIZER;
+    bson_t *update = BCON_NEW(
+        "$set", "{", "status", BCON_UTF8("RUNNING"), "claimed_by", BCON_UTF8(claim_key(f)),
+        "claimed_task", BCON_UTF8(info->id), "claimed_until",
+        BCON_DATE_TIME(f->now + (int64_t)(limit * 1000)), "started_at", BCON_DATE_TIME(f->now),
+        "next_fetch_at", BCON_DATE_TIME(f->now + spacing_ms(f)), "}");
+    doc_copy(&filter, "_id", f->document, "_id");
+    put_claim(f, &filter);
+    int code = mongo_update(f->t, "threat_feeds", &filter, update, false);
+    bson_destroy(&filter);
     bson_destroy(update);
     return code;
 }
 
+/* Only while the claim is ours: who took it over when ours had run out tells what is true. */
 static int save(struct feed *f, bson_t *set)
 {
     bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
     doc_copy(&filter, "_id", f->document, "_id");
+    BSON_APPEND_UTF8(&filter, "claimed_task", cw_info(f->t)->id);
     BSON_APPEND_DATE_TIME(set, "last_fetched_at", doc_now());
+    BSON_APPEND_NULL(set, "claimed_until");
     BSON_APPEND_DOCUMENT(&update, "$set", set);
     int code = mongo_update(f->t, "threat_feeds", &filter, &update, false);
     bson_destroy(&filter);
@@ -202,13 +205,14 @@ static cw_outcome fail(struct feed *f)
     BSON_APPEND_UTF8(&set, "status", "ERROR");
     doc_put(&set, "error", text, 1000);
     put_counts(&set, f);
-    if (cw_stopping(f->t) != CW_GO) {
+    if (cw_stopping(f->t) == CW_SHUTDOWN) { /* it comes again, and finds its claim */
         bson_destroy(&set);
         return cw_stopped(f->t);
     }
-    cw_outcome outcome = transient && wait ? cw_retry(f->t, (double)wait / 1000, "ConnectionError",
-                                                      "%s", text)
-                                           : cw_fail(f->t);
+    cw_outcome outcome = cw_stopping(f->t) != CW_GO ? cw_stopped(f->t)
+                         : transient && wait ? cw_retry(f->t, (double)wait / 1000, "ConnectionError",
+                                                        "%s", text)
+                                             : cw_fail(f->t);
     if (save(f, &set) < 0)
         cw_log(f->t, CW_WARNING, "feed %s: its error could not be stored", f->name);
     bson_destroy(&set);
@@ -226,13 +230,18 @@ static cw_outcome read_feed(struct feed *f)
         code = sink_open(f);
     if (code == 0)
         code = read(f);
-    if (f->bulk && sink_close(f) < 0)
+    if (f->sink && sink_close(f) < 0)
         code = -1;
     if (code < 0)
         return f->deferred > 0 ? defer(f) : fail(f);
     if (save_good(f, code) < 0)
         return cw_fail(f->t);
     return cw_return(f->t, summary(f, code == FEED_UNCHANGED ? "UNCHANGED" : "OK"));
+}
+
+static bool is_due(const struct feed *f)
+{
+    return doc_date(f->document, "next_fetch_at", 0) <= f->now + SLACK_MS;
 }
 
 cw_outcome fetch_feed(cw_task *t)
@@ -253,7 +262,7 @@ cw_outcome fetch_feed(cw_task *t)
     int mine = claim(f);
     if (mine < 0)
         return cw_fail(t);
-    return mine ? read_feed(f) : cw_return(t, summary(f, "NOT_DUE"));
+    return mine ? read_feed(f) : cw_return(t, summary(f, is_due(f) ? "BUSY" : "NOT_DUE"));
 }
 
 /* --- the fan-out --- */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/threat_feeds/indicator.h"
 
-#include "tasks/cworker.h"
+#include "tasks/lib/url.h"
 
 #include <arpa/inet.h>
+#include <bson/bson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +15,8 @@
 /* Validation and normalisation of indicators. Addresses go through inet_pton and back, so every
  * spelling of one is one value; private, loopback and reserved ones are refused, because a feed that
  * names them would make its readers block themselves. */
+
+enum { HOST_SIZE = 254 };
 
 static bool is_blank(char c)
 {
@@ -123,8 +126,11 @@ static bool is_local_name(const char *last)
     return false;
 }
 
-static bool host_normalise(char *host)
+/* Names beyond ASCII become the xn-- labels that are looked up: one spelling. */
+static bool host_normalise(const char *name, char host[HOST_SIZE])
 {
+    if (!host_to_ascii(name, host))
+        return false;
     lower(host);
     size_t size = strlen(host);
     if (size && host[size - 1] == '.')
@@ -152,8 +158,7 @@ static bool read_domain(const char *text, struct indicator *ret)
     if (strncmp(text, "*.", 2) == 0)
         text += 2;
     ret->type = "domain";
-    snprintf(ret->value, sizeof ret->value, "%s", text);
-    return host_normalise(ret->value);
+    return host_normalise(text, ret->value);
 }
 
 /* --- URLs --- */
@@ -161,7 +166,7 @@ static bool read_domain(const char *text, struct indicator *ret)
 static bool read_host(char *host, char *ret, size_t size)
 {
     unsigned char bytes[16];
-    char address[INET6_ADDRSTRLEN];
+    char address[INET6_ADDRSTRLEN], name[HOST_SIZE];
     size_t length = strlen(host);
     bool bracketed = length > 2 && host[0] == '[' && host[length - 1] == ']';
     if (bracketed) {
@@ -173,9 +178,9 @@ static bool read_host(char *host, char *ret, size_t size)
         snprintf(ret, size, family == 6 ? "[%s]" : "%s", address);
         return cw_is_public_address(address);
     }
-    if (bracketed || !host_normalise(host))
+    if (bracketed || !host_normalise(host, name))
         return false;
-    snprintf(ret, size, "%s", host);
+    snprintf(ret, size, "%s", name);
     return true;
 }
 
@@ -197,6 +202,19 @@ static bool read_authority(char *text, const char *own_port, char *ret, size_t s
     size_t used = strlen(ret);
     if (colon && strtol(own_port, NULL, 10) != port)
         snprintf(ret + used, size - used, ":%ld", port);
+    return true;
+}
+
+/* Up to the fragment; bytes beyond ASCII as browsers send them. */
+static bool put_path(const char *path, char *out, const char *end)
+{
+    for (size_t left = strcspn(path, "#"); left; left--, path++) {
+        bool plain = (unsigned char)*path < 0x80;
+        if (end - out < (plain ? 2 : 4))
+            return false;
+        out += plain ? (*out = *path, 1) : snprintf(out, 4, "%%%02X", (unsigned char)*path);
+    }
+    *out = '\0';
     return true;
 }
 
@@ -226,9 +244,9 @@ static bool read_url(const char *text, struct indicator *ret)
     if (!read_authority(authority, scheme->port, place, sizeof place))
         return false;
     ret->type = "url";
-    int size = snprintf(ret->value, sizeof ret->value, "%s://%s%s%.*s", scheme->name, place,
-                        *path == '/' ? "" : "/", (int)strcspn(path, "#"), path);
-    return size > 0 && (size_t)size < sizeof ret->value;
+    int size = snprintf(ret->value, sizeof ret->value, "%s://%s%s", scheme->name, place,
+                        *path == '/' ? "" : "/");
+    return put_path(path, ret->value + size, ret->value + sizeof ret->value);
 }
 
 /* --- hashes --- */
@@ -305,13 +323,13 @@ static const struct word {
     {"filename|sha512", HASH, AFTER_BAR},
 };
 
-/* No blanks, no control characters, ASCII only: domains beyond it come as xn--. */
+/* No blanks, no control characters, and nothing that is no UTF-8. */
 static bool is_plain(const char *text)
 {
-    for (; *text; text++)
-        if ((unsigned char)*text <= ' ' || (unsigned char)*text >= 0x7F)
+    for (const char *at = text; *at; at++)
+        if ((unsigned char)*at <= ' ' || *at == 0x7F)
             return false;
-    return true;
+    return bson_utf8_validate(text, strlen(text), false);
 }
 
 static bool read_as(const char *text, enum form form, struct indicator *ret)

@@ -1,24 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/lib/check.h"
 #include "tasks/lib/http.h"
+#include "tasks/lib/url.h"
 #include "tasks/threat_feeds/feed.h"
 
 #include <string.h>
+#include <strings.h>
 
 /* Requests to a feed. Its URL stands in a document, so it is not trusted: the address guard of
  * cw_http stays up unless the operator (not the document) lists the host, all requests of a pass
- * share one budget of decoded bytes, and the key travels to the feed's own origin only. */
+ * share one budget of decoded bytes, the key travels to the feed's own origin only, and a body that
+ * trickles is given up. */
 
+enum { HOPS_MAX = 5, SLOW_BYTES = 1024 };
 static const double request_timeout = 600, long_wait = 600;
+static const int64_t slow_ms = 20000;
 
 struct body {
     struct feed *feed;
     const struct feed_request *request;
+    int64_t since; /* ms, when `size` began to count; 0: nothing came yet */
+    size_t size;
 };
+
+bool feed_is_listed(cw_task *t, const char *url)
+{
+    const char *list = cw_setting(t, "threat_feeds_private_hosts");
+    const char *host = url_host(t, url);
+    size_t size = strlen(host);
+    for (const char *at = list; at && *at; at += strspn(at, ", ")) {
+        size_t length = strcspn(at, ", ");
+        if (length == size && strncasecmp(at, host, size) == 0)
+            return true;
+        at += length;
+    }
+    return false;
+}
 
 static int on_body(cw_task *t, const char *data, size_t size, void *arg)
 {
     struct body *b = arg;
+    int64_t now = doc_now();
     b->feed->bytes_left -= size; /* cw_http lets no more than that through */
+    b->size += size;
+    if (!b->since || now - b->since > slow_ms || now < b->since) {
+        if (b->since && now > b->since && b->size < SLOW_BYTES)
+            return cw_problem(t, true, "TimeoutError", "%s sends less than %d bytes in %d seconds",
+                              url_host(t, b->request->url), SLOW_BYTES, (int)(slow_ms / 1000));
+        b->since = now;
+        b->size = 0;
+    }
     return b->request->on_body(t, data, size, b->request->arg);
 }
 
@@ -44,6 +75,31 @@ static int refused(struct feed *f, const struct cw_reply *reply)
     return -1;
 }
 
+static bool is_redirect(long status)
+{
+    return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+/* A host inside our walls may not send us to others there: each step is looked at like the first one. cw_http
+ * follows by itself where nothing private can be reached. */
+static int get(struct feed *f, struct cw_http http, struct cw_reply *ret_reply)
+{
+    for (int hop = 0;; hop++) {
+        http.allow_private = http.no_redirects = feed_is_listed(f->t, http.url);
+        if (http_patient(f->t, &http, ret_reply) < 0)
+            return refused(f, ret_reply);
+        const char *location = is_redirect(ret_reply->status) ? cw_header(ret_reply, "location") : NULL;
+        if (!location)
+            return 0;
+        const char *url = url_resolve(f->t, http.url, location);
+        if (!url || !check_url(url) || hop == HOPS_MAX)
+            return cw_problem(f->t, false, "ConnectionError", "%s: %s", url_host(f->t, http.url),
+                              hop == HOPS_MAX ? "too many redirects" : "a redirect to no URL");
+        http.headers = feed_is_same_origin(f, url) ? http.headers : NULL;
+        http.url = url;
+    }
+}
+
 int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply *ret_reply)
 {
     enum { HEADERS = 12 };
@@ -51,18 +107,17 @@ int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply
     size_t n = request->conditional ? add_validators(f, request->url, headers) : 0;
     for (size_t i = 0; request->headers && request->headers[i] && n < HEADERS; i++)
         headers[n++] = request->headers[i];
-    struct body body = {f, request};
+    struct body body = {.feed = f, .request = request};
     struct cw_http http = {
         .url = request->url,
         .headers = headers,
         .timeout = request_timeout,
         .max_size = f->bytes_left ? f->bytes_left : 1,
-        .allow_private = f->allow_private,
         .on_body = on_body,
         .arg = &body,
     };
-    if (http_patient(f->t, &http, ret_reply) < 0)
-        return refused(f, ret_reply);
+    if (get(f, http, ret_reply) < 0)
+        return -1;
     if (ret_reply->status == 304)
         return FEED_UNCHANGED;
     if (ret_reply->status < 200 || ret_reply->status > 299)

@@ -10,6 +10,22 @@
 
 enum { TAG_MAX = 100, TAGS_MAX = 32, REPORT_EVERY = 20000 };
 
+/* Two batches wait: what the feed tells, and what it takes back. No key is in both, so the order of two
+ * batches does not matter; the keys are known by their hash, and two that share one are only written
+ * earlier than they need be. */
+enum { WAITING_MAX = 400, SLOTS = 1024 };
+
+struct keys {
+    uint64_t hashes[SLOTS];
+    int n;
+};
+
+struct sink {
+    struct mongo_bulk *bulk;
+    struct keys told, taken_back;
+    bson_t *withdrawn[WAITING_MAX];
+};
+
 static void put_tag(bson_t *list, uint32_t *n, const char *text, size_t size)
 {
     char key[12], tag[TAG_MAX + 1];
@@ -95,31 +111,99 @@ static int upsert(struct feed *f, const bson_t *key, const struct indicator *i,
     if (!bson_has_field(&made, "team_id"))
         BSON_APPEND_NULL(&made, "team_id");
     bson_append_document_end(&update, &made);
-    int code = mongo_bulk_update(f->bulk, key, &update, true);
+    int code = mongo_bulk_update(f->sink->bulk, key, &update, true);
     bson_destroy(&update);
     return code;
 }
 
-/* The feed takes its word back; nobody's word is left: the indicator has run out now. The batch is
- * unordered, so what was said before goes out first, and the second step after the first. */
-static int withdraw(struct feed *f, const bson_t *key)
+/* --- what waits to be written --- */
+
+static uint64_t hash_of(const struct indicator *i)
 {
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (const char *at = i->type; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * 0x100000001B3u;
+    for (const char *at = i->value; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * 0x100000001B3u;
+    return hash | 1;
+}
+
+static uint64_t *slot_of(struct keys *k, uint64_t hash)
+{
+    uint64_t at = hash >> 32;
+    while (k->hashes[at % SLOTS] && k->hashes[at % SLOTS] != hash)
+        at++;
+    return &k->hashes[at % SLOTS];
+}
+
+static void keep_key(struct keys *k, uint64_t hash)
+{
+    *slot_of(k, hash) = hash;
+    k->n++;
+}
+
+static int flush_told(struct sink *s)
+{
+    memset(&s->told, 0, sizeof s->told);
+    return mongo_bulk_flush(s->bulk);
+}
+
+static void forget_withdrawn(void *sink)
+{
+    struct sink *s = sink;
+    for (int i = 0; i < s->taken_back.n; i++)
+        bson_destroy(s->withdrawn[i]);
+    memset(&s->taken_back, 0, sizeof s->taken_back);
+}
+
+/* The feed's word goes first; then what nobody's word is left for has run out now. A kill between the
+ * two leaves such an indicator until the next pass, which reads the same (the cursor has not moved). */
+static int flush_withdrawn(struct feed *f)
+{
+    struct sink *s = f->sink;
     bson_t *pull = BCON_NEW("$pull", "{", "sources", BCON_UTF8(f->name), "}");
     bson_t *expire = BCON_NEW("$set", "{", "expires_at", BCON_DATE_TIME(f->now), "}");
-    bson_t orphan = BSON_INITIALIZER;
-    bson_concat(&orphan, key);
-    BCON_APPEND(&orphan, "sources", "{", "$size", BCON_INT32(0), "}");
-    int code = mongo_bulk_flush(f->bulk);
+    int code = flush_told(s);
+    for (int i = 0; code == 0 && i < s->taken_back.n; i++)
+        code = mongo_bulk_update(s->bulk, s->withdrawn[i], pull, false);
     if (code == 0)
-        code = mongo_bulk_update(f->bulk, key, pull, false);
+        code = mongo_bulk_flush(s->bulk);
+    for (int i = 0; code == 0 && i < s->taken_back.n; i++) {
+        BCON_APPEND(s->withdrawn[i], "sources", "{", "$size", BCON_INT32(0), "}");
+        code = mongo_bulk_update(s->bulk, s->withdrawn[i], expire, false);
+    }
     if (code == 0)
-        code = mongo_bulk_flush(f->bulk);
-    if (code == 0)
-        code = mongo_bulk_update(f->bulk, &orphan, expire, false);
+        code = mongo_bulk_flush(s->bulk);
+    forget_withdrawn(s);
     bson_destroy(pull);
     bson_destroy(expire);
-    bson_destroy(&orphan);
     return code;
+}
+
+static int withdraw(struct feed *f, const bson_t *key, uint64_t hash)
+{
+    struct sink *s = f->sink;
+    if (*slot_of(&s->taken_back, hash))
+        return 0;
+    if (s->taken_back.n == WAITING_MAX && flush_withdrawn(f) < 0)
+        return -1;
+    if (*slot_of(&s->told, hash) && flush_told(s) < 0)
+        return -1;
+    s->withdrawn[s->taken_back.n] = bson_copy(key);
+    keep_key(&s->taken_back, hash);
+    return 0;
+}
+
+static int tell(struct feed *f, const bson_t *key, uint64_t hash, const struct indicator *i,
+                const struct sighting *sighting)
+{
+    struct sink *s = f->sink;
+    if (s->told.n == WAITING_MAX && flush_told(s) < 0)
+        return -1;
+    if (*slot_of(&s->taken_back, hash) && flush_withdrawn(f) < 0)
+        return -1;
+    keep_key(&s->told, hash);
+    return upsert(f, key, i, sighting);
 }
 
 static int report(struct feed *f)
@@ -139,8 +223,11 @@ static int report(struct feed *f)
 
 int sink_open(struct feed *f)
 {
-    f->bulk = mongo_bulk_open(f->t, "threat_indicators");
-    return f->bulk ? 0 : -1;
+    struct sink *s = cw_alloc(f->t, sizeof *s);
+    s->bulk = mongo_bulk_open(f->t, "threat_indicators");
+    cw_defer(f->t, forget_withdrawn, s);
+    f->sink = s->bulk ? s : NULL;
+    return f->sink ? 0 : -1;
 }
 
 int sink_add(struct feed *f, const char *text, size_t size, const struct sighting *sighting)
@@ -159,7 +246,8 @@ int sink_add(struct feed *f, const char *text, size_t size, const struct sightin
     bson_t key = BSON_INITIALIZER;
     BSON_APPEND_UTF8(&key, "type", i.type);
     BSON_APPEND_UTF8(&key, "value", i.value);
-    int code = sighting->withdrawn ? withdraw(f, &key) : upsert(f, &key, &i, sighting);
+    uint64_t hash = hash_of(&i);
+    int code = sighting->withdrawn ? withdraw(f, &key, hash) : tell(f, &key, hash, &i, sighting);
     bson_destroy(&key);
     f->good += !sighting->withdrawn;
     f->withdrawn += sighting->withdrawn;
@@ -168,5 +256,5 @@ int sink_add(struct feed *f, const char *text, size_t size, const struct sightin
 
 int sink_close(struct feed *f)
 {
-    return mongo_bulk_flush(f->bulk);
+    return flush_withdrawn(f);
 }

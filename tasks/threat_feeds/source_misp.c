@@ -68,7 +68,8 @@ static int64_t seconds_of(const cJSON *value)
     return cJSON_IsString(value) ? strtoll(value->valuestring, NULL, 10) : 0;
 }
 
-static int add_attributes(struct misp *m, const cJSON *list, const cJSON *tags)
+/* Those that the event has deleted, or the others. */
+static int add_attributes(struct misp *m, const cJSON *list, const cJSON *tags, bool deleted)
 {
     const cJSON *a;
     cJSON_ArrayForEach(a, list)
@@ -78,7 +79,8 @@ static int add_attributes(struct misp *m, const cJSON *list, const cJSON *tags)
         int64_t seconds = seconds_of(tree_at(a, "timestamp"));
         const cJSON *to_ids = tree_at(a, "to_ids");
         s.kind = tree_text(a, "type");
-        if (cJSON_IsFalse(to_ids) || cJSON_IsTrue(tree_at(a, "deleted")))
+        s.withdrawn = cJSON_IsTrue(tree_at(a, "deleted"));
+        if (cJSON_IsFalse(to_ids) || s.withdrawn != deleted)
             continue;
         if (!value || !s.kind) {
             m->f->bad++;
@@ -93,15 +95,19 @@ static int add_attributes(struct misp *m, const cJSON *list, const cJSON *tags)
     return 0;
 }
 
+/* What was deleted goes first: it may have been made anew in the same event. */
 static int add_event(struct misp *m, const cJSON *event)
 {
     const cJSON *tags = tree_at(event, "Tag"), *object;
-    if (add_attributes(m, tree_at(event, "Attribute"), tags) < 0)
-        return -1;
-    cJSON_ArrayForEach(object, tree_at(event, "Object"))
-    {
-        if (add_attributes(m, tree_at(object, "Attribute"), tags) < 0)
+    for (int step = 0; step < 2; step++) {
+        bool deleted = step == 0;
+        if (add_attributes(m, tree_at(event, "Attribute"), tags, deleted) < 0)
             return -1;
+        cJSON_ArrayForEach(object, tree_at(event, "Object"))
+        {
+            if (add_attributes(m, tree_at(object, "Attribute"), tags, deleted) < 0)
+                return -1;
+        }
     }
     return 0;
 }
