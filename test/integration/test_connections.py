@@ -159,3 +159,17 @@ def test_connection_is_cut(app, cworker, keys):
 
 def test_report_needs_no_server():
     assert run_cworker("-b", "redis://127.0.0.1:1/0", "report").returncode == 0
+
+
+@pytest.mark.parametrize("options, told", [
+    ((), "WARNING/MainProcess] Redis keeps nothing on disk"),
+    (("--save", "60 1"), "a crash of it loses what came since its last snapshot (save 60 1)"),
+    (("--appendonly", "yes"), "INFO/MainProcess] Redis syncs its append-only file every second"),
+    (("--appendonly", "yes", "--appendfsync", "always"), None)])
+def test_what_a_crash_of_redis_loses(cworker, options, told):
+    with RedisServer(extra=options) as server:
+        worker = cworker(broker=server.url(), backend=server.url())
+        if told:
+            worker.wait_log(told)
+        worker.stop()
+        assert told or "crash of" not in worker.log

@@ -153,3 +153,17 @@ def test_cold_shutdown_during_an_outage(make_app, cworker, keys, private_mongo):
     cworker(backend=private_mongo.url())
     wait_until(lambda: stored(private_mongo) == 20, 30, "all results")
     wait_until(lambda: not inflight(keys), what="all acks")
+
+
+def test_what_the_spool_file_gives_not_back_runs_again(make_app, cworker, keys, private_mongo,
+                                                       tmp_path):
+    worker = end_during_outage(make_app, cworker, keys, private_mongo, "demo.text", (1_000_000,), 60,
+                               "--set", f"result_spool_dir={tmp_path}")
+    wait_until(all_held(keys, 60), 60, "60 results that wait")
+    wait_until(lambda: worker.log.count("demo.text") >= 120, 30, "60 ends")
+    files = Path(f"/proc/{worker.pid}/fd")
+    (spool,) = [fd for fd in files.iterdir() if str(fd.readlink()).startswith(f"{tmp_path}/#")]
+    with open(spool, "r+b") as file:
+        file.truncate(0)
+    check_recovery(private_mongo, worker, keys, 60)
+    assert "runs again: its record cannot be read back from the spool file" in worker.log

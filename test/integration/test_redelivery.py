@@ -282,3 +282,45 @@ def test_recover_without_the_store_gives_nothing_back(app, crash, keys, tmp_path
     assert keys.llen("celery") == 0 and len(inflight(keys)) == 1
     assert ENDED in crash.hand_back()
     assert keys.llen("celery") == 1
+
+
+# --- records of a later version of cworker ----------------------------------------------------------
+
+
+def test_a_later_record_is_put_off(app, cworker, backend, keys, ledger):
+    """Only a later worker can publish it: not met again at once, said once, and others are not kept."""
+    messages = [redelivered(app, keys) for _ in range(2)]
+    for message in messages:
+        app.backend.store_result(message["headers"]["id"], None, "SUCCESS")
+        keys.hset("{celery}.cworker.outbox", message["headers"]["id"] + "/" +
+                  message["properties"]["delivery_tag"], "2 {what}")
+        keys.lpush("celery", json.dumps(message))
+    worker = cworker(backend=backend, concurrency=1, env={"BENCH_TRACE": str(ledger)})
+    get(app.send_task("bench.noop", (6,)))
+    wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 2, what="both put off")
+    wait_until(lambda: not inflight(keys), what="an empty list")
+    assert worker.log.count("in a later version of cworker") == 1
+    assert runs(ledger) == {6: 1}
+    soonest = keys.zrange("{celery}.cworker.delayed", 0, 0, withscores=True)[0][1] / 1e6
+    assert soonest > datetime.now(timezone.utc).timestamp() + 30
+    assert keys.hlen("{celery}.cworker.outbox") == 2
+    # One whose record it can read, as the later worker might have left it, is published.
+    keys.hset("{celery}.cworker.outbox", mapping={
+        field: "1 []" for field in keys.hkeys("{celery}.cworker.outbox")})
+    keys.zadd("{celery}.cworker.delayed",
+              {member: 0 for member in keys.zrange("{celery}.cworker.delayed", 0, -1)})
+    wait_until(lambda: not keys.keys("*.cworker.outbox") and not inflight(keys), what="the acks")
+    assert runs(ledger) == {6: 1}
+
+
+def test_later_delayed_entries_and_workers_are_left(app, cworker, backend, keys):
+    keys.zadd("{celery}.cworker.delayed", {"id/1": 1})
+    keys.hset("{celery}.cworker.delayed.msg", "id/1", "2 what")
+    keys.hset("cworker.incarnations", "later", json.dumps({"v": 2, "lists": "?"}))
+    worker = cworker(backend=backend)
+    worker.wait_log("a later version of cworker uses this Redis")
+    assert get(app.send_task("demo.add", (1, 2), countdown=0.2)) == 3
+    assert keys.hget("{celery}.cworker.delayed.msg", "id/1") == b"2 what"
+    assert keys.hexists("cworker.incarnations", "later")
+    assert worker.log.count("a later version") == 1
+    keys.hdel("cworker.incarnations", "later")

@@ -126,3 +126,16 @@ def test_a_state_file_that_cannot_be_written(tmp_path, redis):
     done = run_cworker("worker", "-b", redis.url(), "-S", tmp_path / "missing" / "state")
     assert done.returncode == 1
     assert "No such file or directory" in done.stderr
+
+
+def test_state_file_after_a_kill(app, cworker, keys, tmp_path):
+    """Written while the worker runs, so a kill -9 forgets little."""
+    path = tmp_path / "worker.state"
+    worker = cworker("--statedb", path, queues="other")
+    app.control.revoke("some-id", destination=["w1@test"], reply=True, timeout=15)
+    wait_until(lambda: "some-id" in path.read_text(), what="the id in the file")
+    worker.kill()
+    keys.delete(REVOKED)
+    result = app.send_task("demo.add", (1, 1), task_id="some-id")
+    cworker("--statedb", path)
+    wait_state(result, "REVOKED")

@@ -308,3 +308,23 @@ def test_events(drive, cworker, keys):
     found = {event["uuid"]: (event["terminated"], event["signum"], event["expired"])
              for event in seen}
     assert found == {waiting.id: (False, None, False), running.id: (True, 9, False)}
+
+
+def test_stamped_tasks_do_not_wait_for_their_eta(drive, cworker, keys):
+    cworker()
+    tasks = {}
+    for tenant in ("t1", "ä1", "t2", 5):
+        signature = drive.app.signature("demo.add", (1, 1))
+        signature.stamp(tenant=tenant)
+        tasks[tenant] = signature.apply_async(countdown=3600)
+    plain = drive.app.send_task("demo.add", ("t1", '"tenant"'), countdown=3600)
+    delayed = "{celery}.cworker.delayed"
+    wait_until(lambda: keys.zcard(delayed) == 5, what="five delayed tasks")
+    drive.app.control.revoke_by_stamped_headers({"tenant": ["t1", "ä1"]})
+    for tenant in ("t1", "ä1"):
+        wait_state(tasks[tenant], "REVOKED")
+    drive.app.control.revoke_by_stamped_headers({"tenant": 5})
+    wait_state(tasks[5], "REVOKED")
+    wait_until(lambda: {member.decode().split("/")[0] for member in keys.zrange(delayed, 0, -1)} ==
+               {tasks["t2"].id, plain.id}, what="the others, delayed")
+    wait_until(lambda: keys.zrange(delayed, 0, 0, withscores=True)[0][1] > 1e15, what="their ETA")

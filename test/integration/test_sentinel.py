@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """sentinel:// brokers: real sentinels, failovers, and WAIT."""
+import json
 import signal
 from collections.abc import Iterator
 
 import pytest
+from celery import chord, signature
 from harness import get, inflight, run_cworker, wait_until
 
 from services.sentinel import MASTER_NAME, Sentinels
@@ -109,3 +111,32 @@ def test_wrong_options():
     done = run_cworker("-b", "sentinel://:hush@127.0.0.1:1", "--set", "master_name=m", "purge", "-f")
     assert done.returncode == 69 and "no sentinel knows" in done.stderr
     assert "hush" not in done.stderr
+
+
+def test_results(fleet, make_app, cworker, redis):
+    """A Sentinel as result store: results, a chord that is counted there, and a failover."""
+    options = json.dumps(fleet.transport_options())
+    app = make_app(broker=redis.url(), backend=fleet.url(),
+                   result_backend_transport_options=fleet.transport_options())
+    worker = cworker("--set", f"result_backend_transport_options={options}", backend=fleet.url())
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    parts = [signature("demo.add", (i, 1), app=app) for i in range(3)]
+    assert get(chord(parts, signature("demo.xsum", app=app), app=app).apply_async()) == 6
+    done = run_cworker("-b", redis.url(), "--result-backend", fleet.url(), "--set",
+                       f"result_backend_transport_options={options}", "result",
+                       app.send_task("demo.add", (2, 2)).id)
+    assert done.returncode in (0, 1), done
+    master = fleet.master()
+    master.kill()
+    wait_until(lambda: fleet.master_port() != master.port, 20, "the failover")
+    late = app.send_task("demo.add", (3, 4))
+    worker.wait_log("works again after", 30)
+    fresh = make_app(broker=redis.url(), backend=fleet.url(),
+                     result_backend_transport_options=fleet.transport_options())
+    assert get(fresh.AsyncResult(late.id), timeout=30) == 7
+
+
+def test_results_of_an_unnamed_master(fleet, redis):
+    done = run_cworker("-b", redis.url(), "--result-backend", fleet.url(), "worker")
+    assert done.returncode == 1
+    assert "result_backend: a sentinel:// URL needs master_name" in done.stderr

@@ -135,10 +135,10 @@ static int broker_check(const char *value, struct error *err)
 
 static int backend_check(const char *value, struct error *err)
 {
-    if (scheme_is(value, "redis rediss unix mongodb file disabled"))
+    if (scheme_is(value, "redis rediss unix sentinel mongodb file disabled"))
         return 0;
     return error_set(err, ERROR_UNSUPPORTED,
-                     "result_backend: results go to mongodb://, redis:// or file://, or nowhere "
+                     "result_backend: results go to mongodb://, redis://, sentinel:// or file://, or nowhere "
                      "(disabled://); not to %.*s",
                      (int)(strstr(value, ":") ? strcspn(value, ":") : 0), value);
 }
