@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/channel_private.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* A channel's life: open, what it holds, close. The one idea: names and memory are made here once, for
  * as long as the channel lives; everything that talks to Redis is in the files beside it, and starts
@@ -20,15 +20,7 @@ static const double POLL_SECONDS = 1;
 
 int64_t time_boot(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
-}
-
-void timer_arm(struct event *timer, double seconds)
-{
-    struct timeval wait = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
-    evtimer_add(timer, &wait);
+    return clock_us(CLOCK_BOOTTIME);
 }
 
 void note(struct channel *c, bool warning, const char *fmt, ...)

@@ -9,6 +9,7 @@
 
 #include "broker/channel.h"
 #include "broker/scripts.h"
+#include "broker/timer.h"
 
 #define KEY_SEPARATOR "\x06\x16"
 
@@ -151,7 +152,6 @@ void note_later(struct channel *c, const char *what); /* entries of a later form
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
 char *queue_key(const struct channel *c, const char *queue, int step); /* caller frees */
 int64_t time_boot(void);
-void timer_arm(struct event *timer, double seconds);
 void delivery_unlink(struct channel *c, struct delivery *d);
 
 /* recover.c */

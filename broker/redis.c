@@ -3,6 +3,7 @@
 
 #include "broker/redis_tls.h"
 #include "broker/sentinel.h"
+#include "broker/timer.h"
 #include "proto/base/mem.h"
 
 #include <arpa/inet.h>
@@ -24,16 +25,10 @@ enum { READ_SIZE = 256 * 1024 };
 static const double CONNECT_TIMEOUT = 10, BACKOFF_FIRST = 0.1, BACKOFF_MAX = 10,
                     BACKOFF_SENTINEL = 1; /* asking costs little, and a failover is soon over */
 
-void redis_timer(struct redis *r, double seconds)
-{
-    struct timeval wait = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
-    evtimer_add(r->timer, &wait);
-}
-
 void redis_watch(struct redis *r)
 {
     r->watching = true;
-    redis_timer(r, r->command_timeout / 4 < 1 ? r->command_timeout / 4 : 1);
+    timer_arm(r->timer, r->command_timeout / 4 < 1 ? r->command_timeout / 4 : 1);
 }
 
 static void redis_free(struct redis *r)
@@ -236,7 +231,7 @@ static void connection_open(struct redis *r)
     bufferevent_set_max_single_read(r->bev, READ_SIZE);
     bufferevent_set_max_single_write(r->bev, READ_SIZE);
     bufferevent_enable(r->bev, EV_READ | EV_WRITE);
-    redis_timer(r, CONNECT_TIMEOUT);
+    timer_arm(r->timer, CONNECT_TIMEOUT);
     unsigned life = r->life;
     if (connection_start(r) < 0 && life == r->life)
         redis_drop(r, "the address cannot be used");
@@ -274,7 +269,7 @@ void redis_drop(struct redis *r, const char *reason)
         redisReaderFree(r->reader);
     r->reader = NULL;
     if (!r->closing)
-        redis_timer(r, backoff_next(r));
+        timer_arm(r->timer, backoff_next(r));
     redis_hold(r);
     for (size_t i = 0; i < n; i++) {
         struct redis_pending *p = &ring[(head + i) & mask];
@@ -331,7 +326,7 @@ struct redis *redis_open(struct event_base *base, const struct redis_url *url,
     r->command_timeout = options->command_timeout > 0 ? options->command_timeout : 30;
     r->handlers = *handlers;
     r->timer = evtimer_new(base, timer_fired, r);
-    redis_timer(r, 0);
+    timer_arm(r->timer, 0);
     return r;
 }
 

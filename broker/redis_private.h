@@ -6,9 +6,9 @@
  * sends commands and hands their replies out; redis_script.c runs Lua. */
 
 #include "broker/redis.h"
+#include "proto/base/clock.h"
 
 #include <event2/bufferevent.h>
-#include <time.h>
 
 enum redis_state { STATE_DOWN, STATE_CONNECTING, STATE_GREETING, STATE_UP };
 
@@ -58,11 +58,8 @@ void redis_release(struct redis *r);
 
 static inline int64_t redis_clock(void) /* µs, monotonic, cheap */
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
+    return clock_us(CLOCK_MONOTONIC_COARSE);
 }
-void redis_timer(struct redis *r, double seconds);
 void redis_watch(struct redis *r); /* looks at the oldest command in a while */
 
 /* As redis_send, but in any state that has a connection. */

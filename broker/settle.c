@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/channel_private.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "proto/base64.h"
 #include "proto/time.h"
@@ -8,7 +9,6 @@
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* Settling and publishing. The one idea: a settlement is kept, with all it needs to be sent again, until
  * Redis has answered it; it removes its entry first and does nothing unless that removed something, so
@@ -66,13 +66,6 @@ void arguments_done(struct argument_list *list)
 
 /* --- effects as arguments --- */
 
-static int64_t time_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
-}
-
 /* The message as a JSON string; in base64, and marked so, where a string would not give it back. */
 static void dead_message(struct slice text, struct buf *out)
 {
@@ -98,7 +91,7 @@ static struct slice dead_letter(struct channel *c, const struct effect *e)
     const char *reason = e->reason ? e->reason : "";
     buf_str(&out, "{\"v\": 1, \"reason\": ");
     json_print_string(reason, strlen(reason), &out);
-    buf_printf(&out, ", \"at\": \"%s\", \"queue\": ", time_print(time_now(), at));
+    buf_printf(&out, ", \"at\": \"%s\", \"queue\": ", time_print(clock_us(CLOCK_REALTIME), at));
     json_print_string(e->queue, strlen(e->queue), &out);
     buf_str(&out, ", \"worker\": ");
     json_print_string(c->node, strlen(c->node), &out);
@@ -367,7 +360,7 @@ static void delays_expect(struct channel *c, const struct effect *effects, size_
 {
     for (size_t i = 0; i < n; i++)
         if (effects[i].kind == EFFECT_DELAY && lane_find(c, effects[i].queue, 0))
-            delayed_expect(c, effects[i].due - time_now());
+            delayed_expect(c, effects[i].due - clock_us(CLOCK_REALTIME));
 }
 
 void channel_settle(struct channel *c, struct delivery *d, const struct effect *effects,

@@ -7,16 +7,16 @@
 #include "worker/events_private.h"
 
 #include "broker/fanout.h"
+#include "broker/timer.h"
 #include "broker/url.h"
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
 #include "worker/log.h"
 #include "worker/version.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -56,13 +56,6 @@ struct events {
     int64_t dropped_before; /* this overflow */
     struct events_count count;
 };
-
-static int64_t local_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 /* --- parcels ---------------------------------------------------------------------------------------- */
 
@@ -184,7 +177,8 @@ static void on_turn(evutil_socket_t fd, short what, void *arg)
 static struct event event_now(struct events *e, const char *type)
 {
     struct worker *w = e->worker;
-    return (struct event){type, w->options->hostname, getpid(), clock_forward(&w->clock), local_now()};
+    return (struct event){type, w->options->hostname, getpid(), lamport_forward(&w->clock),
+                          clock_us(CLOCK_REALTIME)};
 }
 
 struct buf *events_batch_begin(struct events *e, const char *type, struct event *ret_event)
@@ -380,9 +374,9 @@ void events_open(struct worker *w)
     task_events_set(e);
     if (!beats(e))
         return;
-    double whole = floor(o->heartbeat);
+    struct timeval beat = timer_seconds(o->heartbeat);
     connect_redis(e);
-    event_add(e->heart, &(struct timeval){(time_t)whole, (suseconds_t)((o->heartbeat - whole) * 1e6)});
+    event_add(e->heart, &beat);
 }
 
 void events_close(struct worker *w)

@@ -149,7 +149,7 @@ static void say_sent(struct events *e, struct worker *w, const char *text, const
     struct message_limits limits = {0};
     struct buf out = BUF_INIT(1 << 22);
     if (message_decode(mem_dup(text), strlen(text), &limits, &m, NULL) == 0) {
-        struct event event = {"task-sent", events_publisher(e), getpid(), clock_forward(&w->clock),
+        struct event event = {"task-sent", events_publisher(e), getpid(), lamport_forward(&w->clock),
                               worker_now(w)};
         event_sent(&event, &m, queue, &out);
         events_post(e, &event, &out);

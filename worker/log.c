@@ -2,6 +2,7 @@
 #include "worker/log.h"
 
 #include "proto/base/buf.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/mem.h"
 #include "proto/json.h"
@@ -118,9 +119,7 @@ static void reopen_if_rotated(void)
 {
     if (!out.path)
         return;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    int64_t ms = now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+    int64_t ms = clock_us(CLOCK_MONOTONIC_COARSE) / 1000;
     int64_t before = atomic_load(&out.checked_ms);
     if (ms - before < RECHECK_MS || !atomic_compare_exchange_strong(&out.checked_ms, &before, ms))
         return;

@@ -12,6 +12,7 @@
  * In every phase what only waits goes back at once, marked as redelivered, so a kill -9 in the midst of it
  * leaves no more than what runs to be rescued. */
 
+#include "broker/timer.h"
 #include "worker/log.h"
 #include "worker/worker.h"
 
@@ -81,7 +82,7 @@ static void quit(struct worker *w)
         return;
     }
     log_warning("Initiating Soft Shutdown, terminating in %g seconds", seconds);
-    struct timeval wait = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
+    struct timeval wait = timer_seconds(seconds);
     event_base_once(w->base, -1, EV_TIMEOUT, soft_is_over, w, &wait);
     enter(w, WORKER_SOFT);
 }

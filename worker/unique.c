@@ -7,6 +7,7 @@
 
 #include "worker/unique.h"
 
+#include "broker/timer.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
 #include "worker/log.h"
@@ -136,9 +137,8 @@ static void arm(struct unique_leases *leases, double period)
 {
     if (evtimer_pending(leases->timer, NULL) && leases->period <= period)
         return;
-    struct timeval wait = {(time_t)period, (suseconds_t)((period - (double)(time_t)period) * 1e6)};
     leases->period = period;
-    evtimer_add(leases->timer, &wait);
+    timer_arm(leases->timer, period);
 }
 
 static void unlink_lease(struct unique *u)

@@ -18,7 +18,6 @@
 #include <event2/thread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     BATCH_PER_LANE = 128,       /* window for tiny tasks: what a child holds and as much again */
@@ -27,23 +26,9 @@ enum {
     CLOCK_INTERVAL = 30,        /* seconds between two looks at Redis' clock */
 };
 
-int64_t monotonic_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
-static int64_t local_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
 int64_t worker_now(const struct worker *w)
 {
-    return local_now() + w->clock_offset;
+    return clock_us(CLOCK_REALTIME) + w->clock_offset;
 }
 
 void worker_pump(struct worker *w)
@@ -136,7 +121,7 @@ static void on_clock(const redisReply *reply, void *arg)
     if (reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
         int64_t theirs = strtoll(reply->element[0]->str, NULL, 10) * 1000000 +
                          strtoll(reply->element[1]->str, NULL, 10);
-        reading->worker->clock_offset = theirs - (reading->asked + local_now()) / 2;
+        reading->worker->clock_offset = theirs - (reading->asked + clock_us(CLOCK_REALTIME)) / 2;
     }
     free(reading);
 }
@@ -144,7 +129,7 @@ static void on_clock(const redisReply *reply, void *arg)
 void worker_read_clock(struct worker *w)
 {
     struct clock_reading *reading = mem_alloc(sizeof *reading);
-    *reading = (struct clock_reading){w, local_now()};
+    *reading = (struct clock_reading){w, clock_us(CLOCK_REALTIME)};
     if (redis_sendf(channel_redis(w->channel), on_clock, reading, "TIME") < 0)
         free(reading);
 }

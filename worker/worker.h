@@ -6,8 +6,9 @@
  * opens and closes it and knows how it stops; flow.c is the way of a task through it. */
 
 #include "broker/fanout.h"
-#include "worker/clock.h"
+#include "proto/base/clock.h"
 #include "worker/config/options.h"
+#include "worker/lamport.h"
 #include "worker/pool/pool.h"
 #include "worker/request.h"
 #include "worker/store/store.h"
@@ -74,7 +75,10 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
 /* Asks for another turn of dispatch, window and end-of-work checks, once the current events are done. */
 void worker_pump(struct worker *w);
 int64_t worker_now(const struct worker *w); /* µs since the epoch by Redis' clock */
-int64_t monotonic_now(void);                /* µs */
+static inline int64_t monotonic_now(void)   /* µs of CLOCK_MONOTONIC */
+{
+    return clock_us(CLOCK_MONOTONIC);
+}
 void worker_read_clock(struct worker *w);   /* asks Redis for its time */
 /* With node, prefix, lease, replicas and steps as the settings say; the rest is the caller's. */
 struct channel *worker_open_channel(struct worker *w, struct channel_options *options,

@@ -2,7 +2,7 @@
 /* Envelopes of control messages, patterns of node names, the logical clock. */
 
 #include "proto/envelope.h"
-#include "worker/clock.h"
+#include "worker/lamport.h"
 #include "worker/control/call.h"
 
 #include <setjmp.h>
@@ -106,11 +106,11 @@ static void test_clock(void **state)
 {
     (void)state;
     struct lamport clock = {0};
-    assert_int_equal(clock_forward(&clock), 1);
-    assert_int_equal(clock_adjust(&clock, 10), 11);
-    assert_int_equal(clock_adjust(&clock, 3), 12);
-    assert_int_equal(clock_adjust(&clock, INT64_MAX), 13);
-    assert_int_equal(clock_adjust(&clock, INT64_MIN), 14);
+    assert_int_equal(lamport_forward(&clock), 1);
+    assert_int_equal(lamport_adjust(&clock, 10), 11);
+    assert_int_equal(lamport_adjust(&clock, 3), 12);
+    assert_int_equal(lamport_adjust(&clock, INT64_MAX), 13);
+    assert_int_equal(lamport_adjust(&clock, INT64_MIN), 14);
 }
 
 static void test_repr_of_texts(void **state)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/fanout.h"
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
 #include "proto/event.h"
@@ -25,13 +26,6 @@ struct call {
     cJSON *args, *kwargs;
     char id[37], origin[300];
 };
-
-static int64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return now.tv_sec * 1000000LL + now.tv_nsec / 1000;
-}
 
 static int read_number(const struct options *o, const char *name, double max, double *ret_number)
 {
@@ -133,7 +127,7 @@ static int read_call(const struct options *o, struct call *call)
     if (command_flag(o, "wait") && !o->settings.result_backend)
         return command_usage(o, "--wait: no result backend is set; say --result-backend URL");
     call->spec = (struct message_spec){
-        .eta = TIME_NONE, .expires = TIME_NONE, .now = now_us(), .group_index = -1};
+        .eta = TIME_NONE, .expires = TIME_NONE, .now = clock_us(CLOCK_REALTIME), .group_index = -1};
     double priority = 0;
     int status = read_number(o, "priority", 255, &priority);
     call->spec.priority = (int)priority;
@@ -160,7 +154,7 @@ static int say_sent(struct mailbox *m, const char *text, const char *queue)
     struct buf body = BUF_INIT(SIZE_MAX / 4), headers = BUF_INIT(1 << 12);
     char host[300];
     origin_print(host, sizeof host);
-    struct event event = {"task-sent", host, getpid(), 1, now_us()};
+    struct event event = {"task-sent", host, getpid(), 1, clock_us(CLOCK_REALTIME)};
     struct envelope_spec spec = {.exchange = m->settings->event_exchange, .routing_key = "task.sent",
                                  .delivery_mode = 1};
     message_decode(mem_dup(text), strlen(text), &limits, &message, NULL);
@@ -216,9 +210,9 @@ static int wait_for_result(const struct options *o, const char *id)
     if (status != 0)
         return status;
     char state[64];
-    int64_t end = now_us() + (int64_t)(timeout * 1e6), pause = 50000;
+    int64_t end = clock_us(CLOCK_REALTIME) + (int64_t)(timeout * 1e6), pause = 50000;
     while ((status = result_print(o, id, false, state)) == RESULT_NOT_YET) {
-        if (timeout > 0 && now_us() >= end) {
+        if (timeout > 0 && clock_us(CLOCK_REALTIME) >= end) {
             fprintf(stderr, "cworker call: no result within %g s%s%s\n", timeout,
                     *state ? "; state " : "", state);
             return EXIT_UNAVAILABLE;

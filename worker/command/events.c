@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/fanout.h"
+#include "broker/timer.h"
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
 #include "proto/repr.h"
@@ -228,7 +229,7 @@ static void on_stop(evutil_socket_t fd, short what, void *arg)
 
 static void watch_screen(struct watch *w, struct mailbox *m, double period)
 {
-    struct timeval often = {(time_t)period, (suseconds_t)((period - (double)(time_t)period) * 1e6)};
+    struct timeval often = timer_seconds(period);
     struct event *tick = event_new(w->base, -1, EV_PERSIST, on_tick, w);
     struct event *size = evsignal_new(w->base, SIGWINCH, on_tick, w);
     struct event *stop = evsignal_new(w->base, SIGTSTP, on_stop, w);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/command/events_screen.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 
 #include <stdio.h>
@@ -84,9 +85,7 @@ static void copy(char *to, size_t size, const char *from)
 
 static double now(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    return (double)clock_us(CLOCK_MONOTONIC) / 1e6;
 }
 
 static struct seen_worker *worker_of(struct screen *s, const char *name)

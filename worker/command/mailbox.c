@@ -2,6 +2,7 @@
 #include "worker/command/mailbox.h"
 
 #include "broker/fanout.h"
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
 #include "proto/uuid.h"
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* PUBLISH tells how many listen, so the waiting ends with the last possible reply instead of the
  * time-out, which only a worker that is stuck, or not meant, runs into. The reply queue lives as long as
@@ -27,11 +27,9 @@ struct question {
     bool replied;
 };
 
-static double now(void)
+static double seconds_of(clockid_t clock)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    return (double)clock_us(clock) / 1e6;
 }
 
 int mailbox_open(struct mailbox *m, const struct options *o)
@@ -91,7 +89,7 @@ static int broadcast(struct mailbox *m, const struct mailbox_question *q,
     char *topic = fanout_topic(m->fanout, exchange, "");
     char *body = body_text(q, reply_to);
     char *headers = mem_printf("{\"clock\": 1, \"expires\": %.6f}",
-                               q->timeout > 0 ? now() + q->timeout : 0);
+                               q->timeout > 0 ? seconds_of(CLOCK_REALTIME) + q->timeout : 0);
     struct envelope_spec spec = {
         .body = slice_of(body), .headers = headers, .exchange = exchange, .routing_key = "",
         .delivery_mode = 2};
@@ -166,17 +164,17 @@ static void on_popped(const redisReply *reply, void *arg)
 static int collect(struct question *q, double timeout)
 {
     int status = 0;
-    double end = now() + timeout;
-    while (status == 0 && q->expected > 0 && now() < end) {
+    double end = seconds_of(CLOCK_MONOTONIC) + timeout;
+    while (status == 0 && q->expected > 0 && seconds_of(CLOCK_MONOTONIC) < end) {
         char wait[32];
-        double left = end - now();
+        double left = end - seconds_of(CLOCK_MONOTONIC);
         snprintf(wait, sizeof wait, "%.3f", left < 0.001 ? 0.001 : left < SLICE ? left : SLICE);
         q->replied = false;
         status = command_redis_read(
             &q->mailbox->redis, on_popped, q, 3,
             (struct slice[]){slice_of("BRPOP"), slice_of(q->key), slice_of(wait)});
         if (q->replied)
-            end = now() + timeout;
+            end = seconds_of(CLOCK_MONOTONIC) + timeout;
     }
     return status;
 }

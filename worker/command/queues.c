@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "proto/message.h"
 #include "worker/command/command.h"
@@ -7,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* Queues as Redis holds them, and who consumes them as the workers say. Everything is gathered into one
  * JSON object, queue name → figures; the table prints from it. Reads only, and nothing that takes long on
@@ -167,11 +167,9 @@ static double age_of(const char *text)
 {
     struct message m = {0};
     struct message_limits limits = {0};
-    struct timespec now;
     double age = -1;
     int64_t since = TIME_NONE;
-    clock_gettime(CLOCK_REALTIME, &now);
-    double seconds = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    double seconds = (double)clock_us(CLOCK_REALTIME) / 1e6;
     if (message_decode(mem_dup(text), strlen(text), &limits, &m, NULL) == 0)
         since = m.eta;
     cJSON *properties = m.properties.at ? json_parse(m.properties.at, m.properties.size, NULL) : NULL;

@@ -180,9 +180,9 @@ static void on_worker_event(struct gossip *g, const cJSON *event)
         return;
     json_as_int(json_get(event, "clock"), &clock);
     if (strcmp(hostname, w->options->hostname) == 0)
-        clock_forward(&w->clock);
+        lamport_forward(&w->clock);
     else
-        clock_adjust(&w->clock, clock);
+        lamport_adjust(&w->clock, clock);
     on_elect(g, event, hostname);
 }
 

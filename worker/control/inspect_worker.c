@@ -372,6 +372,6 @@ cJSON *call_hello(struct call *call)
     revoked_take(w, call_argument(call, "revoked"));
     cJSON *reply = cJSON_CreateObject();
     cJSON_AddItemToObject(reply, "revoked", revoked_exchange(w));
-    cJSON_AddItemToObject(reply, "clock", json_int(clock_forward(&w->clock)));
+    cJSON_AddItemToObject(reply, "clock", json_int(lamport_forward(&w->clock)));
     return reply;
 }

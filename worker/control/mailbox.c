@@ -40,7 +40,7 @@ static void reply(struct control *c, const cJSON *body, const cJSON *value)
     buf_char(&text, '}');
     buf_str(&headers, "{\"ticket\": ");
     json_print(json_get(body, "ticket"), &headers);
-    buf_printf(&headers, ", \"clock\": %lld}", (long long)clock_forward(&c->worker->clock));
+    buf_printf(&headers, ", \"clock\": %lld}", (long long)lamport_forward(&c->worker->clock));
     struct envelope_spec spec = {
         .body = {text.data, text.size},
         .headers = headers.data,
@@ -144,9 +144,9 @@ static void on_message(struct slice text, void *arg)
     if (envelope_decode(text, &headers, &body, &err) == 0 && !cJSON_IsObject(body))
         error_set(&err, ERROR_INVALID, "the body is no object");
     if (!err.code) {
-        clock_forward(&c->worker->clock);
+        lamport_forward(&c->worker->clock);
         json_as_int(json_get(headers, "clock"), &clock);
-        clock_adjust(&c->worker->clock, clock);
+        lamport_adjust(&c->worker->clock, clock);
         if (is_for_us(c, body, &err)) {
             dispatch(c, body);
             body = NULL;
@@ -175,7 +175,7 @@ int control_send(struct control *c, const char *method, cJSON *arguments, const 
     }
     char *text = json_text(body);
     char *headers = mem_printf("{\"clock\": %lld, \"expires\": %.6f}",
-                               (long long)clock_forward(&c->worker->clock),
+                               (long long)lamport_forward(&c->worker->clock),
                                (double)worker_now(c->worker) / 1e6 + 1);
     struct envelope_spec spec = {slice_of(text), headers, c->exchange, "", 2};
     char *envelope = envelope_encode(&spec);

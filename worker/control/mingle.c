@@ -35,7 +35,7 @@ static void sync_with(struct worker *w, const cJSON *reply)
 {
     int64_t clock = 0;
     json_as_int(json_get(reply, "clock"), &clock);
-    clock_adjust(&w->clock, clock);
+    lamport_adjust(&w->clock, clock);
     revoked_take(w, json_get(reply, "revoked"));
 }
 

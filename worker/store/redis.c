@@ -9,6 +9,7 @@
 #include "worker/store/redis_calls.h"
 
 #include "broker/redis.h"
+#include "broker/timer.h"
 #include "proto/base/mem.h"
 #include "worker/config/settings.h"
 
@@ -102,12 +103,9 @@ static bool is_paused(const struct redis_store *s)
 
 static void pause_sending(struct redis_store *s)
 {
-    double seconds = store_backoff(s->n_attempts);
-    struct timeval delay = {(time_t)seconds, (suseconds_t)((seconds - (time_t)seconds) * 1e6)};
     if (is_paused(s))
         return;
-    s->n_attempts++;
-    evtimer_add(s->retry, &delay);
+    timer_arm(s->retry, store_backoff(s->n_attempts++));
 }
 
 static void on_retry(evutil_socket_t fd, short what, void *arg)

@@ -4,6 +4,7 @@
 
 #include "worker/store/redis_calls.h"
 
+#include "broker/timer.h"
 #include "proto/base/mem.h"
 
 #include <stdlib.h>
@@ -37,12 +38,9 @@ static void call_free(struct call *call)
 
 static void try_later(struct redis_calls *c)
 {
-    double seconds = store_backoff(c->n_attempts);
-    struct timeval delay = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
     if (evtimer_pending(c->again, NULL))
         return;
-    c->n_attempts++;
-    evtimer_add(c->again, &delay);
+    timer_arm(c->again, store_backoff(c->n_attempts++));
 }
 
 static void on_answer(const redisReply *reply, void *arg)

@@ -5,6 +5,7 @@
 #include "worker/store/backend.h"
 
 #include "broker/url.h"
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "worker/config/settings.h"
 #include "worker/store/spool.h"
@@ -12,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 /* Of records that the backend has; beyond it they go to the spool file. */
 enum { MEMORY_MAX = 32 << 20 };
@@ -29,9 +29,7 @@ struct store {
 
 double store_clock(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    return (double)clock_us(CLOCK_MONOTONIC) / 1e6;
 }
 
 double store_random(void)

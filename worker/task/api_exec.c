@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/task_private.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 
 #include <errno.h>
@@ -196,7 +197,7 @@ static void ask_to_end(struct program *p, int why)
     if (p->kill_at_us)
         return;
     p->why = why;
-    p->kill_at_us = task_clock_us() + GRACE_US;
+    p->kill_at_us = clock_us(CLOCK_MONOTONIC) + GRACE_US;
     if (!p->ended)
         signal_tree(p->pid, SIGTERM, 0);
 }
@@ -211,7 +212,7 @@ static bool tick_refuses(struct program *p, int64_t now)
 
 static void watch(struct program *p)
 {
-    int64_t now = task_clock_us();
+    int64_t now = clock_us(CLOCK_MONOTONIC);
     if (cw_stopping(p->t) != CW_GO)
         ask_to_end(p, STOPPED);
     else if (p->deadline_us && now >= p->deadline_us)
@@ -370,7 +371,7 @@ int cw_exec(cw_task *t, const struct cw_command *command, struct cw_exit *ret_ex
     p.output = BUF_INIT(p.max_output);
     if (program_start(&p) < 0)
         return -1;
-    p.started_us = task_clock_us();
+    p.started_us = clock_us(CLOCK_MONOTONIC);
     p.tick_us = p.started_us + 1000000;
     if (command->timeout > 0)
         p.deadline_us = p.started_us + (int64_t)(command->timeout * 1e6);

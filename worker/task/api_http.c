@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/task_private.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "worker/task/net_guard.h"
 #include "worker/version.h"
@@ -129,7 +130,7 @@ static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl
 
 static double now_seconds(void)
 {
-    return (double)task_clock_us() / 1e6;
+    return (double)clock_us(CLOCK_MONOTONIC) / 1e6;
 }
 
 static char *part(CURLU *url, CURLUPart what, unsigned flags)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/task_private.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "worker/log.h"
 
@@ -192,7 +193,7 @@ double cw_time_left(const cw_task *t)
     if (soft <= 0 && hard <= 0)
         return HUGE_VAL;
     double limit = soft > 0 && (hard <= 0 || soft < hard) ? soft : hard;
-    double left = limit - (double)(task_clock_us() - t->started_us) / 1e6;
+    double left = limit - (double)(clock_us(CLOCK_MONOTONIC) - t->started_us) / 1e6;
     return left > 0 ? left : 0;
 }
 
@@ -210,12 +211,12 @@ static void nap(struct slot *slot, uint32_t seen, double seconds)
  * sleeps are cut in short pieces. */
 int cw_sleep(cw_task *t, double seconds)
 {
-    double end = (double)task_clock_us() / 1e6 + (seconds > 0 ? fmin(seconds, 1e9) : 0);
+    double end = (double)clock_us(CLOCK_MONOTONIC) / 1e6 + (seconds > 0 ? fmin(seconds, 1e9) : 0);
     for (;;) {
         uint32_t seen = t->slot ? atomic_load(&t->slot->stop) : 0;
         if (cw_stopping(t) != CW_GO)
             return helper_stopped(t);
-        double left = end - (double)task_clock_us() / 1e6;
+        double left = end - (double)clock_us(CLOCK_MONOTONIC) / 1e6;
         if (left <= 0)
             return 0;
         nap(t->slot, seen, seen ? fmin(left, 0.1) : fmin(left, 60));

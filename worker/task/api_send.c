@@ -1,23 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/task/task_private.h"
 
+#include "proto/base/clock.h"
 #include "proto/message.h"
 #include "proto/uuid.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* Tasks that a task sends. They are encoded here, in the child, and leave with the outcome, so that
  * main publishes them in the step that acks: a task that fails or is redelivered sends nothing
  * twice. */
-
-static int64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 static const char *queue_of(const struct cw_send *send)
 {
@@ -45,7 +38,7 @@ static void remember(cw_task *t, const struct cw_send *send, const char *queue, 
 static int encode(cw_task *t, const struct cw_send *send, const char *id)
 {
     const struct cw_info *info = cw_info(t);
-    int64_t now = now_us();
+    int64_t now = clock_us(CLOCK_REALTIME);
     int64_t due = send->countdown > 0 ? now + (int64_t)(send->countdown * 1e6) : TIME_NONE;
     if (send->eta && time_parse(send->eta, strlen(send->eta), &due) < 0)
         return helper_failed(t, false, "ValueError", "task %s: eta %s is no ISO 8601", send->task,

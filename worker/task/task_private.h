@@ -72,7 +72,6 @@ struct place {
 
 extern struct task_process task_process;
 
-int64_t task_clock_us(void);                   /* CLOCK_MONOTONIC */
 int task_max_retries(const struct cw_task *t); /* < 0: without end */
 
 /* Binds args and kwargs to the table's names; false after having given the TypeError as verdict. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "proto/base/clock.h"
 #include "worker/task/task_private.h"
 #include "worker/task/rlimits.h"
 
@@ -11,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 /* One run: the frame becomes a cw_task, the handler gives its verdict, the verdict becomes an
@@ -39,20 +39,6 @@ void task_process_done(void)
     tables_close();
     http_close();
     mongo_close();
-}
-
-int64_t task_clock_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-static int64_t thread_cpu_us(void)
-{
-    struct timespec used;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-    return (int64_t)used.tv_sec * 1000000 + used.tv_nsec / 1000;
 }
 
 struct footprint {
@@ -183,10 +169,10 @@ static struct slice sends_text(struct cw_task *t)
 
 static void bill(const struct cw_task *t, int64_t cpu_before, struct outcome_frame *o)
 {
-    int64_t now = task_clock_us();
+    int64_t now = clock_us(CLOCK_MONOTONIC);
     const struct footprint *memory = footprint_read(now);
     o->run_us = now - t->started_us;
-    o->cpu_us = thread_cpu_us() - cpu_before + t->tools_cpu_us;
+    o->cpu_us = clock_us(CLOCK_THREAD_CPUTIME_ID) - cpu_before + t->tools_cpu_us;
     o->peak_kb = memory->peak_kb;
     o->resident_kb = memory->resident_kb;
 }
@@ -195,12 +181,12 @@ void *task_run(const struct task_frame *f, struct slot *slot, const struct task_
                struct outcome_frame *ret_outcome)
 {
     struct cw_task *t = mem_zalloc(sizeof *t);
-    int64_t cpu_before = thread_cpu_us();
+    int64_t cpu_before = clock_us(CLOCK_THREAD_CPUTIME_ID);
     t->frame = f;
     t->entry = &registry[f->def];
     t->slot = slot;
     t->port = port;
-    t->started_us = task_clock_us();
+    t->started_us = clock_us(CLOCK_MONOTONIC);
     t->result = BUF_INIT(TASK_RESULT_MAX);
     t->traceback = BUF_INIT(1 << 20);
     t->repr = BUF_INIT(1 << 20);

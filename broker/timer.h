@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BROKER_TIMER_H
+#define BROKER_TIMER_H
+
+/* libevent's timers, in seconds. */
+
+#include <event2/event.h>
+
+static inline struct timeval timer_seconds(double seconds)
+{
+    return (struct timeval){(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
+}
+
+static inline void timer_arm(struct event *timer, double seconds)
+{
+    struct timeval wait = timer_seconds(seconds);
+    evtimer_add(timer, &wait);
+}
+
+#endif
