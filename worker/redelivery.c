@@ -15,6 +15,9 @@
  *                              derived) is published with the ack
  *   ack script                 nothing: message and record went, what it caused came, in one step
  *
+ * While the store is down the record tells the end itself, unless its result is large, and is written
+ * before the result is put: whoever gets the message after a kill stores that and does not run the task.
+ *
  * Not covered, since nothing tells that the task had ended: ignored or expired results (it runs again)
  * and early acks (what it sent is lost, as its user asked). Ids are taken to be unique: a message whose
  * id has succeeded is done, as the store keeps the first SUCCESS of an id. */
@@ -26,7 +29,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAVE_SECONDS = 60 };
+enum {
+    LEAVE_SECONDS = 60,
+    KEPT_RESULT_MAX = 4096, /* bytes; by the thousand they are in Redis until the store works again */
+};
 
 static void ask(struct request *r);
 
@@ -78,8 +84,10 @@ static void on_record(int code, struct slice text, void *arg)
         return;
     }
     if (text.at) {
-        r->sends = json_parse(text.at, text.size, NULL);
+        cJSON *record = json_parse(text.at, text.size, NULL);
+        r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
         r->recorded = true;
+        cJSON_Delete(record);
     }
     log_info("Task %s[%s] Task already completed successfully.", request_name(r), request_id(r));
     r->stored = true;
@@ -125,9 +133,63 @@ static void on_read(int code, const char *text, void *arg)
     cJSON_Delete(record);
 }
 
+/* --- had it ended while the store was down? ---------------------------------------------------------- */
+
+static char *text_of(const cJSON *object, const char *name)
+{
+    const char *text = json_get_string(object, name);
+    return text ? mem_dup(text) : NULL;
+}
+
+static enum outcome outcome_of(const cJSON *end)
+{
+    const char *name = json_get_string(end, "outcome");
+    int i = 0;
+    while (i < OUTCOME_GIVEN_BACK && (!name || strcmp(outcome_rows[i].name, name) != 0))
+        i++;
+    return (enum outcome)i;
+}
+
+/* It goes on as if it had ended now: its result is stored, then it is acked. */
+static void take_end(struct request *r, cJSON *record)
+{
+    const cJSON *end = json_get(record, "end");
+    log_info("Task %s[%s] had ended while the result store was down", request_name(r), request_id(r));
+    r->recorded = true;
+    r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
+    r->children = cJSON_DetachItemFromObjectCaseSensitive(record, "children");
+    request_raise(r, text_of(end, "result"));
+    r->traceback = text_of(end, "traceback");
+    r->countdown = cJSON_GetNumberValue(json_get(end, "countdown"));
+    flow_finish(r, outcome_of(end));
+}
+
+static void on_kept(int code, struct slice text, void *arg)
+{
+    struct request *r = arg;
+    struct worker *w = r->worker;
+    if (r->given_up)
+        return;
+    cJSON *record = code == 0 && text.at ? json_parse(text.at, text.size, NULL) : NULL;
+    if (code == ERROR_UNAVAILABLE)
+        ask_later(r);
+    else if (code != 0)
+        leave(r);
+    else if (r->lost)
+        flow_finish(r, OUTCOME_GIVEN_BACK);
+    else if (json_get(record, "end"))
+        take_end(r, record);
+    else
+        store_get(w->store, r->message.id, on_read, r);
+    cJSON_Delete(record);
+    worker_pump(w);
+}
+
 static void ask(struct request *r)
 {
-    store_get(r->worker->store, r->message.id, on_read, r);
+    if (channel_outbox_read(r->worker->channel, r->delivery.queue, r->message.id,
+                            r->message.delivery_tag, on_kept, r) != 0)
+        ask_later(r);
 }
 
 bool redelivery_check(struct request *r)
@@ -144,10 +206,20 @@ bool redelivery_check(struct request *r)
 
 /* --- what a task sent -------------------------------------------------------------------------------- */
 
+/* A store that is down may be down for long, and this worker may die meanwhile. */
+static bool must_keep_end(const struct request *r)
+{
+    bool keeps = r->outcome == OUTCOME_SUCCEEDED || r->outcome == OUTCOME_FAILED ||
+                 r->outcome == OUTCOME_RETRIED;
+    return keeps && r->acks_late && !r->ignore_result && store_is_down(r->worker->store) &&
+           (!r->result || strlen(r->result) <= KEPT_RESULT_MAX);
+}
+
 bool redelivery_must_record(const struct request *r, bool sent)
 {
-    return (sent || r->message.redelivered) && r->outcome == OUTCOME_SUCCEEDED && !r->acked &&
-           store_keeps(r->worker->store);
+    if (r->recorded || r->acked || !store_keeps(r->worker->store))
+        return false;
+    return ((sent || r->message.redelivered) && r->outcome == OUTCOME_SUCCEEDED) || must_keep_end(r);
 }
 
 static void on_recorded(int code, void *arg)
@@ -157,9 +229,36 @@ static void on_recorded(int code, void *arg)
     flow_recorded(r, code == 0);
 }
 
+static void set_text(cJSON *object, const char *name, const char *text)
+{
+    if (text)
+        json_set(object, name, cJSON_CreateString(text));
+}
+
+/* {"sends", and where the end is kept "children", "end": {"outcome", "result", …}} */
+static char *record_text(const struct request *r)
+{
+    cJSON *record = cJSON_CreateObject();
+    if (r->sends)
+        cJSON_AddItemReferenceToObject(record, "sends", r->sends);
+    if (must_keep_end(r)) {
+        cJSON *end = cJSON_CreateObject();
+        set_text(end, "outcome", outcome_rows[r->outcome].name);
+        set_text(end, "result", r->result);
+        set_text(end, "traceback", r->traceback);
+        json_set(end, "countdown", cJSON_CreateNumber(r->countdown));
+        json_set(record, "end", end);
+        if (r->children)
+            cJSON_AddItemReferenceToObject(record, "children", r->children);
+    }
+    char *text = json_text(record);
+    cJSON_Delete(record);
+    return text;
+}
+
 void redelivery_record(struct request *r)
 {
-    char *text = r->sends ? json_text(r->sends) : mem_dup("[]");
+    char *text = record_text(r);
     request_move(r, REQUEST_RECORDING);
     channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
                          slice_of(text), on_recorded, r);

@@ -115,6 +115,38 @@ def test_order_of_states_is_kept(make_app, cworker, keys, private_mongo):
     wait_until(lambda: not inflight(keys), what="all acks")
 
 
+def test_killed_during_an_outage(make_app, cworker, keys, private_mongo, tmp_path):
+    """What ended while the store was down does not run again, whoever takes it over; nor does what
+    follows from it get lost."""
+    ledger = tmp_path / "ledger"
+    options = {"backend": private_mongo.url(), "env": {"BENCH_TRACE": str(ledger)}}
+    app = make_app(private_mongo.url())
+    worker = cworker("--set", "worker_lease=2", **options)
+    get(app.send_task("demo.add", (1, 2)))
+    private_mongo.stop()
+    unlucky = app.send_task("demo.add", (3, 4))
+    worker.wait_log("results wait in memory")
+    for i in range(20):
+        app.send_task("bench.noop", (i,))
+    step = signature("bench.noop", (100,), app=app, immutable=True)
+    chained = app.send_task("demo.add", (5, 6), chain=[signature("bench.noop", (101,), app=app,
+                                                                 immutable=True)], link=step)
+    failed = app.send_task("demo.fail", ("for good",))
+    retried = app.send_task("demo.fail_n", ("k", 1))
+    wait_until(lambda: keys.hlen("{celery}.cworker.outbox") == 23, 20, "23 ends in Redis")
+    worker.kill()
+    cworker("--set", "worker_lease=2", **options)
+    private_mongo.start()
+    assert get(unlucky, timeout=30) == 7 and get(chained, timeout=30) == 11
+    assert get(retried, timeout=30) == 1
+    wait_until(lambda: failed.state == "FAILURE", 30, "the failure")
+    assert len(chained.children) == 2
+    wait_until(lambda: len(read_ledger(ledger)) >= 22, 20, "all runs")
+    wait_until(lambda: not inflight(keys) and not keys.llen("celery"), 20, "all acks")
+    assert Counter(n for n, _ in read_ledger(ledger)) == Counter([*range(20), 100, 101])
+    assert not keys.exists("{celery}.cworker.outbox")
+
+
 def test_redis_is_gone_for_seconds(make_app, cworker, tmp_path):
     """With AOF. Running, prefetched, queued, delayed and retrying tasks end, each once."""
     ledger = tmp_path / "ledger"

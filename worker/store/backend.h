@@ -95,7 +95,8 @@ struct store_ops {
     void (*get)(void *backend, const char *id, store_read_fn *fn, void *arg);
     void (*close)(void *backend, double patience);
     char *(*read)(const struct store_setup *setup, const char *id, struct error *err);
-    void (*tidy)(void *backend); /* NULL: nothing to do */
+    bool (*is_down)(void *backend); /* NULL: never */
+    void (*tidy)(void *backend);    /* NULL: nothing to do */
     /* Chords; all NULL where the store does not count them. */
     void (*prepare_chord)(void *backend, const struct store_header *h, store_done_fn *fn, void *arg);
     void (*add_part)(void *backend, const struct store_part *p, store_chord_fn *fn, void *arg);

@@ -257,4 +257,5 @@ static char *file_read(const struct store_setup *setup, const char *id, struct e
 }
 
 const struct store_ops store_file_ops = {file_open, store_thread_put, store_thread_get,
-                                         store_thread_close, file_read};
+                                         store_thread_close, file_read,
+                                         .is_down = store_thread_is_down};

@@ -221,4 +221,5 @@ static char *mongo_read(const struct store_setup *setup, const char *id, struct 
 }
 
 const struct store_ops store_mongo_ops = {mongo_open, store_thread_put, store_thread_get,
-                                          store_thread_close, mongo_read, .tidy = store_thread_cleanup};
+                                          store_thread_close, mongo_read,
+                                          .is_down = store_thread_is_down, .tidy = store_thread_cleanup};

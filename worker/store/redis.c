@@ -495,7 +495,12 @@ static void forget_chord(void *backend, const char *group)
     redis_chord_forget(&((struct redis_store *)backend)->chords, group);
 }
 
+static bool redis_is_down(void *backend)
+{
+    return ((const struct redis_store *)backend)->down_since > 0;
+}
+
 const struct store_ops store_redis_ops = {
     .open = redis_store_open, .put = redis_put, .get = redis_get, .close = redis_store_close,
-    .read = redis_store_read, .prepare_chord = prepare_chord, .add_part = add_part,
+    .read = redis_store_read, .is_down = redis_is_down, .prepare_chord = prepare_chord, .add_part = add_part,
     .forget_chord = forget_chord};

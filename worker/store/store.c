@@ -271,6 +271,11 @@ void store_put(struct store *s, const struct store_record *record, store_done_fn
         put_now(s, e);
 }
 
+bool store_is_down(const struct store *s)
+{
+    return s->ops->is_down && s->ops->is_down(s->backend);
+}
+
 bool store_is_spooling(const struct store *s)
 {
     return !spool_is_empty(s->spool);

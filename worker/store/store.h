@@ -51,6 +51,7 @@ void store_put(struct store *s, const struct store_record *record, store_done_fn
 bool store_keeps(const struct store *s);      /* false: the store that writes nothing */
 /* What waits fills memory and spool file (result_spool_size): take no further tasks. */
 bool store_is_full(const struct store *s);
+bool store_is_down(const struct store *s); /* its last attempt failed */
 bool store_is_spooling(const struct store *s);
 size_t store_pending(const struct store *s); /* records put and not yet durable */
 

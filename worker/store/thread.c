@@ -9,12 +9,15 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
+
+static const double HANGS = 1; /* seconds that a batch takes only when something is wrong */
 
 struct reading {
     struct reading *next;
@@ -54,6 +57,9 @@ struct store_thread {
     struct outbox outbox;
     bool cleanup_asked;
     bool stopping, abandoned, ended;
+
+    _Atomic bool down;             /* for the loop */
+    _Atomic double writing_since;  /* 0: not now */
 
     /* the thread's own */
     double retry_at, tidy_at, down_since;
@@ -144,6 +150,7 @@ static size_t take_batch(struct store_thread *t, struct store_entry **batch)
 static void note_outage(struct store_thread *t, int code, const struct error *err)
 {
     double now = store_clock();
+    atomic_store(&t->down, code != 0);
     if (code == 0) {
         if (t->down_since > 0)
             store_thread_note(t, false, "works again after %.1f s", now - t->down_since);
@@ -192,7 +199,9 @@ static void write_batch(struct store_thread *t)
     pthread_mutex_unlock(&t->lock);
     struct error err = {0};
     n = store_coalesce(batch, n);
+    atomic_store(&t->writing_since, store_clock());
     int code = t->ops->write(t->state, t, batch, n, &err);
+    atomic_store(&t->writing_since, 0);
     note_outage(t, code, &err);
     pthread_mutex_lock(&t->lock);
     settle_batch(t, batch, n);
@@ -322,6 +331,13 @@ void store_thread_put(void *thread, struct store_entry *e)
         pthread_cond_signal(&t->wake);
     list_push(&t->queue, e);
     pthread_mutex_unlock(&t->lock);
+}
+
+bool store_thread_is_down(void *thread)
+{
+    const struct store_thread *t = thread;
+    double since = atomic_load(&t->writing_since);
+    return atomic_load(&t->down) || (since > 0 && store_clock() > since + HANGS);
 }
 
 void store_thread_cleanup(void *thread)

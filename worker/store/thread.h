@@ -28,6 +28,7 @@ struct store_thread *store_thread_open(const struct store_setup *setup,
 void store_thread_put(void *thread, struct store_entry *e);
 void store_thread_get(void *thread, const char *id, store_read_fn *fn, void *arg);
 void store_thread_cleanup(void *thread);
+bool store_thread_is_down(void *thread); /* or hangs */
 /* Waits at most `patience` seconds; what is not durable by then is never settled. */
 void store_thread_close(void *thread, double patience);
 
