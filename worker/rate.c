@@ -76,6 +76,7 @@ void rate_open(struct worker *w)
                         registry[i].def->name, text);
         if (per_second > 0)
             limit(w, i, per_second);
+        registry[i].rate_limit = mem_dup(text);
     }
 }
 
@@ -84,6 +85,10 @@ void rate_close(struct worker *w)
     for (int i = 0; w->rates && i < registry_size; i++)
         if (w->rates[i].timer)
             event_free(w->rates[i].timer);
+    for (int i = 0; i < registry_size; i++) {
+        free(registry[i].rate_limit);
+        registry[i].rate_limit = NULL;
+    }
     free(w->rates);
 }
 
@@ -97,6 +102,8 @@ int rate_set(struct worker *w, const char *task, const char *text, struct error 
         return error_set(err, ERROR_NOT_FOUND, "unknown task");
     if (per_second > 0 || w->rates)
         limit(w, def, per_second);
+    free(registry[def].rate_limit);
+    registry[def].rate_limit = mem_dup(text);
     return 0;
 }
 

@@ -18,7 +18,9 @@ struct registry_entry {
     bool builtin;
     void (*native)(struct request *r); /* runs in main (native.h); NULL: in a child */
     const cJSON *command; /* a program's row of the `tasks` setting, NULL for a C task */
-    double soft_limit, hard_limit; /* seconds; the definition's until remote control sets others, in main */
+    /* The definition's until remote control sets others, in main. */
+    double soft_limit, hard_limit; /* seconds */
+    char *rate_limit;              /* owned, by rate.c; NULL: none */
 };
 
 extern struct registry_entry *registry;

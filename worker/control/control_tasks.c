@@ -235,8 +235,8 @@ cJSON *call_rate_limit(struct call *call)
     const cJSON *value = call_argument(call, "rate_limit");
     char *limit = cJSON_IsString(value)   ? mem_dup(value->valuestring)
                   : cJSON_IsNumber(value) ? json_text(value)
-                                          : mem_dup("");
-    bool off = !*limit || (cJSON_IsNumber(value) && value->valuedouble == 0);
+                                          : NULL;
+    bool off = !limit || !*limit || (cJSON_IsNumber(value) && value->valuedouble == 0);
     struct error err = {0};
     int code = rate_set(call->worker, task ? task : "", limit, &err);
     cJSON *reply;

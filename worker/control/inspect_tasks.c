@@ -127,32 +127,60 @@ static void add_item(struct buf *out, const char *name, const char *value)
         buf_printf(out, "%s%s=%s", out->size ? " " : "", name, value);
 }
 
-/* An attribute of Celery's Task in the words of Python's str(); what a C task has not, is left out. */
-static void add_attribute(struct buf *out, const struct registry_entry *e, const char *name)
+static const char *python_flag(bool value)
+{
+    return value ? "True" : "False";
+}
+
+static void add_seconds(struct buf *out, const char *name, double seconds)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%g", seconds);
+    add_item(out, name, seconds > 0 ? text : NULL);
+}
+
+static void add_retries(struct buf *out, const struct cw_def *d)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%d", d->max_retries == 0 ? 3 : d->max_retries < 0 ? 0 : d->max_retries);
+    add_item(out, "max_retries", d->max_retries == CW_FOREVER ? NULL : text);
+}
+
+/* An attribute of Celery's Task in the words of Python's str(), as it is now; what a C task has not, is
+ * left out. */
+static void add_attribute(struct buf *out, const struct registry_entry *e, const struct settings *s,
+                          const char *name)
 {
     const struct cw_def *d = e->def;
-    char text[32];
-    double seconds = strcmp(name, "soft_time_limit") == 0 ? d->soft_limit
-                     : strcmp(name, "time_limit") == 0    ? d->hard_limit
-                     : strcmp(name, "default_retry_delay") == 0
-                         ? (d->default_retry_delay > 0 ? d->default_retry_delay : 180)
-                         : 0;
-    if (strcmp(name, "name") == 0) {
-        add_item(out, name, d->name);
-    } else if (strcmp(name, "rate_limit") == 0) {
-        add_item(out, name, d->rate_limit);
-    } else if (strcmp(name, "max_retries") == 0) {
-        snprintf(text, sizeof text, "%d", d->max_retries == 0 ? 3 : d->max_retries);
-        if (d->max_retries != CW_FOREVER)
-            add_item(out, name, d->max_retries < 0 ? "0" : text);
-    } else if (strcmp(name, "queue") == 0) {
-        add_item(out, name, e->table ? e->table->queue : NULL);
-    } else if (strcmp(name, "ignore_result") == 0) {
-        add_item(out, name, d->flags & CW_IGNORE_RESULT ? "True" : "False");
-    } else if (seconds > 0) {
-        snprintf(text, sizeof text, "%g", seconds);
-        add_item(out, name, text);
-    }
+    const struct {
+        const char *name;
+        const char *value;
+    } texts[] = {
+        {"name", d->name},
+        {"rate_limit", e->rate_limit},
+        {"queue", e->table ? e->table->queue : NULL},
+        {"serializer", "json"},
+        {"ignore_result", python_flag(d->flags & CW_IGNORE_RESULT || s->task_ignore_result)},
+        {"track_started", python_flag(d->flags & CW_TRACK_STARTED || s->task_track_started)},
+        {"acks_late", python_flag(d->flags & CW_ACKS_LATE ||
+                                  (!(d->flags & CW_ACKS_EARLY) && s->task_acks_late))},
+        {"reject_on_worker_lost",
+         python_flag(d->flags & CW_REJECT_ON_LOST || s->task_reject_on_worker_lost)},
+        {"acks_on_failure_or_timeout", python_flag(s->task_acks_on_failure_or_timeout)},
+        {"store_errors_even_if_ignored", python_flag(s->task_store_errors_even_if_ignored)},
+        {"send_events", python_flag(true)},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (strcmp(texts[i].name, name) == 0)
+            add_item(out, name, texts[i].value);
+    if (strcmp(name, "max_retries") == 0)
+        add_retries(out, d);
+    else if (strcmp(name, "soft_time_limit") == 0)
+        add_seconds(out, name, e->soft_limit);
+    else if (strcmp(name, "time_limit") == 0)
+        add_seconds(out, name, e->hard_limit);
+    else if (strcmp(name, "default_retry_delay") == 0)
+        add_seconds(out, name, d->default_retry_delay > 0 ? d->default_retry_delay : 180);
 }
 
 static int by_text(const void *a, const void *b)
@@ -172,7 +200,8 @@ cJSON *call_registered(struct call *call)
         if (strncmp(e->def->name, "celery.", 7) == 0 && !call_flag(call, "builtins"))
             continue;
         for (size_t k = 0; k < (n_items ? n_items : sizeof usual / sizeof *usual); k++)
-            add_attribute(&fields, e, n_items ? items[k] : usual[k]);
+            add_attribute(&fields, e, &call->worker->options->settings,
+                          n_items ? items[k] : usual[k]);
         lines[n++] = fields.size ? mem_printf("%s [%s]", e->def->name, fields.data)
                                  : mem_dup(e->def->name);
         buf_done(&fields);
