@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 build_packages=(gcc make pkg-config libhiredis-dev libmongoc-dev libbson-dev libcjson-dev
     libevent-dev libcurl4-openssl-dev libssl-dev libcmocka-dev zlib1g-dev libbz2-dev liblzma-dev
     libzstd-dev libbrotli-dev libexpat1-dev libyaml-dev libpq-dev)
-test_packages=(redis-server nmap testssl.sh openssl python3-venv postgresql)
+test_packages=(redis-server nmap testssl.sh openssl python3-venv postgresql chromium chromium-driver)
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }

@@ -1,69 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flower, as it comes from PyPI, shows cworker's workers and tasks, and its controls work."""
+"""Flower's HTTP API shows cworker's workers and tasks, and its controls work."""
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flower_server import NODE, Flower, running_flower
 from harness import TIMEOUT, descendants, get
-from services.process import end_process, free_port, wait_until
-
-NODE = "w1@test"
-
-
-class Flower:
-    """Flower's HTTP API."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def ask(self, path: str, post: bool = False, **arguments: Any) -> Any:
-        query = urllib.parse.urlencode(arguments)
-        url = f"{self.url}{path}" + (f"?{query}" if query and not post else "")
-        data = query.encode() if post else None
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=TIMEOUT) as reply:
-            text = reply.read().decode()
-        return json.loads(text) if text.startswith(("{", "[")) else text
-
-    def is_up(self) -> bool:
-        try:
-            return self.ask("/healthcheck") == "OK"
-        except (OSError, urllib.error.URLError):
-            return False
-
-    def worker(self) -> dict[str, Any]:
-        return self.ask("/api/workers", refresh="true").get(NODE, {})
-
-    def message(self, path: str, **arguments: Any) -> str:
-        return self.ask(path, post=True, **arguments)["message"]
+from services.process import wait_until
 
 
 @pytest.fixture
 def flower(redis: Any, tmp_path: Path) -> Iterator[Flower]:
-    port = free_port()
-    log = tmp_path / "flower.log"
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "python_worker", "flower", f"--port={port}",
-             "--address=127.0.0.1"],
-            cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
-            env={**os.environ, "FLOWER_UNAUTHENTICATED_API": "true", "BROKER": redis.url(),
-                 "BACKEND": redis.url()})
-    flower = Flower(port)
-    wait_until(flower.is_up, 60, "Flower")
-    yield flower
-    print(log.read_text())
-    end_process(process)
+    with running_flower(redis, tmp_path / "flower.log") as flower:
+        yield flower
 
 
 def wait_task(flower: Flower, task_id: str, state: str) -> dict[str, Any]:
