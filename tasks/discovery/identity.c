@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/discovery/identity.h"
 
+#include "tasks/lib/digest.h"
+
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -37,11 +39,20 @@ static int compare(const void *left, const void *right)
 {
     const struct identity *a = left, *b = right;
     int order = a->kind - b->kind;
-    order = order ? order : strcmp(a->text, b->text);
-    return order ? order : a->record - b->record;
+    order = order ? order : memcmp(a->digest, b->digest, IDENTITY_DIGEST);
+    return order ? order : (a->record > b->record) - (a->record < b->record);
 }
 
-static unsigned char anchor_of(enum identity_kind kind)
+struct identity identity_of(enum identity_kind kind, const char *text, int record)
+{
+    struct identity made = {.kind = (unsigned char)kind, .record = record};
+    unsigned char digest[DIGEST_BYTES];
+    digest_bytes((const char *const[]){text, NULL}, digest);
+    memcpy(made.digest, digest, IDENTITY_DIGEST);
+    return made;
+}
+
+static unsigned char anchor_of(unsigned char kind)
 {
     return kind == IDENTITY_INSTANCE || kind == IDENTITY_CLOUD ? HAS_CLOUD
            : kind == IDENTITY_MAC                              ? HAS_MAC
@@ -49,7 +60,7 @@ static unsigned char anchor_of(enum identity_kind kind)
                                                                : 0;
 }
 
-static bool may_join(const struct joining *j, enum identity_kind kind, int a, int b)
+static bool may_join(const struct joining *j, unsigned char kind, int a, int b)
 {
     unsigned both = j->anchors[a] & j->anchors[b];
     if (kind == IDENTITY_MAC)
@@ -92,7 +103,7 @@ bool identity_join(struct identity *list, size_t n, int records, int *ret_group)
         qsort(list, n, sizeof *list, compare);
     for (size_t at = 0, end; at < n; at = end) {
         for (end = at + 1; end < n && list[end].kind == list[at].kind &&
-                           strcmp(list[end].text, list[at].text) == 0;)
+                           memcmp(list[end].digest, list[at].digest, IDENTITY_DIGEST) == 0;)
             end++;
         join_run(&j, list + at, end - at);
     }

@@ -18,11 +18,14 @@ enum identity_kind {
     IDENTITY_HOST, /* address and name together: an address alone is nobody's for long */
 };
 
+/* Of a text only its digest is kept: twenty bytes, whatever a million things are called. */
+enum { IDENTITY_DIGEST = 15 };
 struct identity {
-    enum identity_kind kind;
-    const char *text; /* borrowed */
+    unsigned char kind; /* enum identity_kind */
+    unsigned char digest[IDENTITY_DIGEST];
     int record;
 };
+struct identity identity_of(enum identity_kind kind, const char *text, int record);
 
 /* ret_group[record]: the smallest record that is the same thing. Sorts the identities. False when
  * memory is short. */

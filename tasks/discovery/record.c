@@ -1,103 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tasks/discovery/hybrid.h"
+#include "tasks/discovery/record.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-/* Documents of the sources become records: what identifies the thing, and what is kept of it. */
+/* Documents of the sources become records: what identifies the thing, told one by one, and what is
+ * kept of it. Nothing is kept here, and whatever strangers wrote into a document, a record is small. */
 
-enum { ADDRESSES = 16, NAMES = 8 };
+enum { ADDRESSES = 16, NAMES = 8, TEXT_MAX = 512 };
 
 struct names {
-    const char *ips[ADDRESSES], *hostnames[NAMES], *macs[ADDRESSES];
+    char ips[ADDRESSES][46], hostnames[NAMES][254], macs[ADDRESSES][18];
     int n_ips, n_hostnames, n_macs;
 };
 
-void records_free(void *arg)
+/* A text made for one call. */
+static void tell(const struct record_reader *r, enum identity_kind kind, char *text)
 {
-    struct records *r = arg;
-    for (int i = 0; i < r->n; i++)
-        bson_destroy(r->list[i].source);
-    free(r->list);
-    free(r->identities);
-}
-
-static int short_of_memory(struct records *r)
-{
-    return cw_problem(r->t, true, "MemoryError", "no memory for %d assets", r->n);
-}
-
-static int add_identity(struct records *r, enum identity_kind kind, const char *text)
-{
-    if (r->n_identities == r->identity_capacity) {
-        size_t more = r->identity_capacity ? 2 * r->identity_capacity : 1024;
-        struct identity *list = reallocarray(r->identities, more, sizeof *list);
-        if (!list)
-            return short_of_memory(r);
-        r->identities = list;
-        r->identity_capacity = more;
-    }
-    r->identities[r->n_identities++] = (struct identity){kind, text, r->n - 1};
-    return 0;
-}
-
-static struct record *add_record(struct records *r, const bson_t *document)
-{
-    if (r->n == r->max) {
-        cw_problem(r->t, false, "ValueError",
-                   "the team has more than %d assets: raise CWORKER_HYBRID_MAX_ASSETS", r->max);
-        return NULL;
-    }
-    if (r->n == r->capacity) {
-        int more = r->capacity ? 2 * r->capacity : 256;
-        struct record *list = reallocarray(r->list, (size_t)more, sizeof *list);
-        if (!list) {
-            short_of_memory(r);
-            return NULL;
-        }
-        r->list = list;
-        r->capacity = more;
-    }
-    struct record *record = &r->list[r->n++];
-    *record = (struct record){bson_new(), doc_date(document, "first_seen", doc_now())};
-    return record;
+    r->on_identity(kind, text, r->arg);
+    bson_free(text);
 }
 
 /* --- addresses and names --- */
 
-static void add_name(cw_task *t, struct names *n, const char *text)
+static void add_name(struct names *n, const char *text)
 {
-    char room[254];
-    if (n->n_hostnames < NAMES && hostname_read(text, room))
-        n->hostnames[n->n_hostnames++] = cw_printf(t, "%s", room);
+    if (n->n_hostnames < NAMES)
+        n->n_hostnames += hostname_read(text, n->hostnames[n->n_hostnames]);
 }
 
-static void add_ip(cw_task *t, struct names *n, const char *text)
+static void add_ip(struct names *n, const char *text)
 {
-    char room[46];
-    if (n->n_ips < ADDRESSES && ip_read(text, room))
-        n->ips[n->n_ips++] = cw_printf(t, "%s", room);
+    if (n->n_ips < ADDRESSES)
+        n->n_ips += ip_read(text, n->ips[n->n_ips]);
 }
 
-static void add_mac(cw_task *t, struct names *n, const char *text)
+static void add_mac(struct names *n, const char *text)
 {
-    char room[18];
-    if (n->n_macs < ADDRESSES && mac_read(text, room))
-        n->macs[n->n_macs++] = cw_printf(t, "%s", room);
+    if (n->n_macs < ADDRESSES)
+        n->n_macs += mac_read(text, n->macs[n->n_macs]);
 }
 
-static void each_text(cw_task *t, const bson_t *document, const char *field, struct names *n,
-                      void (*fn)(cw_task *, struct names *, const char *))
+static void each_text(const bson_t *document, const char *field, struct names *n,
+                      void (*fn)(struct names *, const char *))
 {
     bson_iter_t at, list;
     if (doc_find(document, field, &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
         bson_iter_recurse(&at, &list))
         for (const char *text; (text = doc_next_text(&list));)
-            fn(t, n, text);
+            fn(n, text);
 }
 
-static void put_list(bson_t *to, const char *field, const char *const *texts, int n)
+static void put_list(bson_t *to, const char *field, const char *texts, size_t width, int n)
 {
     bson_t list;
     BSON_APPEND_ARRAY_BEGIN(to, field, &list);
@@ -105,32 +59,39 @@ static void put_list(bson_t *to, const char *field, const char *const *texts, in
         char room[16];
         const char *index;
         bson_uint32_to_string((uint32_t)i, &index, room, sizeof room);
-        doc_put(&list, index, texts[i], 253);
+        doc_put(&list, index, texts + (size_t)i * width, width);
     }
     bson_append_array_end(to, &list);
 }
 
 /* An address and a name count together, each with each. */
-static int add_names(struct records *r, struct record *record, const struct names *n)
+static void tell_names(const struct record_reader *r, const struct names *n)
 {
     for (int i = 0; i < n->n_macs; i++)
-        if (add_identity(r, IDENTITY_MAC, cw_printf(r->t, "mac:%s", n->macs[i])) < 0)
-            return -1;
+        tell(r, IDENTITY_MAC, bson_strdup_printf("mac:%s", n->macs[i]));
     for (int i = 0; i < n->n_ips; i++)
         for (int k = 0; k < n->n_hostnames; k++)
-            if (add_identity(r, IDENTITY_HOST,
-                             cw_printf(r->t, "host:%s|%s", n->ips[i], n->hostnames[k])) < 0)
-                return -1;
-    put_list(record->source, "ips", n->ips, n->n_ips);
-    put_list(record->source, "macs", n->macs, n->n_macs);
-    put_list(record->source, "hostnames", n->hostnames, n->n_hostnames);
-    return 0;
+            tell(r, IDENTITY_HOST, bson_strdup_printf("host:%s|%s", n->ips[i], n->hostnames[k]));
+    if (!r->source)
+        return;
+    put_list(r->source, "ips", n->ips[0], sizeof n->ips[0], n->n_ips);
+    put_list(r->source, "macs", n->macs[0], sizeof n->macs[0], n->n_macs);
+    put_list(r->source, "hostnames", n->hostnames[0], sizeof n->hostnames[0], n->n_hostnames);
 }
 
-static void copy_fields(bson_t *to, const bson_t *from, const char *const *fields)
+/* Texts are cut; of other types only those that are small pass. */
+static void copy_fields(const struct record_reader *r, const bson_t *from, const char *const *fields)
 {
-    for (; *fields; fields++)
-        doc_copy(to, *fields, from, *fields);
+    for (; r->source && *fields; fields++) {
+        bson_iter_t at;
+        if (!doc_find(from, *fields, &at))
+            continue;
+        if (BSON_ITER_HOLDS_UTF8(&at))
+            doc_put(r->source, *fields, bson_iter_utf8(&at, NULL), TEXT_MAX);
+        else if (BSON_ITER_HOLDS_DATE_TIME(&at) || BSON_ITER_HOLDS_OID(&at) ||
+                 BSON_ITER_HOLDS_NUMBER(&at))
+            bson_append_iter(r->source, *fields, -1, &at);
+    }
 }
 
 /* --- assets: cloud and on-prem --- */
@@ -144,7 +105,7 @@ static const char *instance_of(const bson_t *document, const char *resource_id)
 }
 
 /* projects/P/zones/Z/instances/N, wherever it stands in a self link. */
-static const char *google_instance(cw_task *t, const char *link)
+static char *google_instance(const char *link)
 {
     const char *at = strstr(link, "projects/"), *zone = at ? strstr(at, "/zones/") : NULL;
     const char *name = zone ? strstr(zone, "/instances/") : NULL;
@@ -152,8 +113,8 @@ static const char *google_instance(cw_task *t, const char *link)
         return NULL;
     at += strlen("projects/");
     const char *zone_name = zone + strlen("/zones/");
-    return cw_printf(t, "gce:%.*s/%.*s/%s", (int)(zone - at), at, (int)(name - zone_name),
-                     zone_name, name + strlen("/instances/"));
+    return bson_strdup_printf("gce:%.*s/%.*s/%s", (int)(zone - at), at, (int)(name - zone_name),
+                              zone_name, name + strlen("/instances/"));
 }
 
 static char *lower(char *text)
@@ -165,65 +126,63 @@ static char *lower(char *text)
 }
 
 /* Azure spells resource ids in either case. */
-static int add_cloud(struct records *r, const bson_t *document, const char *provider,
-                     const char *id)
+static void tell_cloud(const struct record_reader *r, const bson_t *document, const char *provider,
+                       const char *id)
 {
-    const char *instance = instance_of(document, id), *google = google_instance(r->t, id);
-    if (google && add_identity(r, IDENTITY_INSTANCE, google) < 0)
-        return -1;
-    if (!google && instance &&
-        add_identity(r, IDENTITY_INSTANCE, cw_printf(r->t, "instance:%.200s", instance)) < 0)
-        return -1;
-    const char *text = strncmp(id, "arn:", 4) == 0 ? cw_printf(r->t, "%s", id)
-                                                   : lower(cw_printf(r->t, "%s:%s", provider, id));
-    return add_identity(r, IDENTITY_CLOUD, text);
+    const char *instance = instance_of(document, id);
+    char *google = google_instance(id);
+    if (google)
+        tell(r, IDENTITY_INSTANCE, google);
+    else if (instance)
+        tell(r, IDENTITY_INSTANCE, bson_strdup_printf("instance:%.200s", instance));
+    tell(r, IDENTITY_CLOUD,
+         strncmp(id, "arn:", 4) == 0 ? bson_strdup(id)
+                                     : lower(bson_strdup_printf("%s:%s", provider, id)));
 }
 
-int record_of_asset(cw_task *t, const bson_t *document, void *arg)
+bool record_of_asset(const bson_t *document, const struct record_reader *r)
 {
     static const char *const kept[] = {"provider",   "resource_id", "resource_type",
                                        "name",       "state",       "region",
                                        "network_id", "instance_id", "cloud_account_id",
                                        "last_seen",  NULL};
-    struct records *r = arg;
     const char *provider = doc_text(document, "provider"), *id = doc_text(document, "resource_id");
     const char *source = doc_text(document, "source");
-    struct names names = {0};
+    struct names names;
+    names.n_ips = names.n_hostnames = names.n_macs = 0;
     if (!provider || !id)
-        return 0;
-    struct record *record = add_record(r, document);
-    if (!record)
-        return -1;
-    doc_put(record->source, "source", source ? source : "assets", 64);
-    copy_fields(record->source, document, kept);
-    each_text(t, document, "ips", &names, add_ip);
-    each_text(t, document, "macs", &names, add_mac);
-    each_text(t, document, "hostnames", &names, add_name);
-    int code = strcmp(provider, "onprem") == 0
-                   ? add_identity(r, IDENTITY_SELF, cw_printf(t, "onprem:%s", id))
-                   : add_cloud(r, document, provider, id);
-    return code < 0 ? -1 : add_names(r, record, &names);
+        return false;
+    each_text(document, "ips", &names, add_ip);
+    each_text(document, "macs", &names, add_mac);
+    each_text(document, "hostnames", &names, add_name);
+    if (r->source)
+        doc_put(r->source, "source", source && *source ? source : "assets", 64);
+    copy_fields(r, document, kept);
+    if (strcmp(provider, "onprem") == 0)
+        tell(r, IDENTITY_SELF, bson_strdup_printf("onprem:%s", id));
+    else
+        tell_cloud(r, document, provider, id);
+    tell_names(r, &names);
+    return true;
 }
 
 /* --- Kubernetes --- */
 
 /* spec.providerID: aws:///eu-west-1a/i-0abc, gce://project/zone/name, azure:///subscriptions/… */
-static int add_provider_id(struct records *r, const char *id)
+static void tell_provider_id(const struct record_reader *r, const char *id)
 {
     const char *last = strrchr(id, '/');
     if (strncmp(id, "aws://", 6) == 0 && last[1])
-        return add_identity(r, IDENTITY_INSTANCE, cw_printf(r->t, "instance:%.200s", last + 1));
-    if (strncmp(id, "gce://", 6) == 0)
-        return add_identity(r, IDENTITY_INSTANCE, cw_printf(r->t, "gce:%.500s", id + 6));
-    if (strncmp(id, "azure://", 8) == 0)
-        return add_identity(r, IDENTITY_CLOUD,
-                            lower(cw_printf(r->t, "azure:%.1000s", id + 8)));
-    return 0;
+        tell(r, IDENTITY_INSTANCE, bson_strdup_printf("instance:%.200s", last + 1));
+    else if (strncmp(id, "gce://", 6) == 0)
+        tell(r, IDENTITY_INSTANCE, bson_strdup_printf("gce:%.500s", id + 6));
+    else if (strncmp(id, "azure://", 8) == 0)
+        tell(r, IDENTITY_CLOUD, lower(bson_strdup_printf("azure:%.1000s", id + 8)));
 }
 
 /* status.addresses of a node, status.loadBalancer.ingress of a service: both are lists of objects.
  */
-static void add_addresses(cw_task *t, const bson_t *document, struct names *n)
+static void add_addresses(const bson_t *document, struct names *n)
 {
     static const char *const paths[] = {"address", "ip", "hostname"};
     static const char *const lists[] = {"addresses", "load_balancer"};
@@ -236,30 +195,29 @@ static void add_addresses(cw_task *t, const bson_t *document, struct names *n)
                 int before = n->n_ips;
                 if (!text)
                     continue;
-                add_ip(t, n, text);
+                add_ip(n, text);
                 if (n->n_ips == before)
-                    add_name(t, n, text);
+                    add_name(n, text);
             }
 }
 
-int record_of_k8s(cw_task *t, const bson_t *document, void *arg)
+bool record_of_k8s(const bson_t *document, const struct record_reader *r)
 {
     static const char *const kept[] = {"cluster_id", "uid",         "kind", "namespace",
                                        "name",       "provider_id", "last_seen", NULL};
-    struct records *r = arg;
     const char *cluster = doc_text(document, "cluster_id"), *uid = doc_text(document, "uid");
     const char *provider = doc_text(document, "provider_id");
-    struct names names = {0};
+    struct names names;
+    names.n_ips = names.n_hostnames = names.n_macs = 0;
     if (!cluster || !uid)
-        return 0;
-    struct record *record = add_record(r, document);
-    if (!record)
-        return -1;
-    BSON_APPEND_UTF8(record->source, "source", "kubernetes");
-    copy_fields(record->source, document, kept);
-    add_addresses(t, document, &names);
-    if (add_identity(r, IDENTITY_K8S, cw_printf(t, "k8s:%s/%s", cluster, uid)) < 0 ||
-        (provider && add_provider_id(r, provider) < 0))
-        return -1;
-    return add_names(r, record, &names);
+        return false;
+    if (r->source)
+        BSON_APPEND_UTF8(r->source, "source", "kubernetes");
+    copy_fields(r, document, kept);
+    add_addresses(document, &names);
+    tell(r, IDENTITY_K8S, bson_strdup_printf("k8s:%s/%s", cluster, uid));
+    if (provider)
+        tell_provider_id(r, provider);
+    tell_names(r, &names);
+    return true;
 }

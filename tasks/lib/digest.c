@@ -30,7 +30,7 @@ static char *put_part(char *out, const char *part)
     return out;
 }
 
-static void digest(const char *const *parts, unsigned char ret[32])
+void digest_bytes(const char *const *parts, unsigned char ret[DIGEST_BYTES])
 {
     char usual[USUAL], *text = usual, *large = NULL;
     size_t size = 0;
@@ -52,8 +52,8 @@ static void digest(const char *const *parts, unsigned char ret[32])
 void digest_hex(const char *const *parts, char ret[DIGEST_SIZE])
 {
     static const char digits[] = "0123456789abcdef";
-    unsigned char bytes[32];
-    digest(parts, bytes);
+    unsigned char bytes[DIGEST_BYTES];
+    digest_bytes(parts, bytes);
     for (int i = 0; i < 32; i++) {
         ret[2 * i] = digits[bytes[i] >> 4];
         ret[2 * i + 1] = digits[bytes[i] & 15];
@@ -63,8 +63,8 @@ void digest_hex(const char *const *parts, char ret[DIGEST_SIZE])
 
 void digest_id(const char *const *parts, char ret[CW_ID_SIZE])
 {
-    unsigned char b[32];
-    digest(parts, b);
+    unsigned char b[DIGEST_BYTES];
+    digest_bytes(parts, b);
     b[6] = (unsigned char)((b[6] & 0x0F) | 0x80);
     b[8] = (unsigned char)((b[8] & 0x3F) | 0x80);
     snprintf(ret, CW_ID_SIZE,

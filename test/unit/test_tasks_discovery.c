@@ -197,14 +197,13 @@ static const char *join(const char *items, int records)
 {
     static char groups[64];
     struct identity list[32];
-    char texts[32][32];
+    char text[32];
     int group[16];
     size_t n = 0;
     for (const char *at = items; *at; n++) {
-        int kind, used;
-        assert_int_equal(sscanf(at, "%d:%31[^:]:%d%n", &kind, texts[n], &list[n].record, &used), 3);
-        list[n].kind = (enum identity_kind)kind;
-        list[n].text = texts[n];
+        int kind, record, used;
+        assert_int_equal(sscanf(at, "%d:%31[^:]:%d%n", &kind, text, &record, &used), 3);
+        list[n] = identity_of((enum identity_kind)kind, text, record);
         at += used + (at[used] == ' ');
     }
     assert_true(identity_join(list, n, records, group));
