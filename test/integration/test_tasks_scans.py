@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -449,52 +449,3 @@ def test_finalize_leaves_cancelled_runs(app: Celery, worker: Worker, database: D
     run = put_run(database, status="CANCELLED")
     assert get(send(app, "finalize_cloud_scan", run))["status"] == "CANCELLED"
     assert mirror(database, run)["status"] == "CANCELLED"
-
-
-# --- schedules ---
-
-def put_schedule(database: Database, **fields: Any) -> datetime:
-    due = datetime.utcnow().replace(microsecond=0) - timedelta(minutes=5)
-    database.scan_schedules.insert_one({
-        "_id": "s1", "team_id": "team-1", "enabled": True, "next_run_at": due, "provider": "aws",
-        "interval_seconds": 3600, "regions": ["eu-west-1"], "frameworks": [], **fields})
-    return due
-
-
-def test_schedule(app: Celery, worker: Worker, database: Database) -> None:
-    due = put_schedule(database)
-    assert get(send(app, "run_scheduled_scans"))["started"] == 1
-    assert get(send(app, "run_scheduled_scans"))["started"] == 0
-    [run] = database.scan_runs.find()
-    assert (run["team_id"], run["schedule_id"], run["regions"]) == ("team-1", "s1", ["eu-west-1"])
-    schedule = database.scan_schedules.find_one()
-    assert schedule["next_run_at"] == due + timedelta(hours=1)
-    assert schedule["last_run_id"] == run["_id"]
-    wait_until(lambda: database.scan_runs.find_one()["status"] == "RUNNING", 10, "the scan's start")
-
-
-@pytest.mark.parametrize("overlap, answer, old", [
-    ("SKIP", {"skipped": 1, "started": 0}, "RUNNING"),
-    ("QUEUE", {"waiting": 1, "started": 0}, "RUNNING"),
-    ("ALLOW", {"started": 1}, "RUNNING"),
-    ("CANCEL", {"started": 1}, "CANCELLED"),
-])
-def test_overlap(app: Celery, worker: Worker, database: Database, overlap: str,
-                 answer: dict[str, int], old: str) -> None:
-    due = put_schedule(database, overlap=overlap)
-    put_run(database, schedule_id="s1", status="RUNNING")
-    assert get(send(app, "run_scheduled_scans")).items() >= answer.items()
-    assert database.scan_runs.find_one({"_id": "run-1"})["status"] == old
-    assert (database.scan_schedules.find_one()["next_run_at"] == due) == (overlap == "QUEUE")
-
-
-def test_lost_message_is_sent_again(app: Celery, worker: Worker, database: Database) -> None:
-    put_run(database, schedule_id="s1", sent_at=datetime(2020, 1, 1))
-    assert get(send(app, "run_scheduled_scans"))["sent_again"] == 1
-    assert get(send(app, "run_scheduled_scans"))["sent_again"] == 0
-    wait_until(lambda: database.scan_runs.find_one()["status"] == "RUNNING", 10, "the scan's start")
-
-
-def test_disabled_schedule(app: Celery, worker: Worker, database: Database) -> None:
-    put_schedule(database, enabled=False)
-    assert get(send(app, "run_scheduled_scans"))["started"] == 0
