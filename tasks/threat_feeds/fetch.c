@@ -84,13 +84,15 @@ static const char *claim_key(const struct feed *f)
     return cw_printf(f->t, "%s/%lld", info->id, (long long)info->retries);
 }
 
-/* Time for this delivery to come back and go on, whatever the spacing; a retry of the same task keeps it. */
-static void put_claim(const struct feed *f, bson_t *filter)
+/* This delivery may come back and go on, whatever the spacing; a retry of the same task keeps to that.
+ * `over`: a holder that has ended, or NULL. */
+static void put_claim(const struct feed *f, const char *over, bson_t *filter)
 {
-    const struct cw_info *info = cw_info(f->t);
+    const char *own = cw_info(f->t)->id;
     bson_t *free_or_ours =
         BCON_NEW("$or", "[", "{", "claimed_until", BCON_NULL, "}", "{", "claimed_until", "{", "$lte",
-                 BCON_DATE_TIME(f->now), "}", "}", "{", "claimed_task", BCON_UTF8(info->id), "}", "]");
+                 BCON_DATE_TIME(f->now), "}", "}", "{", "claimed_task", "{", "$in", "[", BCON_UTF8(own),
+                 BCON_UTF8(over ? over : own), "]", "}", "}", "]");
     bson_t *due = BCON_NEW("$or", "[", "{", "next_fetch_at", BCON_NULL, "}", "{", "next_fetch_at",
                            "{", "$lte", BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "{",
                            "claimed_by", BCON_UTF8(claim_key(f)), "}", "]");
@@ -99,8 +101,7 @@ static void put_claim(const struct feed *f, bson_t *filter)
     bson_destroy(due);
 }
 
-/* 1 ours, 0 it is not due or another one is at it, < 0 failed. */
-static int claim(struct feed *f)
+static int try_claim(struct feed *f, const char *over)
 {
     const struct cw_info *info = cw_info(f->t);
     double limit = info->hard_limit > 0 ? info->hard_limit : 3600;
@@ -111,11 +112,37 @@ static int claim(struct feed *f)
         BCON_DATE_TIME(f->now + (int64_t)(limit * 1000)), "started_at", BCON_DATE_TIME(f->now),
         "next_fetch_at", BCON_DATE_TIME(f->now + spacing_ms(f)), "}");
     doc_copy(&filter, "_id", f->document, "_id");
-    put_claim(f, &filter);
+    put_claim(f, over, &filter);
     int code = mongo_update(f->t, "threat_feeds", &filter, update, false);
     bson_destroy(&filter);
     bson_destroy(update);
     return code;
+}
+
+/* One that was killed for good (revoked, lost) could not give its claim back; its result tells. */
+static bool is_over(cw_task *t, const char *task)
+{
+    static const char *const final[] = {"SUCCESS", "FAILURE", "REVOKED", NULL};
+    const cJSON *result = cw_result(t, task, NULL);
+    const char *status = result ? tree_text(result, "status") : NULL;
+    for (int i = 0; status && final[i]; i++)
+        if (strcmp(status, final[i]) == 0)
+            return true;
+    return false;
+}
+
+/* 1 ours, 0 it is not due or another one is at it, < 0 failed. */
+static int claim(struct feed *f)
+{
+    int code = try_claim(f, NULL);
+    if (code != 0)
+        return code;
+    const bson_t *now = mongo_load(f->t, "threat_feeds", "threat feed", f->id);
+    const char *holder = now ? doc_text(now, "claimed_task") : NULL;
+    if (!now)
+        return -1;
+    bool held = doc_date(now, "claimed_until", 0) > f->now;
+    return held && holder && is_over(f->t, holder) ? try_claim(f, holder) : 0;
 }
 
 /* Only while the claim is ours: who took it over when ours had run out tells what is true. */

@@ -12,9 +12,9 @@
  * share one budget of decoded bytes, the key travels to the feed's own origin only, and a body that
  * trickles is given up. */
 
-enum { HOPS_MAX = 5, SLOW_BYTES = 1024 };
+enum { HOPS_MAX = 5, SLOW_BYTES = 512 };
 static const double request_timeout = 600, long_wait = 600;
-static const int64_t slow_ms = 20000;
+static const int64_t slow_ms = 10000;
 
 struct body {
     struct feed *feed;

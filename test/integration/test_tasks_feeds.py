@@ -453,6 +453,89 @@ def test_taxii(app: Celery, worker: Any, db: Database, medallion: str, path: str
     assert snapshot(db) == before
 
 
+@pytest.mark.parametrize("path", ["taxii2/", "taxii2", ""])
+def test_taxii_server(app: Celery, worker: Any, db: Database, medallion: str, path: str) -> None:
+    """Discovery: the server names its API roots, these their collections."""
+    server = medallion.removesuffix("trustgroup1/")
+    add_feed(db, "taxii", "taxii", server + path, username="admin", secret="TAXII")
+    assert fetch(app, "taxii")["indicators"] >= 9
+    assert db.threat_indicators.count_documents({"value": "203.0.113.0"}) == 1
+    cursors = db.threat_feeds.find_one()["state"]["cursors"]
+    assert list(cursors) == ["trustgroup1/91a7b528-80eb-42ed-a74d-c6fbd5a26116"]
+    assert fetch(app, "taxii")["indicators"] == 0
+
+
+def stix(value: str, **more: Any) -> dict[str, Any]:
+    return {"type": "indicator", "pattern": f"[domain-name:value = '{value}']",
+            "pattern_type": "stix", **more}
+
+
+def test_taxii_roots_and_collections_that_refuse(app: Celery, worker: Any, db: Database,
+                                                 feeds: FeedServer) -> None:
+    feeds.serve("/taxii2/", {"title": "t", "api_roots": [
+        "/one/", feeds.url + "/two", "/gone/", "https://elsewhere.example/root/", 7]})
+    objects = {"objects": [stix("a.example")]}
+    for root, ids in (("one", ["c1", "c2"]), ("two", ["c1", "hidden"])):
+        feeds.serve(f"/{root}/collections/", {"collections": [
+            {"id": i, "can_read": i != "hidden"} for i in ids]})
+        for i in ids:
+            feeds.serve(f"/{root}/collections/{i}/objects/", objects,
+                        X_TAXII_Date_Added_Last=f"2026-11-21T10:00:00Z-{root}-{i}")
+    feeds.serve("/one/collections/c2/objects/", {}, 403)
+    add_feed(db, "taxii", "taxii", feeds.url)
+    assert fetch(app, "taxii")["indicators"] == 2
+    cursors = db.threat_feeds.find_one()["state"]["cursors"]
+    assert cursors == {"one/c1": "2026-11-21T10:00:00Z-one-c1",
+                       "two/c1": "2026-11-21T10:00:00Z-two-c1"}
+    assert not [path for path, *_ in feeds.requests if "hidden" in path]
+    # What refuses us now keeps its cursor; where all do, the feed fails.
+    feeds.serve("/two/collections/", {}, 401)
+    fetch(app, "taxii")
+    assert db.threat_feeds.find_one()["state"]["cursors"] == cursors
+    feeds.serve("/one/collections/c1/objects/", {}, 403)
+    with pytest.raises(PermissionError, match="no collection"):
+        fetch(app, "taxii")
+    feeds.serve("/one/collections/", {}, 500)  # not a refusal: it is asked again later
+    task = app.send_task("threat_feeds.fetch_feed", args=["taxii"], queue="threat_feeds")
+    wait_state(task, "RETRY")
+
+
+def test_taxii_forgotten_page(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    def page(query: dict[str, str], headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        calls.append(query)
+        if "next" in query and len(calls) == 2:
+            return 400, {}, b"{}"
+        more = {} if "next" in query else {"more": True, "next": "n"}
+        value = f"{'b' if 'next' in query else 'a'}.example"
+        return 200, {}, json.dumps({"objects": [stix(value)], **more}).encode()
+    calls: list[dict[str, str]] = []
+    feeds.routes["/r/collections/c/objects/"] = page
+    add_feed(db, "taxii", "taxii", feeds.url + "/r/collections/c/objects/")
+    assert fetch(app, "taxii")["status"] == "OK"
+    assert len(calls) == 4 and sorted(values(db)) == ["a.example", "b.example"]
+
+
+def test_many_are_taken_back(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    path = "/r/collections/c/objects/"
+    names = [f"h{i}.example" for i in range(1500)]
+    add_feed(db, "taxii", "taxii", feeds.serve(path, {"objects": [stix(n) for n in names]}))
+    add_feed(db, "other", "plain", feeds.serve("/list", "\n".join(names[:500]).encode()))
+    fetch(app, "taxii", 60)
+    fetch(app, "other", 60)
+    feeds.serve(path, {"objects": [stix(n, revoked=True) for n in names] +
+                       [stix("back.example"), stix("back.example", revoked=True),
+                        stix("back.example"), stix("gone.example"),
+                        stix("gone.example", revoked=True)]})
+    for _ in range(2):
+        assert fetch(app, "taxii", 60)["withdrawn"] == 1502
+        now = dt.datetime.utcnow()
+        assert db.threat_indicators.count_documents({"sources": ["other"],
+                                                     "expires_at": {"$gt": now}}) == 500
+        assert db.threat_indicators.count_documents({"sources": [],
+                                                     "expires_at": {"$lte": now}}) == 1001
+        assert db.threat_indicators.find_one({"value": "back.example"})["sources"] == ["taxii"]
+
+
 def test_taxii_wrong_password(app: Celery, worker: Any, db: Database, medallion: str) -> None:
     add_feed(db, "taxii", "taxii", medallion, username="admin", secret="OTX")
     with pytest.raises(RuntimeError, match="HTTP 401"):
@@ -532,6 +615,25 @@ def test_misp_feed(app: Celery, worker: Any, db: Database, feeds: FeedServer,
     assert len(feeds.requests) == 5 and snapshot(db) == before  # only the manifest
 
 
+def test_misp_deleted_attributes(app: Celery, worker: Any, db: Database,
+                                 feeds: FeedServer) -> None:
+    event = str(uuid.uuid4())
+
+    def publish(timestamp: int, *attributes: dict[str, Any]) -> None:
+        feeds.serve("/m/manifest.json", {event: {"timestamp": timestamp}})
+        feeds.serve(f"/m/{event}.json", {"Event": {"Attribute": [
+            {"type": "domain", "to_ids": True, **a} for a in attributes], "Object": [
+            {"deleted": False, "Attribute": [{"type": "domain", "value": "o.example"}]}]}})
+    publish(1, {"value": "a.example"}, {"value": "b.example"})
+    add_feed(db, "misp", "misp", feeds.url + "/m/")
+    assert fetch(app, "misp")["indicators"] == 3
+    publish(2, {"value": "a.example", "deleted": True},
+            {"value": "b.example"}, {"value": "b.example", "deleted": True})
+    assert fetch(app, "misp")["withdrawn"] == 2
+    sources = {row["value"]: row["sources"] for row in db.threat_indicators.find()}
+    assert sources == {"a.example": [], "b.example": ["misp"], "o.example": ["misp"]}
+
+
 def test_misp_hostile_manifest(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     good, lost = str(uuid.uuid4()), str(uuid.uuid4())
     feeds.serve("/m/manifest.json", {"../../etc/passwd": {"timestamp": 1},
@@ -571,6 +673,59 @@ def test_ssrf_guard(app: Celery, cworker: Callable[..., Any], mongo: Any, db: Da
     add_feed(db, "inside", "plain", url, allow_private=True)
     with pytest.raises(PermissionError):
         fetch(app, "inside")
+
+
+def test_redirects(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """A listed host of ours may send us about on itself, and nowhere else inside; the key stays."""
+    feeds.serve("/list", LIST)
+    port = feeds.url.rpartition(":")[2]
+    add_feed(db, "same", "plain", feeds.serve("/same", b"", 302, Location="list"), secret="URLHAUS")
+    assert fetch(app, "same")["indicators"] == 6
+    assert feeds.requests[-1][2]["authorization"] == "haus-key"
+    for name, target in (("metadata", "http://169.254.169.254/latest"),
+                         ("name", f"http://localhost:{port}/list"), ("six", f"http://[::1]:{port}/list")):
+        add_feed(db, name, "plain", feeds.serve("/" + name, b"", 302, Location=target))
+        with pytest.raises(PermissionError):
+            fetch(app, name)
+    for name, target in (("file", "file:///etc/passwd"), ("circle", "/circle")):
+        add_feed(db, name, "plain", feeds.serve("/" + name, b"", 301, Location=target))
+        with pytest.raises(ConnectionError):
+            fetch(app, name)
+
+
+def test_redirect_to_another_listed_host_carries_no_key(
+        app: Celery, cworker: Callable[..., Any], mongo: Any, db: Database, feeds: FeedServer) -> None:
+    start_worker(cworker, mongo, db, hosts="127.0.0.1,localhost")
+    port = feeds.url.rpartition(":")[2]
+    feeds.serve("/list", LIST)
+    add_feed(db, "away", "plain", secret="URLHAUS",
+             url=feeds.serve("/away", b"", 307, Location=f"http://localhost:{port}/list"))
+    assert fetch(app, "away")["indicators"] == 6
+    assert feeds.requests[0][2]["authorization"] == "haus-key"
+    assert "authorization" not in feeds.requests[1][2]
+
+
+def test_endless_and_trickling_bodies(app: Celery, worker: Any, db: Database,
+                                      feeds: FeedServer) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"#" * 65536 + b"\n"
+
+    def trickle() -> Iterator[bytes]:
+        while not stop.wait(0.2):
+            yield b"#"
+    stop = threading.Event()
+    feeds.routes["/endless"] = lambda *_: (200, {}, endless())
+    feeds.routes["/trickle"] = lambda *_: (200, {}, trickle())
+    add_feed(db, "endless", "plain", feeds.url + "/endless", max_bytes=1 << 20)
+    with pytest.raises(ValueError, match="larger than 1048576 bytes"):
+        fetch(app, "endless")
+    add_feed(db, "trickle", "plain", feeds.url + "/trickle")
+    task = app.send_task("threat_feeds.fetch_feed", args=["trickle"], queue="threat_feeds")
+    wait_state(task, "RETRY", timeout=60)
+    stop.set()
+    feed = wait_until(lambda: db.threat_feeds.find_one({"_id": "trickle", "status": "ERROR"}))
+    assert "less than 512 bytes in 10 seconds" in feed["error"]
 
 
 @pytest.mark.parametrize(("fields", "error"), [
@@ -631,6 +786,72 @@ def test_a_killed_worker_ends_in_the_same_documents(app: Celery, cworker: Callab
     start_worker(cworker, mongo, db, name="same@test")
     assert get(task, 60)["indicators"] == 200
     assert db.threat_indicators.count_documents({}) == 200
+
+
+def held(feeds: FeedServer, path: str) -> tuple[threading.Event, threading.Event]:
+    """Serves a list that stops after its first line: (it has begun, let it go on)."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"203.0.113.1\n"
+        started.set()
+        go_on.wait(60)
+        yield b"203.0.113.2\n"
+    feeds.routes[path] = lambda *_: (200, {"ETag": '"held"'}, body())
+    return started, go_on
+
+
+def test_two_pods_at_the_same_feed(app: Celery, cworker: Callable[..., Any], mongo: Any,
+                                   db: Database, feeds: FeedServer) -> None:
+    started, go_on = held(feeds, "/held")
+    add_feed(db, "held", "plain", feeds.url + "/held")
+    for name in ("one@test", "two@test"):
+        start_worker(cworker, mongo, db, name=name)
+    first = app.send_task("threat_feeds.fetch_feed", args=["held"], queue="threat_feeds")
+    assert started.wait(15)
+    assert fetch(app, "held")["status"] == "BUSY"
+    go_on.set()
+    assert get(first)["indicators"] == 2
+    assert len(feeds.requests) == 1
+    assert fetch(app, "held")["status"] == "OK"
+    # Whoever died for good holds it no longer than a task may run.
+    db.threat_feeds.update_one({}, {"$set": {"claimed_task": "dead", "claimed_until":
+                                             dt.datetime.utcnow() - dt.timedelta(seconds=1)}})
+    assert fetch(app, "held")["status"] == "OK"
+
+
+def test_a_revoked_pass_gives_its_feed_back(app: Celery, worker: Any, db: Database,
+                                            feeds: FeedServer) -> None:
+    started, go_on = held(feeds, "/held")
+    add_feed(db, "held", "plain", feeds.url + "/held")
+    task = app.send_task("threat_feeds.fetch_feed", args=["held"], queue="threat_feeds")
+    assert started.wait(15)
+    app.control.revoke(task.id, terminate=True)
+    wait_state(task, "REVOKED")
+    go_on.set()
+    assert fetch(app, "held")["status"] == "OK"
+    assert db.threat_feeds.find_one()["claimed_until"] is None
+
+
+def test_validators_survive_the_worker(app: Celery, cworker: Callable[..., Any], mongo: Any,
+                                       db: Database, feeds: FeedServer) -> None:
+    feeds.routes["/list"] = lambda _, headers: \
+        (304, {}, b"") if headers.get("if-none-match") == 'W/"1"' else (200, {"ETag": 'W/"1"'}, LIST)
+    add_feed(db, "plain", "plain", feeds.url + "/list")
+    worker = start_worker(cworker, mongo, db)
+    assert fetch(app, "plain")["status"] == "OK"
+    worker.kill()
+    start_worker(cworker, mongo, db)
+    assert fetch(app, "plain")["status"] == "UNCHANGED"
+
+
+def test_names_beyond_ascii(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    add_feed(db, "idn", "plain", feeds.serve(
+        "/idn", "b\u00fccher.example\nxn--bcher-kva.example\nhttps://B\u00dcCHER.example/\u00e4\n"
+                "\u2603\ufffd.example\n".encode()))
+    assert fetch(app, "idn")["indicators"] == 3
+    assert values(db) == {"xn--bcher-kva.example": "domain",
+                          "https://xn--bcher-kva.example/%C3%A4": "url"}
 
 
 def test_more_than_one_batch(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
