@@ -50,3 +50,8 @@ def spin(seconds):
 def crash(number):
     os.kill(os.getpid(), signal.Signals(number))
     time.sleep(1)
+
+
+@app.task(name="demo.sleep")
+def sleep(seconds):
+    time.sleep(seconds)

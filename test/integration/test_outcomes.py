@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import wait_until
+from harness import wait_state, wait_until
 
 from services.process import end_process
 
@@ -16,7 +16,8 @@ EARLY = {"task_acks_late": False}
 LATE = {"task_acks_late": True}
 KEEP = {"task_acks_late": True, "task_acks_on_failure_or_timeout": False}
 REJECT = {"task_acks_late": True, "task_reject_on_worker_lost": True}
-MODES = {"early": EARLY, "late": LATE, "keep": KEEP, "reject": REJECT}
+ERRORS = {"task_acks_late": True, "task_store_errors_even_if_ignored": True}
+MODES = {"early": EARLY, "late": LATE, "keep": KEEP, "reject": REJECT, "errors": ERRORS}
 
 # task, arguments, options
 ENDS = {
@@ -25,14 +26,22 @@ ENDS = {
     "ignore": ("demo.ignore", (), {}),
     "reject": ("demo.reject", (False,), {}),
     "retry": ("demo.retry_forever", (600,), {}),
+    "reject requeue": ("demo.reject", (True,), {}),
+    "last retry": ("demo.retry_forever", (0.1,), {"retries": 3}),
+    "soft limit": ("demo.sleep", (60,), {"soft_time_limit": 0.5, "time_limit": 30}),
     "hard limit": ("demo.spin", (60,), {"time_limit": 0.5}),
     "child died": ("demo.crash", (9,), {}),
     "expired": ("demo.add", (1, 2), {"expires": -5}),
     "unknown task": ("demo.nobody", (), {}),
+    "revoked": ("demo.add", (1, 2), {}),
+    "ignored revoked": ("demo.add", (1, 2), {"ignore_result": True}),
+    "ignored retry": ("demo.retry_forever", (600,), {"ignore_result": True}),
+    "ignored expired": ("demo.add", (1, 2), {"expires": -5, "ignore_result": True}),
     "ignored exception": ("demo.fail", ("x",), {"ignore_result": True}),
 }
 # These come round again and again with late acks; test_workers_lost.py has them.
 ENDLESS = {("child died", "reject"), ("hard limit", "keep")}
+ENDLESS |= {("reject requeue", mode) for mode in MODES if mode != "early"}
 
 
 @pytest.fixture
@@ -72,7 +81,11 @@ def run_all(app, keys, queue, mode):
     results = {}
     for name, (task, args, options) in ENDS.items():
         if (name, mode) not in ENDLESS:
-            results[name] = app.send_task(task, args, queue=queue, **options)
+            task_id = f"{queue}-{name}".replace(" ", "-")
+            if "revoked" in name:
+                app.control.revoke(task_id)
+                wait_state(app.AsyncResult(task_id), "REVOKED")
+            results[name] = app.send_task(task, args, queue=queue, task_id=task_id, **options)
     last = app.send_task("demo.add", (1, 2), queue=queue)
     last.get(timeout=60)
     wait_until(lambda: not keys.llen(queue), what="an empty queue")
@@ -92,9 +105,9 @@ def test_states_are_celerys(app, cworker, celery_worker, keys, mode):
     assert ours == theirs
     assert theirs["success"] == ("SUCCESS", None)
     assert theirs["child died" if mode != "reject" else "hard limit"][0] == "FAILURE"
-    # The waiting retry is Celery's only unacked message; ours waits in the delayed set.
-    wait_until(lambda: held(keys) == 1, what="one held message, of Celery's retry")
-    assert keys.zcard("{ours}.cworker.delayed") == 1
+    # The waiting retries are Celery's only unacked messages; ours wait in the delayed set.
+    wait_until(lambda: held(keys) == 2, what="two held messages, of Celery's retries")
+    assert keys.zcard("{ours}.cworker.delayed") == 2
 
 
 def test_reject_with_requeue(app, cworker, celery_worker, keys):
