@@ -152,8 +152,6 @@ int channel_peek_delayed(struct channel *c, size_t most, channel_delayed_fn *fn,
 int channel_pause(struct channel *c, const char *queue, channel_settled_fn *fn, void *arg);
 int channel_resume(struct channel *c, const char *queue, channel_settled_fn *fn, void *arg);
 bool channel_paused(const struct channel *c, const char *queue);
-/* Fetching from it for this worker alone. */
-void channel_set_paused(struct channel *c, const char *queue, bool paused);
 
 /* Up to `most` elements of a dead worker's in-flight list, newest first, become ours as if they had been
  * fetched: on_message is called for each, then fn with how many; UNAVAILABLE, or LOST when that worker's

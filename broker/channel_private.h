@@ -30,11 +30,10 @@ struct lane {
 struct queue {
     char *name;
     int index;
-    bool open;       /* may be fetched from: all of the next two, none of the last two */
+    bool open;       /* may be fetched from: the next two hold and the last does not */
     bool consumed;   /* false once it was cancelled */
     bool registered; /* our registration names its in-flight lists: the first LMOVE may follow */
     bool paused;     /* for the whole fleet */
-    bool held_back;  /* for this worker */
     struct lane lanes[]; /* one for each step */
 };
 

@@ -65,7 +65,7 @@ void queue_append(struct channel *c, const char *name)
 
 void queue_update(struct channel *c, struct queue *queue)
 {
-    bool open = queue->consumed && queue->registered && !queue->paused && !queue->held_back;
+    bool open = queue->consumed && queue->registered && !queue->paused;
     if (open == queue->open)
         return;
     queue->open = open;
@@ -165,13 +165,4 @@ const char **channel_queues(const struct channel *c)
             names[n++] = c->queues[i]->name;
     names[n] = NULL;
     return names;
-}
-
-void channel_set_paused(struct channel *c, const char *name, bool paused)
-{
-    struct queue *queue = queue_find(c, name);
-    if (!queue)
-        return;
-    queue->held_back = paused;
-    queue_update(c, queue);
 }

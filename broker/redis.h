@@ -57,9 +57,4 @@ struct redis_script {
 int redis_run(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg, int n_keys,
               int argc, const struct slice *argv);
 
-static inline struct slice slice_of(const char *text)
-{
-    return (struct slice){text, text ? __builtin_strlen(text) : 0};
-}
-
 #endif

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/base64.h"
 
+#include "proto/base/error.h"
+
 #include <openssl/evp.h>
 
 /* Decoding is our own: it is on the way of every message, and OpenSSL's EVP_DecodeBlock skips white

@@ -2,7 +2,8 @@
 #ifndef PROTO_BASE64_H
 #define PROTO_BASE64_H
 
-#include "proto/json.h"
+#include "proto/base/buf.h"
+#include "proto/base/slice.h"
 
 /* Standard alphabet, padded, nothing else in it. Both append to out, which must not hold `in`. Decoding
  * answers 0 or INVALID. */

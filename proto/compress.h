@@ -5,7 +5,9 @@
 /* Bodies as Kombu compresses them. Names are those that task_compression takes and those that it writes
  * into a message's `compression` header. */
 
-#include "proto/json.h"
+#include "proto/base/buf.h"
+#include "proto/base/error.h"
+#include "proto/base/slice.h"
 
 /* Appends to out, at most max bytes. INVALID: broken data; TOO_BIG; UNSUPPORTED: an unknown name, or a
  * library that this build is without. */

@@ -16,17 +16,12 @@
 
 #include "proto/base/buf.h"
 #include "proto/base/error.h"
+#include "proto/base/slice.h"
 
 #include <cjson/cJSON.h>
 #include <stdint.h>
 
 enum { JSON_MAX_DEPTH = 512 };
-
-/* A stretch of a text that somebody else owns. */
-struct slice {
-    const char *at; /* NULL: absent */
-    size_t size;
-};
 
 /* Parses one complete value (white space around it allowed). The caller frees with cJSON_Delete.
  * NULL on failure; err says what and at which byte. */

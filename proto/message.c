@@ -46,7 +46,6 @@ static const struct message_row header_rows[] = {
 };
 
 static const struct message_row property_rows[] = {
-    ROW("correlation_id", TEXT, correlation_id),
     ROW("reply_to", TEXT, reply_to),
     PART("delivery_info", RAW, raw_info),
     ROW("priority", PRIORITY, priority),

@@ -20,7 +20,7 @@ struct message {
     struct slice text;                       /* the element as it stood in the list; owned here      */
     const char *id, *task;                   /* never NULL after a successful decode                 */
     const char *shadow, *group, *root_id, *parent_id, *argsrepr, *kwargsrepr, *origin; /* may be NULL */
-    const char *reply_to, *correlation_id, *exchange, *routing_key, *delivery_tag;     /* may be NULL */
+    const char *reply_to, *exchange, *routing_key, *delivery_tag;     /* may be NULL */
     const char *content_type, *content_encoding, *compression;
     int64_t eta, expires;                    /* TIME_NONE when not set                               */
     int64_t group_index;                     /* -1 when not set                                      */

@@ -3,6 +3,7 @@
 
 #include "proto/base/error.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <time.h>
 

@@ -176,11 +176,6 @@ bool request_was_told(const struct request *r)
     return retries == r->message.retries && !r->message.redelivered;
 }
 
-const char *request_state_name(enum request_state state)
-{
-    return names[state];
-}
-
 const char *request_name(const struct request *r)
 {
     return r->message.shadow && *r->message.shadow ? r->message.shadow

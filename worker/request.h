@@ -101,7 +101,6 @@ void request_free(struct request *r);
 void request_list_insert(struct request_list *list, struct request *r, struct request *next);
 void request_list_remove(struct request *r); /* from the one it is in, if any */
 void request_move(struct request *r, enum request_state to);
-const char *request_state_name(enum request_state state);
 
 /* The exception that is this request's result from now on; takes the text. */
 void request_raise(struct request *r, char *exception);

@@ -2,23 +2,15 @@
 #include "proto/base/error.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct row {
-    const char *text;
-    bool transient;
-} rows[] = {
-#define ERROR_ROW(name, text, transient) {text, transient},
-    ERROR_CODES(ERROR_ROW)
-#undef ERROR_ROW
+static const char *const texts[] = {
+#define ERROR_TEXT(name, text) text,
+    ERROR_CODES(ERROR_TEXT)
+#undef ERROR_TEXT
 };
-
-static const struct row *row_of(int code)
-{
-    int index = code - ERROR_FIRST_ - 1;
-    return index >= 0 && index < (int)(sizeof rows / sizeof *rows) ? &rows[index] : NULL;
-}
 
 int error_set(struct error *err, int code, const char *fmt, ...)
 {
@@ -46,14 +38,9 @@ int error_wrap(struct error *err, const char *fmt, ...)
     return err->code;
 }
 
-bool error_is_transient(int code)
-{
-    const struct row *row = row_of(code);
-    return row && row->transient;
-}
-
 const char *error_text(int code)
 {
-    const struct row *row = row_of(code);
-    return row ? row->text : code == 0 ? "success" : "unknown error";
+    int index = code - ERROR_FIRST_ - 1;
+    bool known = index >= 0 && index < (int)(sizeof texts / sizeof *texts);
+    return known ? texts[index] : code == 0 ? "success" : "unknown error";
 }

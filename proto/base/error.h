@@ -6,23 +6,21 @@
  * this list and, where words help, fills a struct error that lives on its caller's stack. proto/ and
  * broker/ never log: the level that decides (retry, dead-letter, stop) does, once. */
 
-#include <stdbool.h>
-
-/* name, text for people, whether trying again may help */
+/* name, text for people */
 #define ERROR_CODES(X)                                                                             \
-    X(INVALID, "invalid", false)                                                                   \
-    X(TOO_BIG, "too big", false)                                                                   \
-    X(UNSUPPORTED, "unsupported", false)                                                           \
-    X(NOT_FOUND, "not found", false)                                                               \
-    X(DENIED, "access denied", false)                                                              \
-    X(UNAVAILABLE, "unavailable", true)                                                            \
-    X(TIMEOUT, "timed out", true)                                                                  \
-    X(LOST, "no longer ours", false)                                                               \
-    X(SYSTEM, "system error", true)
+    X(INVALID, "invalid")                                                                          \
+    X(TOO_BIG, "too big")                                                                          \
+    X(UNSUPPORTED, "unsupported")                                                                  \
+    X(NOT_FOUND, "not found")                                                                      \
+    X(DENIED, "access denied")                                                                     \
+    X(UNAVAILABLE, "unavailable")                                                                  \
+    X(TIMEOUT, "timed out")                                                                        \
+    X(LOST, "no longer ours")                                                                      \
+    X(SYSTEM, "system error")
 
 enum error_code {
     ERROR_FIRST_ = -64,
-#define ERROR_ENUM(name, text, transient) ERROR_##name,
+#define ERROR_ENUM(name, text) ERROR_##name,
     ERROR_CODES(ERROR_ENUM)
 #undef ERROR_ENUM
 };
@@ -40,7 +38,6 @@ int error_set(struct error *err, int code, const char *fmt, ...)
 int error_wrap(struct error *err, const char *fmt, ...)
     __attribute__((format(printf, 2, 3), cold));
 
-bool error_is_transient(int code);
 const char *error_text(int code);
 
 #endif

@@ -116,7 +116,7 @@ static void arguments_make(cw_task *t, const struct prowler_run *run, const char
     n = put_account(run, argv, n);
     if (*run->frameworks)
         argv[n++] = "--compliance";
-    for (size_t i = 0; run->frameworks[i] && i < MAX_FRAMEWORKS; i++)
+    for (size_t i = 0; i < MAX_FRAMEWORKS && run->frameworks[i]; i++)
         argv[n++] = run->frameworks[i];
     if (run->role) {
         argv[n++] = "--role";

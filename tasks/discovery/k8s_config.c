@@ -185,8 +185,10 @@ static void delete_tree(void *tree)
     cJSON_Delete(tree);
 }
 
-int k8s_config_parse(cw_task *t, const char *text, const char *folder, const char *context,
-                     struct k8s_config *ret)
+/* From the text of a kubeconfig (YAML or JSON). Files that it names are relative to `folder`.
+ * context NULL: its current one. */
+static int read_kubeconfig(cw_task *t, const char *text, const char *folder, const char *context,
+                           struct k8s_config *ret)
 {
     const char *why;
     cJSON *config = yaml_parse(text, strlen(text), &why);
@@ -224,7 +226,7 @@ static int load_kubeconfig(cw_task *t, const char *name, const char *context,
     if (!check_name(name))
         return cw_problem(t, false, "ValueError", "kubeconfig must be the name of a file");
     const char *text = file_read(t, cw_printf(t, "%s/%s", folder, name), "kubeconfig");
-    return text ? k8s_config_parse(t, text, folder, context, ret) : -1;
+    return text ? read_kubeconfig(t, text, folder, context, ret) : -1;
 }
 
 /* --- in a pod, and by the document itself --- */

@@ -18,11 +18,6 @@ struct k8s_config {
  * token_secret). */
 int k8s_config_load(cw_task *t, const bson_t *cluster, struct k8s_config *ret);
 
-/* From the text of a kubeconfig (YAML or JSON). Files that it names are relative to `folder`.
- * context NULL: its current one. */
-int k8s_config_parse(cw_task *t, const char *text, const char *folder, const char *context,
-                     struct k8s_config *ret);
-
 /* YAML as a tree; JSON is YAML too. NULL with the reason in ret_error (to be shown, not freed).
  * The caller deletes the tree. */
 cJSON *yaml_parse(const char *text, size_t size, const char **ret_error);

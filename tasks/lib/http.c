@@ -19,17 +19,3 @@ int http_patient(cw_task *t, const struct cw_http *request, struct cw_reply *ret
             return -1;
     }
 }
-
-int http_each_page(cw_task *t, struct cw_http request, const struct http_pages *pages)
-{
-    int max = pages->max_pages ? pages->max_pages : 10000;
-    for (int page = 0; page < max; page++) {
-        struct cw_reply reply;
-        if (http_patient(t, &request, &reply) < 0)
-            return -1;
-        int code = pages->next(t, &reply, &request, pages->arg);
-        if (code <= 0)
-            return code;
-    }
-    return cw_problem(t, false, "ValueError", "more than %d pages", max);
-}

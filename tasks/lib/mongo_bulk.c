@@ -113,13 +113,6 @@ int mongo_bulk_upsert(struct mongo_bulk *b, const bson_t *key, const bson_t *set
     return code;
 }
 
-int mongo_bulk_remove(struct mongo_bulk *b, const bson_t *filter)
-{
-    bson_error_t error;
-    bool good = mongoc_bulk_operation_remove_one_with_opts(operation_of(b), filter, NULL, &error);
-    return added(b, good, filter->len, &error);
-}
-
 struct mongo_bulk_counts mongo_bulk_counts(const struct mongo_bulk *b)
 {
     return b->counts;

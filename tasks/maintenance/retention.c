@@ -24,7 +24,6 @@ static const char *const listed[] = {
     "worker_metrics",  "vulnerability_occurrences"};
 
 struct cycle {
-    cw_task *t;
     int64_t now, policies, failed, removed;
 };
 
@@ -232,7 +231,7 @@ static int on_policy(cw_task *t, const bson_t *document, void *arg)
 
 cw_outcome run_retention_cycle(cw_task *t)
 {
-    struct cycle c = {.t = t, .now = doc_now()};
+    struct cycle c = {.now = doc_now()};
     bson_t *enabled = BCON_NEW("enabled", "{", "$ne", BCON_BOOL(false), "}");
     int code = mongo_each(t, "retention_policies", enabled, NULL, on_policy, &c);
     bson_destroy(enabled);

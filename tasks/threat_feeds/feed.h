@@ -42,8 +42,6 @@ struct feed_request {
 /* FEED_READ, FEED_UNCHANGED or < 0. Counts the bytes, remembers when the service wants to be left
  * alone. */
 int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply *ret_reply);
-/* The operator lists hosts inside of our walls that feeds may be read from; a document cannot. */
-bool feed_is_listed(cw_task *t, const char *url);
 /* The validators of a body that was read to its end, for the next pass. */
 void feed_keep_validators(struct feed *f, const struct cw_reply *reply);
 /* The same place as the feed's own: scheme, host and port. Pages lead there and nowhere else. */

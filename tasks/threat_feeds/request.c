@@ -23,7 +23,8 @@ struct body {
     size_t size;
 };
 
-bool feed_is_listed(cw_task *t, const char *url)
+/* The operator lists hosts inside of our walls that feeds may be read from; a document cannot. */
+static bool is_listed(cw_task *t, const char *url)
 {
     const char *list = cw_setting(t, "threat_feeds_private_hosts");
     const char *host = url_host(t, url);
@@ -85,7 +86,7 @@ static bool is_redirect(long status)
 static int get(struct feed *f, struct cw_http http, struct cw_reply *ret_reply)
 {
     for (int hop = 0;; hop++) {
-        http.allow_private = http.no_redirects = feed_is_listed(f->t, http.url);
+        http.allow_private = http.no_redirects = is_listed(f->t, http.url);
         if (http_patient(f->t, &http, ret_reply) < 0)
             return refused(f, ret_reply);
         const char *location = is_redirect(ret_reply->status) ? cw_header(ret_reply, "location") : NULL;

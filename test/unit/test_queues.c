@@ -174,23 +174,6 @@ static void a_pause_outlives_the_connection(void **state)
     worker_close(w);
 }
 
-static void a_pause_of_this_worker_alone(void **state)
-{
-    (void)state;
-    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
-    channel_set_window(w->c, 1000);
-    channel_set_paused(w->c, "q", true);
-    channel_set_paused(w->c, "unknown", true);
-    push("q", "m");
-    loop_for(0.2);
-    assert_int_equal(w->n, 0);
-    assert_false(channel_paused(w->c, "q"));
-    channel_set_paused(w->c, "q", false);
-    WAIT_FOR(w->n == 1);
-    settle_all(w);
-    worker_close(w);
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
 
 int main(void)
@@ -202,7 +185,6 @@ int main(void)
         TEST(what_an_added_queue_gave_is_rescued),
         TEST(a_pause_holds_for_everybody),
         TEST(a_pause_outlives_the_connection),
-        TEST(a_pause_of_this_worker_alone),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, group_setup, group_teardown);

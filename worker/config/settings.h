@@ -99,14 +99,13 @@ void settings_init(struct settings *s); /* the defaults */
 void settings_done(struct settings *s);
 
 /* Each names the setting and says what is wrong and what would be right (nearest known name). Unknown
- * names are INVALID; names that Celery has and a C worker ignores are accepted and noted by
- * settings_ignored(). */
+ * names are INVALID; names that Celery has and a C worker ignores are accepted and noted
+ * in s->ignored. */
 int settings_set(struct settings *s, const char *name, const char *value, struct error *err);
 int settings_set_json(struct settings *s, const char *name, const cJSON *value, struct error *err);
 int settings_load_file(struct settings *s, const char *path, struct error *err);
 int settings_load_environment(struct settings *s, struct error *err);
 int settings_check(const struct settings *s, struct error *err); /* contradictions */
-bool settings_ignored(const char *name);
 /* broker_url with what the transport options say of sentinels. redis_url_done is due after success. */
 struct redis_url;
 int settings_broker(const struct settings *s, struct redis_url *ret_url, struct error *err);

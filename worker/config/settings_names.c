@@ -154,11 +154,6 @@ static bool has_ignored_prefix(const char *name)
     return false;
 }
 
-bool settings_ignored(const char *name)
-{
-    return ignored_find(name) || has_ignored_prefix(name);
-}
-
 /* Is `value`, itself perhaps a list, made only of members of the comma-separated `list`? */
 static bool list_covers(const char *list, const char *value)
 {

@@ -99,7 +99,6 @@ int helper_stopped(struct cw_task *t);
 char *task_text(struct cw_task *t, const char *text, size_t size);
 
 void *table_data(struct cw_task *t, bool *ret_ok);
-void tables_close(void);
 void http_close(void);
 void mongo_close(void);
 

@@ -34,13 +34,6 @@ void task_process_init(const struct task_process *p)
     task_process = *p;
 }
 
-void task_process_done(void)
-{
-    tables_close();
-    http_close();
-    mongo_close();
-}
-
 struct footprint {
     int64_t resident_kb, peak_kb, read_us;
 };
@@ -95,7 +88,7 @@ void *table_data(struct cw_task *t, bool *ret_ok)
     return data;
 }
 
-void tables_close(void)
+static void tables_close(void)
 {
     pthread_mutex_lock(&tables_lock);
     while (opened_tables) {
@@ -106,6 +99,13 @@ void tables_close(void)
         free(o);
     }
     pthread_mutex_unlock(&tables_lock);
+}
+
+void task_process_done(void)
+{
+    tables_close();
+    http_close();
+    mongo_close();
 }
 
 static void run_deferred(struct cw_task *t)
@@ -153,7 +153,7 @@ static void handle(struct cw_task *t)
                    cw_printf(t, "%s returned without a verdict", t->entry->def->name));
 }
 
-static struct slice slice_of(const struct buf *b)
+static struct slice slice_over(const struct buf *b)
 {
     return (struct slice){b->size ? b->data : NULL, b->size};
 }
@@ -197,9 +197,9 @@ void *task_run(const struct task_frame *f, struct slot *slot, const struct task_
         .kind = t->verdict,
         .requeue = t->requeue,
         .countdown = t->countdown,
-        .result = slice_of(&t->result),
-        .traceback = slice_of(&t->traceback),
-        .repr = slice_of(&t->repr),
+        .result = slice_over(&t->result),
+        .traceback = slice_over(&t->traceback),
+        .repr = slice_over(&t->repr),
         .sends = sends_text(t),
     };
     bill(t, cpu_before, ret_outcome);
