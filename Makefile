@@ -113,9 +113,9 @@ shape: ## the ten longest files and functions
 bench: all ## tasks per second, start-up, memory: side by side with Celery
 	$(Q)test/setup.sh all && .venv/bin/python test/bench/bench.py
 
-fault: all $(B)/ledger.so ## a storm of kills, pauses and cut connections: SEED=7 SECONDS=300 WORKERS=4
+fault: all $(B)/ledger.so ## a storm of kills, pauses and cut connections: SEED=7 SECONDS=300 WORKERS=4 MONGO=1 POOL=threads
 	$(Q)test/setup.sh all && .venv/bin/python test/fault/storm.py --seconds $(or $(SECONDS),60) \
-	    --workers $(or $(WORKERS),2) $(if $(SEED),--seed $(SEED)) $(if $(MONGO),--mongo)
+	    --workers $(or $(WORKERS),2) $(if $(SEED),--seed $(SEED)) $(if $(MONGO),--mongo) $(if $(POOL),--pool $(POOL))
 
 upstream: all $(B)/upstream.so ## Celery's own integration suite against cworker: the score for each backend
 	$(Q)test/setup.sh all && CWORKER_BIN=$(B)/cworker .venv/bin/python test/upstream/run.py

@@ -11,6 +11,7 @@ often than it was retried only where a fault came while it ran."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import random
@@ -107,7 +108,7 @@ class Worker:
     def command(self) -> list[str]:
         storm = self.storm
         return [str(BUILD), "-b", f"redis://127.0.0.1:{storm.proxy.port}/0", "--result-backend",
-                storm.backend, "-A", str(BUILD.parent / "ledger.so"), "-c", "3", "-l", "INFO",
+                storm.backend, "-A", str(BUILD.parent / "ledger.so"), "-P", storm.pool, "-c", "3", "-l", "INFO",
                 "-n", f"{self.name}@storm", "--set", f"worker_lease={LEASE}",
                 "--set", "task_max_deliveries=1000000"]
 
@@ -164,12 +165,13 @@ class PythonWorker(Worker):
 
 
 class Storm:
-    def __init__(self, seed: int, mongo: bool, workers: int, chords: bool, python: bool) -> None:
+    def __init__(self, seed: int, mongo: bool, workers: int, chords: bool, python: bool,
+                 pool: str) -> None:
         self.random = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="cworker-fault-"))
         self.ledger = self.folder / "ledger"
         self.ledger.touch()
-        self.chords = chords
+        self.chords, self.pool = chords, pool
         self.redis = RedisServer(aof=True).start()
         self.mongo = MongoServer(private=True, durable=True).start() if mongo else None
         self.proxy = Proxy(self.redis.port)
@@ -230,6 +232,17 @@ class Storm:
     def main(self) -> tuple[int | None, int | None]:
         return self.kill_one("main")
 
+    def pod(self) -> tuple[int | None, int | None]:
+        """Every process of a worker, as the end of a container's namespace would."""
+        worker = self.random.choice(self.workers)
+        if worker.process.poll() is None:
+            worker.resume()
+            for pid in [worker.process.pid, *worker.children("cworker: zygote"),
+                        *worker.children("cworker: pool")]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        return worker.life, None
+
     def redis_server(self) -> None:
         self.redis.kill()
         time.sleep(self.random.uniform(0, 0.5))
@@ -256,7 +269,7 @@ class Storm:
             time.sleep(0.01)
 
     def fault(self) -> None:
-        kinds = [self.child] * 6 + [self.main] * 4 + [self.cut] * 4 + [self.pause] * 2 + \
+        kinds = [self.child] * 6 + [self.main] * 4 + [self.pod] * 2 + [self.cut] * 4 + [self.pause] * 2 + \
             [self.zygote] + ([self.redis_server] if not self.python else []) + \
             ([self.mongodb] if self.mongo and not self.python else [])
         kind = self.random.choice(kinds)
@@ -358,8 +371,8 @@ class Storm:
 
 
 def blow(seed: int, seconds: float, *, mongo: bool = False, workers: int = 2, chords: bool = True,
-         python: bool = False, patience: float = 30) -> tuple[Account, Path]:
-    storm = Storm(seed, mongo, workers, chords, python)
+         python: bool = False, pool: str = "prefork", patience: float = 30) -> tuple[Account, Path]:
+    storm = Storm(seed, mongo, workers, chords, python, pool)
     everyone = [*storm.workers, *([storm.python] if python else [])]
     try:
         wait_until(lambda: all("ready." in worker.log.read_text() for worker in everyone), 30,
@@ -379,12 +392,13 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--mongo", action="store_true", help="results in MongoDB, killed as well")
     parser.add_argument("--no-chords", action="store_true")
+    parser.add_argument("--pool", default="prefork", choices=["prefork", "threads"])
     parser.add_argument("--python", action="store_true", help="a Python worker on the same queue")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     account, folder = blow(options.seed, options.seconds, mongo=options.mongo,
                            workers=options.workers, chords=not options.no_chords,
-                           python=options.python)
+                           python=options.python, pool=options.pool)
     print(account.report())
     print(f"logs and ledger: {folder}")
     return 0 if account.ok else 1
