@@ -70,6 +70,18 @@ install_python() {
     cp test/requirements.txt .venv/requirements.installed
 }
 
+# The well-known celery-exporter (github.com/danihodovic/celery-exporter) wants other releases of what the
+# tests use, so it has a folder of its own. It refuses Python 3.13 and newer: its test is skipped there.
+install_exporter() {
+    local wanted='prometheus-exporter-celery==0.11.2 celery==5.5.3 kombu==5.5.4'
+    [ "$(cat .venv/exporter/installed 2> /dev/null)" != "$wanted" ] || return 0
+    .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || return 0
+    say "installing $wanted into .venv/exporter"
+    # shellcheck disable=SC2086
+    .venv/bin/pip install --quiet --disable-pip-version-check --upgrade --target .venv/exporter $wanted
+    echo "$wanted" > .venv/exporter/installed
+}
+
 installed=$(mktemp)
 trap 'rm -f "$installed"' EXIT
 what=${1:-all}
@@ -81,6 +93,7 @@ test | all)
     ! needs_java || packages+=(maven openjdk-17-jdk-headless)
     install_packages "${packages[@]}"
     install_python
+    install_exporter
     ! needs_java || test/services/mongo.sh build
     ;;
 *) fail "usage: test/setup.sh [build|test|all]" ;;
