@@ -13,6 +13,7 @@ struct mongo_bulk {
     mongoc_collection_t *collection;
     mongoc_bulk_operation_t *operation;
     int pending;
+    bool make_once;
     size_t bytes;
     struct mongo_bulk_counts counts;
 };
@@ -51,6 +52,27 @@ static void count(struct mongo_bulk *b, const bson_t *reply)
     b->counts.removed += doc_int(reply, "nRemoved", 0);
 }
 
+void mongo_bulk_make_once(struct mongo_bulk *b)
+{
+    b->make_once = true;
+}
+
+/* Nothing else went wrong than that documents were there already. */
+static bool are_duplicates(const bson_t *reply)
+{
+    bson_iter_t at, list, code;
+    bool any = false;
+    if (!doc_find(reply, "writeErrors", &at) || !bson_iter_recurse(&at, &list))
+        return false;
+    for (; bson_iter_next(&list); any = true)
+        if (!bson_iter_recurse(&list, &code) || !bson_iter_find(&code, "code") ||
+            bson_iter_as_int64(&code) != DUPLICATE_KEY)
+            return false;
+    bool concern = doc_find(reply, "writeConcernErrors", &at) && bson_iter_recurse(&at, &list) &&
+                   bson_iter_next(&list);
+    return any && !concern;
+}
+
 /* Another writer made the same document in the same instant: the statement did nothing, and the
  * other one wrote what is true as well; it is transient, as the next attempt finds the document. */
 int mongo_bulk_flush(struct mongo_bulk *b)
@@ -60,10 +82,11 @@ int mongo_bulk_flush(struct mongo_bulk *b)
     if (!b->pending)
         return 0;
     bool good = mongoc_bulk_operation_execute(b->operation, &reply, &error);
+    bool made = !good && b->make_once && are_duplicates(&reply);
     count(b, &reply);
     bson_destroy(&reply);
     destroy_operation(b);
-    if (good)
+    if (good || made)
         return 0;
     if (error.code == DUPLICATE_KEY)
         return cw_problem(b->t, true, "ConnectionError", "MongoDB, %s: %s", b->name, error.message);

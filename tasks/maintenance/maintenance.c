@@ -33,7 +33,7 @@ static const struct cw_index indexes[] = {
     {"sla_policies", "team_id", .unique = true},
     {"sla_breaches", "team_id, -created_at"},
     {"notifications", "team_id, -created_at"},
-    {"vulnerability_occurrences", "team_id, status, severity, opened_at"},
+    {"vulnerability_occurrences", "team_id, status, severity, sla_breached_at, opened_at"},
     {"scan_runs", "status, started_at"},
     {"native_scans", "status, started_at"},
     {"watchdog_sends", "sent_at", .expire_after = 604800},

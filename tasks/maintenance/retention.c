@@ -13,7 +13,7 @@
  * With `archive` a batch is copied first and removed only when every copy is seen: a kill -9 between
  * the two leaves documents in both places, and the next cycle finds their copies and removes them. */
 
-enum { BATCH = 500, DUPLICATE_KEY = 11000 };
+enum { BATCH = 500, BATCH_BYTES = 16 << 20, FULL = -2 };
 static const int64_t day_ms = 86400000;
 
 static const char *const listed[] = {
@@ -24,7 +24,10 @@ static const char *const listed[] = {
     "worker_metrics",  "vulnerability_occurrences"};
 
 struct cycle {
-    int64_t now, policies, failed, removed;
+    cw_task *t;
+    int64_t now, failed, removed;
+    const bson_t **list; /* read before the first one is applied, which may take long */
+    size_t n, room;
 };
 
 struct policy {
@@ -37,6 +40,7 @@ struct policy {
     bson_t *filter, *ids; /* which are old; those of the batch */
     bson_t *documents[BATCH];
     int n;
+    size_t bytes;
 };
 
 static bool is_listed(cw_task *t, const char *name)
@@ -52,6 +56,19 @@ static bool is_listed(cw_task *t, const char *name)
         at += length + strspn(at + length, ", ");
     }
     return false;
+}
+
+/* Without a team, or with null: documents of all of them. */
+static int put_team(struct policy *p)
+{
+    bson_iter_t at;
+    char room[25];
+    const char *team = doc_id(p->document, "team_id", room);
+    if (team)
+        doc_match_id(p->filter, "team_id", team);
+    else if (doc_find(p->document, "team_id", &at) && !BSON_ITER_HOLDS_NULL(&at))
+        return cw_problem(p->t, false, "ValueError", "team_id must be a text or an ObjectId");
+    return 0;
 }
 
 static int read_policy(struct policy *p, int64_t now)
@@ -73,8 +90,7 @@ static int read_policy(struct policy *p, int64_t now)
         return cw_problem(p->t, false, "ValueError", "action must be delete or archive");
     p->cutoff = now - days * day_ms;
     BCON_APPEND(p->filter, p->field, "{", "$lt", BCON_DATE_TIME(p->cutoff), "}");
-    doc_copy(p->filter, "team_id", p->document, "team_id");
-    return 0;
+    return put_team(p);
 }
 
 /* --- one batch --- */
@@ -85,6 +101,7 @@ static void forget_batch(void *policy)
     for (int i = 0; i < p->n; i++)
         bson_destroy(p->documents[i]);
     p->n = 0;
+    p->bytes = 0;
     bson_reinit(p->ids);
 }
 
@@ -97,7 +114,8 @@ static int keep_document(cw_task *t, const bson_t *document, void *arg)
     bson_uint32_to_string((uint32_t)p->n, &name, room, sizeof room);
     doc_copy(p->ids, name, document, "_id");
     p->documents[p->n++] = bson_copy(document);
-    return 0;
+    p->bytes += document->len;
+    return p->bytes < BATCH_BYTES ? 0 : FULL;
 }
 
 static int load_batch(struct policy *p)
@@ -108,7 +126,7 @@ static int load_batch(struct policy *p)
     forget_batch(p);
     int code = mongo_each(p->t, p->collection, p->filter, opts, keep_document, p);
     bson_destroy(opts);
-    return code;
+    return code == FULL ? 0 : code;
 }
 
 static void put_ids(const struct policy *p, bson_t *filter)
@@ -119,20 +137,43 @@ static void put_ids(const struct policy *p, bson_t *filter)
     bson_append_document_end(filter, &in);
 }
 
+/* A copy that is there already may be of an older state: it was made before a kill, and the document was
+ * touched since. So each copy is replaced by what is about to be removed. */
+static int put_copies(struct policy *p, const char *name)
+{
+    mongoc_collection_t *c = cw_collection(p->t, name);
+    bson_t *unordered = BCON_NEW("ordered", BCON_BOOL(false)), *upsert = BCON_NEW("upsert", BCON_BOOL(true));
+    bson_error_t error = {0};
+    bson_t reply;
+    bool good = c;
+    if (c) {
+        mongoc_bulk_operation_t *bulk = mongoc_collection_create_bulk_operation_with_opts(c, unordered);
+        for (int i = 0; good && i < p->n; i++) {
+            bson_t key = BSON_INITIALIZER;
+            doc_copy(&key, "_id", p->documents[i], "_id");
+            good = mongoc_bulk_operation_replace_one_with_opts(bulk, &key, p->documents[i], upsert,
+                                                               &error);
+            bson_destroy(&key);
+        }
+        if (good) {
+            good = mongoc_bulk_operation_execute(bulk, &reply, &error);
+            bson_destroy(&reply);
+        }
+        mongoc_bulk_operation_destroy(bulk);
+        if (!good)
+            mongo_failed(p->t, name, &error);
+    }
+    bson_destroy(unordered);
+    bson_destroy(upsert);
+    return good ? 0 : -1;
+}
+
 static int copy_batch(struct policy *p)
 {
     const char *name = cw_printf(p->t, "%s_archive", p->collection);
-    mongoc_collection_t *c = cw_collection(p->t, name);
-    bson_t *unordered = BCON_NEW("ordered", BCON_BOOL(false));
     bson_t filter = BSON_INITIALIZER;
-    bson_error_t error = {0};
-    if (!c)
+    if (put_copies(p, name) < 0)
         return -1;
-    bool good = mongoc_collection_insert_many(c, (const bson_t **)p->documents, (size_t)p->n,
-                                              unordered, NULL, &error);
-    bson_destroy(unordered);
-    if (!good && error.code != DUPLICATE_KEY)
-        return mongo_failed(p->t, name, &error);
     put_ids(p, &filter);
     int64_t there = mongo_count(p->t, name, &filter);
     bson_destroy(&filter);
@@ -204,10 +245,10 @@ static int apply(struct policy *p)
 /* --- the cycle --- */
 
 /* A policy that is wrong is recorded and does not stop the others; the store failing does. */
-static int on_policy(cw_task *t, const bson_t *document, void *arg)
+static int apply_policy(struct cycle *c, const bson_t *document)
 {
-    struct cycle *c = arg;
     char room[25];
+    cw_task *t = c->t;
     struct policy *p = cw_alloc(t, sizeof *p);
     const char *id = doc_id(document, "_id", room);
     *p = (struct policy){.t = t, .document = document, .id = cw_printf(t, "%s", id ? id : "")};
@@ -216,7 +257,6 @@ static int on_policy(cw_task *t, const bson_t *document, void *arg)
     cw_defer(t, forget_batch, p);
     const char *parts[] = {"retention", cw_info(t)->id, p->id, NULL};
     digest_hex(parts, p->audit_id);
-    c->policies++;
     if (read_policy(p, c->now) < 0) {
         const char *why = cw_problem_text(t, NULL);
         cw_log(t, CW_WARNING, "retention policy %s: %s", p->id, why);
@@ -229,16 +269,33 @@ static int on_policy(cw_task *t, const bson_t *document, void *arg)
     return code;
 }
 
+static int keep_policy(cw_task *t, const bson_t *document, void *arg)
+{
+    struct cycle *c = arg;
+    if (c->n == c->room) {
+        const bson_t **more = cw_alloc(t, (c->room = 2 * c->room + 64) * sizeof *more);
+        if (c->n)
+            memcpy(more, c->list, c->n * sizeof *more);
+        c->list = more;
+    }
+    bson_t *copy = mongo_bson(t);
+    bson_concat(copy, document);
+    c->list[c->n++] = copy;
+    return 0;
+}
+
 cw_outcome run_retention_cycle(cw_task *t)
 {
-    struct cycle c = {.now = doc_now()};
+    struct cycle c = {.t = t, .now = doc_now()};
     bson_t *enabled = BCON_NEW("enabled", "{", "$ne", BCON_BOOL(false), "}");
-    int code = mongo_each(t, "retention_policies", enabled, NULL, on_policy, &c);
+    int code = mongo_each(t, "retention_policies", enabled, NULL, keep_policy, &c);
     bson_destroy(enabled);
+    for (size_t i = 0; code >= 0 && i < c.n; i++)
+        code = apply_policy(&c, c.list[i]);
     if (code < 0)
         return cw_stopping(t) != CW_GO ? cw_stopped(t) : cw_fail(t);
     cJSON *result = cJSON_CreateObject();
-    cJSON_AddNumberToObject(result, "policies", (double)c.policies);
+    cJSON_AddNumberToObject(result, "policies", (double)c.n);
     cJSON_AddNumberToObject(result, "failed", (double)c.failed);
     cJSON_AddNumberToObject(result, "removed", (double)c.removed);
     return cw_return(t, result);

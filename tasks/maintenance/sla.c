@@ -28,6 +28,7 @@ struct check {
     int64_t days;
     bool warning; /* the pass at work */
     struct mongo_bulk *records, *notifications, *marks;
+    int64_t marked; /* before the pass at work */
     int pending;
 };
 
@@ -100,8 +101,6 @@ static int on_occurrence(cw_task *t, const bson_t *o, void *arg)
     if (code == 0)
         code = mark(c, o);
     bson_destroy(&fields);
-    c->breaches += !c->warning;
-    c->warnings += c->warning;
     if (code == 0 && ++c->pending == BATCH)
         code = flush(c);
     return code < 0 ? -1 : 0;
@@ -118,7 +117,12 @@ static int pass(struct check *c, const bson_value_t *team, int64_t older_than)
         BSON_APPEND_NULL(&filter, "sla_warned_at");
     int code = mongo_each(c->t, "vulnerability_occurrences", &filter, NULL, on_occurrence, c);
     bson_destroy(&filter);
-    return code < 0 ? -1 : flush(c);
+    if (code < 0 || flush(c) < 0)
+        return -1;
+    int64_t marked = mongo_bulk_counts(c->marks).modified; /* by us, not by another run at the same time */
+    *(c->warning ? &c->warnings : &c->breaches) += marked - c->marked;
+    c->marked = marked;
+    return 0;
 }
 
 static int64_t days_of(const struct check *c, const struct usual *u)
@@ -170,10 +174,9 @@ cw_outcome check_sla_breaches_all_teams(cw_task *t)
     c->marks = mongo_bulk_open(t, "vulnerability_occurrences");
     if (!c->records || !c->notifications || !c->marks)
         return cw_fail(t);
-    bson_t *open = BCON_NEW("status", BCON_UTF8("OPEN"));
-    int code = mongo_group(t, "vulnerability_occurrences", open, "team_id", on_team, c);
-    bson_destroy(open);
-    if (code < 0)
+    mongo_bulk_make_once(c->records);
+    mongo_bulk_make_once(c->notifications);
+    if (mongo_distinct(t, "vulnerability_occurrences", "team_id", on_team, c) < 0)
         return cw_stopping(t) != CW_GO ? cw_stopped(t) : cw_fail(t);
     cJSON *result = cJSON_CreateObject();
     cJSON_AddNumberToObject(result, "teams", (double)c->teams);

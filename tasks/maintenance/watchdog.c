@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/check.h"
+#include "tasks/lib/date.h"
 #include "tasks/lib/digest.h"
 #include "tasks/lib/mirror.h"
 #include "tasks/maintenance/maintenance.h"
@@ -15,7 +16,6 @@
  * revocations leave with this task's success, so a redelivered watchdog finds by that id what it had
  * failed before it was killed, and revokes again. What was sent is remembered in the same way. */
 
-enum { IDS_MAX = 1000 };
 static const int64_t hour_ms = 3600000, grace_ms = 900000, again_ms = 6 * 3600000;
 
 struct watchdog {
@@ -23,21 +23,47 @@ struct watchdog {
     const char *id; /* of this task */
     int64_t now, hours, failed, sent;
     const char *collection;
-    const char *ids[IDS_MAX]; /* to be revoked */
-    size_t n_ids;
+    const char **ids; /* to be revoked */
+    size_t n_ids, room;
 };
 
 /* --- stuck runs --- */
 
 static void revoke_later(struct watchdog *w, const char *id)
 {
-    if (id && *id && w->n_ids < IDS_MAX && strcmp(id, w->id) != 0)
-        w->ids[w->n_ids++] = cw_printf(w->t, "%s", id);
+    if (!id || !*id || strcmp(id, w->id) == 0)
+        return;
+    if (w->n_ids == w->room) {
+        const char **more = cw_alloc(w->t, (w->room = 2 * w->room + 64) * sizeof *more);
+        if (w->n_ids)
+            memcpy(more, w->ids, w->n_ids * sizeof *more);
+        w->ids = more;
+    }
+    w->ids[w->n_ids++] = cw_printf(w->t, "%s", id);
 }
 
-static int on_stuck(cw_task *t, const bson_t *run, void *arg)
+/* When the run began: a date, or what other programs write in its place (ISO 8601, seconds); else when it
+ * was made. DATE_NONE: nobody knows. */
+static int64_t began_at(const bson_t *run, const char *field)
+{
+    int64_t date = doc_date(run, field, DATE_NONE), seconds = doc_int(run, field, 0);
+    if (date == DATE_NONE)
+        date = date_read(doc_text(run, field));
+    return date == DATE_NONE && seconds > 0 ? seconds * (seconds < 100000000000 ? 1000 : 1) : date;
+}
+
+static bool is_stuck(const struct watchdog *w, const bson_t *run)
+{
+    int64_t began = began_at(run, "started_at");
+    began = began == DATE_NONE ? began_at(run, "created_at") : began;
+    return began != DATE_NONE && began < w->now - w->hours * hour_ms;
+}
+
+static int on_running(cw_task *t, const bson_t *run, void *arg)
 {
     struct watchdog *w = arg;
+    if (!is_stuck(w, run))
+        return 0;
     bson_t key = BSON_INITIALIZER;
     const char *why = cw_printf(t, "stuck: RUNNING for more than %lld hours", (long long)w->hours);
     bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "error", BCON_UTF8(why),
@@ -115,17 +141,19 @@ static int on_failed(cw_task *t, const bson_t *run, void *arg)
 static int fail_stuck(struct watchdog *w)
 {
     static const char *const collections[] = {"scan_runs", "native_scans", "container_scans"};
-    bson_t *stuck = BCON_NEW("status", "RUNNING", "started_at", "{", "$lt",
-                             BCON_DATE_TIME(w->now - w->hours * hour_ms), "}");
+    bson_t *running = BCON_NEW("status", "RUNNING");
+    bson_t *fields = BCON_NEW("projection", "{", "started_at", BCON_INT32(1), "created_at",
+                              BCON_INT32(1), "}");
     bson_t *mine = BCON_NEW("status", "FAILED", "failed_by", BCON_UTF8(w->id));
     int code = 0;
     for (size_t i = 0; code >= 0 && i < sizeof collections / sizeof *collections; i++) {
         w->collection = collections[i];
-        code = mongo_each(w->t, w->collection, stuck, NULL, on_stuck, w);
+        code = mongo_each(w->t, w->collection, running, fields, on_running, w);
         if (code >= 0)
             code = mongo_each(w->t, w->collection, mine, NULL, on_failed, w);
     }
-    bson_destroy(stuck);
+    bson_destroy(running);
+    bson_destroy(fields);
     bson_destroy(mine);
     if (code >= 0 && w->n_ids)
         code = cw_revoke(w->t, w->ids, w->n_ids, true);
@@ -203,11 +231,12 @@ static int is_empty(struct watchdog *w, const struct lagging *s, const char *tea
                 BCON_BOOL(true), "}", "check_id", "{", "$exists", BCON_BOOL(true), "}");
     doc_match_id(&here, "team_id", team);
     BCON_APPEND(&here, "source", BCON_UTF8(s->source), "status", "OPEN");
-    int64_t findings = mongo_count(w->t, s->collection, &there);
-    int64_t occurrences = findings > 0 ? mongo_count(w->t, "vulnerability_occurrences", &here) : 1;
+    const bson_t *found;
+    int occurrence = mongo_find(w->t, "vulnerability_occurrences", &here, NULL, &found);
+    int finding = occurrence == 0 ? mongo_find(w->t, s->collection, &there, NULL, &found) : 0;
     bson_destroy(&there);
     bson_destroy(&here);
-    return findings < 0 || occurrences < 0 ? -1 : occurrences == 0;
+    return occurrence < 0 || finding < 0 ? -1 : finding;
 }
 
 static int check_source(struct watchdog *w, const struct lagging *s, const char *team)
@@ -251,10 +280,9 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
 
 static int check_teams(struct watchdog *w)
 {
-    bson_t all = BSON_INITIALIZER;
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         w->collection = sources[i].collection;
-        if (mongo_group(w->t, w->collection, &all, "team_id", on_team, w) < 0)
+        if (mongo_distinct(w->t, w->collection, "team_id", on_team, w) < 0)
             return -1;
     }
     return 0;

@@ -37,7 +37,7 @@ static const struct cw_index indexes[] = {
     {"vulnerability_occurrences", "dedup_key", .unique = true},
     {"vulnerability_occurrences", "team_id, source, status, last_seen"},
     {"vulnerability_occurrences", "team_id, source, source_id, status"},
-    {"vulnerability_occurrences", "team_id, status, severity, opened_at"},
+    {"vulnerability_occurrences", "team_id, status, severity, sla_breached_at, opened_at"},
     {"cspm_findings", "team_id, last_seen"},
     {"cspm_findings", "team_id, resolved_at"},
     {"cspm_findings", "team_id, updated_at"},

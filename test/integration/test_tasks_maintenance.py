@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from celery import Celery
 from pymongo.database import Database
 
@@ -78,7 +79,63 @@ def test_retention_of_one_team(app: Celery, start: Callable[..., Any], db: Datab
     assert [row["team_id"] for row in db.notifications.find()] == ["t2"]
 
 
+@pytest.mark.parametrize("team", [None, "5f0000000000000000000001"])
+def test_retention_teams(app: Celery, start: Callable[..., Any], db: Database,
+                         team: str | None) -> None:
+    """null is every team; an id is found as text and as ObjectId."""
+    start(env={"TZ": "Pacific/Auckland"})
+    ours = [ObjectId("5f0000000000000000000001"), "5f0000000000000000000001"]
+    db.notifications.insert_many([{"team_id": t, "created_at": now() - dt.timedelta(hours=h)}
+                                  for t in [*ours, "t2", None] for h in (23, 25)])
+    db.retention_policies.insert_one({"collection": "notifications", "field": "created_at",
+                                      "days": 1, "team_id": team})
+    assert run(app, "run_retention_cycle")["removed"] == (2 if team else 4)
+    assert db.notifications.count_documents({"team_id": {"$in": ours}}) == 2
+    assert db.notifications.count_documents({"team_id": "t2"}) == (2 if team else 1)
+
+
+def test_archived_copies_are_the_last_state(app: Celery, start: Callable[..., Any],
+                                            db: Database) -> None:
+    """A copy made before a kill, of a document that was touched afterwards and is old again."""
+    start()
+    db.scan_findings_archive.insert_one({"_id": 1, "seen_at": now() - 90 * DAY, "severity": "LOW"})
+    db.scan_findings.insert_many([{"_id": 1, "seen_at": now() - 40 * DAY, "severity": "HIGH"}] +
+                                 [{"_id": f"big{i}", "seen_at": now() - 40 * DAY, "x": "x" * 3000000}
+                                  for i in range(12)])
+    db.retention_policies.insert_one({"collection": "scan_findings", "field": "seen_at", "days": 30,
+                                      "action": "archive"})
+    assert run(app, "run_retention_cycle")["removed"] == 13
+    assert db.scan_findings_archive.find_one({"_id": 1})["severity"] == "HIGH"
+    assert db.scan_findings_archive.count_documents({}) == 13
+
+
+def test_retention_survives_a_kill(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    count = 6000
+    db.scan_findings.insert_many([{"_id": i, "seen_at": now() - 40 * DAY} for i in range(count)] +
+                                 [{"_id": "new", "seen_at": now()}])
+    db.retention_policies.insert_one({"_id": "p", "collection": "scan_findings",
+                                      "field": "seen_at", "days": 30, "action": "archive"})
+    first = start(name="same@test")
+    task = app.send_task("maintenance.run_retention_cycle", queue="maintenance")
+    wait_until(lambda: db.scan_findings_archive.count_documents({}) > 0, 20)
+    first.kill()
+    start(name="same@test")
+    assert get(task, 60)["failed"] == 0
+    assert [row["_id"] for row in db.scan_findings.find()] == ["new"]
+    assert {row["_id"] for row in db.scan_findings_archive.find()} == set(range(count))
+    audit, = db.audit_logs.find()
+    assert count - 1000 <= audit["archived"] <= count
+
+
 @pytest.mark.parametrize(("policy", "error"), [
+    ({"team_id": 7}, "team_id"),
+    ({"team_id": {"$ne": "x"}}, "team_id"),
+    ({"days": True}, "days"),
+    ({"days": 1e30}, "days"),
+    ({"days": -5}, "days"),
+    ({"collection": ["scan_findings"]}, "PermissionError"),
+    ({"collection": "scan_findings_archive"}, "PermissionError"),
+    ({"field": "a" * 100000}, "field"),
     ({"collection": "integration_credentials"}, "PermissionError"),
     ({"collection": "retention_policies"}, "PermissionError"),
     ({"collection": "system.users"}, "PermissionError"),
@@ -151,6 +208,58 @@ def test_sla(app: Celery, start: Callable[..., Any], db: Database) -> None:
     assert db.sla_breaches.count_documents({}) == 3
 
 
+def late(db: Database, count: int) -> None:
+    db.vulnerability_occurrences.insert_many([occurrence(f"k{i}", "CRITICAL", 8)
+                                              for i in range(count)])
+
+
+def told_once(db: Database, count: int) -> None:
+    assert db.sla_breaches.count_documents({}) == count
+    assert db.notifications.count_documents({}) == count
+    assert len(db.notifications.distinct("dedup_key")) == count
+    assert db.vulnerability_occurrences.count_documents({"sla_breached_at": None}) == 0
+
+
+def test_sla_by_two_workers_at_once(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    late(db, 1500)
+    tasks = [app.send_task("maintenance.check_sla_breaches_all_teams", queue="maintenance")
+             for _ in range(4)]
+    for name in ("one@test", "two@test"):
+        start(name=name)
+    assert sum(get(task, 60)["breaches"] for task in tasks) == 1500
+    told_once(db, 1500)
+
+
+def test_sla_survives_a_kill(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    late(db, 3000)
+    first = start(name="same@test")
+    task = app.send_task("maintenance.check_sla_breaches_all_teams", queue="maintenance")
+    wait_until(lambda: db.sla_breaches.count_documents({}) > 0, 20)
+    first.kill()
+    start(name="same@test")
+    get(task, 60)
+    told_once(db, 3000)
+
+
+def test_sla_of_odd_documents(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    start()
+    team = ObjectId()
+    db.vulnerability_occurrences.insert_many([
+        occurrence("good", "CRITICAL", 8, team_id=team, title="x" * 1000000),
+        {**occurrence("text", "CRITICAL", 8), "opened_at": "2020-01-01T00:00:00Z"},
+        {**occurrence("null", "CRITICAL", 8), "opened_at": None},
+        {**occurrence("number", "CRITICAL", 8), "opened_at": 1577836800},
+        occurrence("list", "CRITICAL", 8, team_id=None),
+        {**occurrence("severity", "CRITICAL", 8), "severity": ["CRITICAL", 7], "team_id": 5},
+        {"dedup_key": "bare"}])
+    db.sla_policies.insert_many([{"team_id": "t1", "days": "soon", "warn_days": None},
+                                 {"team_id": 5, "days": {"CRITICAL": "x", "HIGH": -3}}])
+    assert run(app, "check_sla_breaches_all_teams")["breaches"] >= 1
+    breach = db.sla_breaches.find_one({"dedup_key": "good"})
+    assert breach["team_id"] == team
+    assert run(app, "check_sla_breaches_all_teams")["breaches"] == 0
+
+
 # --- the watchdog ------------------------------------------------------------------------------------
 
 def test_stuck_runs_fail_and_their_tasks_are_revoked(app: Celery, start: Callable[..., Any],
@@ -182,6 +291,37 @@ def test_stuck_runs_fail_and_their_tasks_are_revoked(app: Celery, start: Callabl
     assert db.scan_jobs.find_one({"key": "a"})["status"] == "FAILED"
     assert db.scan_jobs.find_one({"key": "b"})["status"] == "COMPLETED"
     assert run(app, "run_data_sync_watchdog") == {"failed": 0, "revoked": 0, "sent": 0}
+
+
+@pytest.mark.parametrize(("times", "stuck"), [
+    ({"started_at": (now() - 5 * HOUR).isoformat() + "Z"}, True),
+    ({"started_at": (now() - 3 * HOUR).isoformat()}, False),
+    ({"started_at": int((dt.datetime.now(dt.timezone.utc) - 5 * HOUR).timestamp())}, True),
+    ({"started_at": (dt.datetime.now(dt.timezone.utc) - 5 * HOUR).timestamp() * 1000}, True),
+    ({"created_at": now() - 5 * HOUR}, True),
+    ({"started_at": None, "created_at": now() - 5 * HOUR}, True),
+    ({"started_at": now() - HOUR, "created_at": now() - 5 * HOUR}, False),
+    ({"started_at": "yesterday"}, False),
+    ({"started_at": {"x": 1}}, False),
+    ({}, False),
+])
+def test_when_a_run_began(app: Celery, start: Callable[..., Any], db: Database,
+                          times: dict[str, Any], stuck: bool) -> None:
+    start(env={"TZ": "America/New_York"})
+    db.scan_runs.insert_one({"_id": "r", "team_id": "t1", "status": "RUNNING", **times})
+    assert run(app, "run_data_sync_watchdog")["failed"] == stuck
+    assert db.scan_runs.find_one()["status"] == ("FAILED" if stuck else "RUNNING")
+
+
+def test_many_tasks_of_one_run_are_revoked(app: Celery, start: Callable[..., Any],
+                                           db: Database) -> None:
+    start()
+    db.scan_runs.insert_one({"_id": "r", "team_id": "t1", "status": "RUNNING",
+                             "started_at": now() - 5 * HOUR, "task_ids": ["a", 7, None, "b"]})
+    db.scan_jobs.insert_many([{"scan_run_id": "r", "kind": "prowler", "key": str(i),
+                               "status": "RUNNING", "task_id": f"task-{i}"} for i in range(1200)])
+    assert run(app, "run_data_sync_watchdog")["revoked"] == 1202
+    assert db.scan_jobs.count_documents({"status": "FAILED"}) == 1200
 
 
 def test_a_redelivered_watchdog_revokes_again(app: Celery, start: Callable[..., Any],
