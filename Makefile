@@ -121,7 +121,7 @@ upstream: all $(B)/upstream.so ## Celery's own integration suite against cworker
 	$(Q)test/setup.sh all && CWORKER_BIN=$(B)/cworker .venv/bin/python test/upstream/run.py
 
 demo: ## sets up this machine, builds, and shows the whole thing at work
-	$(Q)test/setup.sh all
+	$(Q)test/setup.sh demo
 	$(Q)$(MAKE) -j2 all
 	$(Q)examples/quickstart/demo.sh
 

@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what is missing, on Debian 12 or newer. Quiet and quick when nothing is.
 #   test/setup.sh build   what compiling needs
-#   test/setup.sh test    what the tests, the demo and the benchmarks need
-#   test/setup.sh all     both (the default)
+#   test/setup.sh demo    that, and what the demo needs
+#   test/setup.sh test    what the tests and the benchmarks need
+#   test/setup.sh all     everything (the default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 build_packages=(gcc make pkg-config libhiredis-dev libmongoc-dev libbson-dev libcjson-dev
     libevent-dev libcurl4-openssl-dev libssl-dev libcmocka-dev zlib1g-dev libbz2-dev liblzma-dev
     libzstd-dev libbrotli-dev libexpat1-dev libyaml-dev libpq-dev)
-test_packages=(redis-server nmap testssl.sh openssl python3-venv postgresql chromium chromium-driver)
+demo_packages=(redis-server nmap python3-venv)
+test_packages=(testssl.sh openssl postgresql chromium chromium-driver)
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -57,17 +59,38 @@ install_packages() {
     rm -f "$installed.log"
 }
 
-install_python() {
-    cmp -s test/requirements.txt .venv/requirements.installed && return 0
-    say "installing test/requirements.txt into .venv"
+pip_install() {
+    .venv/bin/pip install --quiet --disable-pip-version-check "$@"
+}
+
+# What is installed is noted as the two lists were; the shorter one is a part of the longer.
+demo_list=examples/quickstart/requirements.txt
+test_list=test/requirements.txt
+
+python_is_complete() {
+    cat $demo_list $test_list | cmp -s - .venv/requirements.installed
+}
+
+install_python_demo() {
+    python_is_complete && return 0
+    cmp -s $demo_list .venv/demo-requirements.installed && return 0
+    say "installing $demo_list into .venv"
     [ -x .venv/bin/pip ] || python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -r test/requirements.txt
+    pip_install -r $demo_list
+    cp $demo_list .venv/demo-requirements.installed
+}
+
+install_python() {
+    python_is_complete && return 0
+    say "installing $test_list into .venv"
+    [ -x .venv/bin/pip ] || python3 -m venv .venv
+    pip_install -r $test_list
     # Other releases of Celery, each in a folder of its own: applications that are not of today.
     for version in 5.2.7 5.7.0; do
-        .venv/bin/pip install --quiet --disable-pip-version-check --upgrade \
+        pip_install --upgrade \
             --target ".venv/producers/$version" "celery[redis]==$version" pymongo==4.16.0
     done
-    cp test/requirements.txt .venv/requirements.installed
+    cat $demo_list $test_list > .venv/requirements.installed
 }
 
 # The well-known celery-exporter (github.com/danihodovic/celery-exporter) wants other releases of what the
@@ -78,7 +101,7 @@ install_exporter() {
     .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || return 0
     say "installing $wanted into .venv/exporter"
     # shellcheck disable=SC2086
-    .venv/bin/pip install --quiet --disable-pip-version-check --upgrade --target .venv/exporter $wanted
+    pip_install --upgrade --target .venv/exporter $wanted
     echo "$wanted" > .venv/exporter/installed
 }
 
@@ -87,14 +110,19 @@ trap 'rm -f "$installed"' EXIT
 what=${1:-all}
 case $what in
 build) install_packages "${build_packages[@]}" ;;
-test | all)
-    packages=("${test_packages[@]}")
+demo | test | all)
+    packages=("${demo_packages[@]}")
+    [ "$what" = demo ] || packages+=("${test_packages[@]}")
     [ "$what" = test ] || packages+=("${build_packages[@]}")
     ! needs_java || packages+=(maven openjdk-17-jdk-headless)
     install_packages "${packages[@]}"
-    install_python
-    install_exporter
+    if [ "$what" = demo ]; then
+        install_python_demo
+    else
+        install_python
+        install_exporter
+    fi
     ! needs_java || test/services/mongo.sh build
     ;;
-*) fail "usage: test/setup.sh [build|test|all]" ;;
+*) fail "usage: test/setup.sh [build|demo|test|all]" ;;
 esac
