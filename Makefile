@@ -17,9 +17,11 @@ OPTIONAL := $(foreach p,libzstd libbrotlienc yaml-0.1 libpq,$(shell pkg-config -
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
             -Wno-missing-field-initializers \
             $(if $(WERROR),-Werror)
-HARDEN   := -fstack-protector-strong -fPIE $(if $(SANITIZE),,-D_FORTIFY_SOURCE=2)
 CFLAGS   ?= -O2 -g
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(CFLAGS) \
+HARDEN   := -fPIE -fstack-protector-strong -fstack-clash-protection -Wformat -Wformat-security \
+            $(if $(filter x86_64,$(shell uname -m)),-fcf-protection) \
+            $(if $(SANITIZE)$(filter -O0,$(CFLAGS)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
+ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(CFLAGS) \
              $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) \
              $(if $(filter libzstd,$(OPTIONAL)),-DHAVE_ZSTD) \
              $(if $(filter libbrotlienc,$(OPTIONAL)),-DHAVE_BROTLI) \
@@ -33,12 +35,14 @@ LINK     := -pie -rdynamic -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SAN
 SRC      := $(wildcard proto/base/*.c proto/*.c broker/*.c worker/*.c worker/*/*.c tasks/*.c tasks/*/*.c)
 OBJ      := $(SRC:%.c=$(B)/%.o)
 LIB      := $(B)/libcworker.a
+FLAGS    := $(B)/flags
+SOURCES  := $(B)/sources
 UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
 FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
 PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),6) -p no:cacheprovider
 
-.PHONY: all debug asan check check-quick check-unit check-integration check-tools lint shape bench fault upstream demo install \
-        clean help
+.PHONY: all debug asan check check-quick check-unit check-integration check-tools lint shape bench fault \
+        upstream demo install clean help FORCE
 
 all: $(B)/cworker $(B)/demo.so ## the program and the demo plugin (release, hardened)
 
@@ -52,10 +56,18 @@ $(B)/cworker: $(filter %/worker/main.o,$(OBJ)) $(LIB)
 	$(Q)$(CC) $(LINK) -o $@ $< -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive $(LIBS)
 	@echo "  built $@ $(VERSION)"
 
-$(LIB): $(filter-out %/worker/main.o,$(OBJ))
-	$(Q)rm -f $@ && ar rcs $@ $^
+$(LIB): $(filter-out %/worker/main.o,$(OBJ)) $(SOURCES)
+	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
 
-$(B)/%.o: %.c
+# What an object depends on besides its sources (compiler, flags), and what the library does besides its
+# objects (a source file that went). Each is written only when it has changed.
+$(FLAGS) $(SOURCES): FORCE
+	@mkdir -p $(@D)
+	@echo '$($(@F)_are)' | cmp -s - $@ || echo '$($(@F)_are)' > $@
+flags_are   = $(filter-out ccache -Werror,$(CC) $(ALL_CFLAGS) $(LINK) $(LIBS))
+sources_are = $(SRC)
+
+$(B)/%.o: %.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC $<")
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
@@ -63,23 +75,23 @@ $(B)/%.o: %.c
 # .incbin is not seen by -MMD.
 $(B)/tasks/discovery/queries.o: $(wildcard tasks/discovery/queries/*.sql)
 
-$(B)/demo.so: examples/demo/demo.c tasks/cworker.h
+$(B)/demo.so: examples/demo/demo.c tasks/cworker.h $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lcrypto
 
-$(B)/ledger.so: test/fault/ledger.c tasks/cworker.h
+$(B)/ledger.so: test/fault/ledger.c tasks/cworker.h $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $<
 
-$(B)/upstream.so: test/upstream/tasks.c tasks/cworker.h
+$(B)/upstream.so: test/upstream/tasks.c tasks/cworker.h $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -fPIE,$(ALL_CFLAGS)) -fPIC -shared -o $@ $< -lhiredis
 
-$(B)/test/%: test/unit/%.c $(LIB)
+$(B)/test/%: test/unit/%.c $(LIB) $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -Wno-missing-prototypes $(LINK) -o $@ $< $(LIB) $(LIBS) -lcmocka
 
-$(B)/test/fuzz_%: test/fuzz/fuzz_%.c $(LIB)
+$(B)/test/fuzz_%: test/fuzz/fuzz_%.c $(LIB) $(FLAGS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -DFUZZ_REPLAY $(LINK) -o $@ $< $(LIB) $(LIBS)
 
@@ -137,6 +149,6 @@ clean: ## removes what was built
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
--include $(OBJ:.o=.d) $(UNIT:=.d)
+-include $(OBJ:.o=.d) $(UNIT:=.d) $(FUZZ:=.d)
