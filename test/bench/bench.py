@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test"))
 
 from services.mongo import MongoServer  # noqa: E402
-from services.process import end_process, wait_until  # noqa: E402
+from services.process import descendants, end_process, wait_until  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
 CWORKER = str(ROOT / os.environ.get("CWORKER_BIN", "build/cworker"))
@@ -47,14 +47,6 @@ class Place:
     redis: RedisServer
     folder: Path
     concurrency: int
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
 
 
 def memory_mib(pid: int) -> float:

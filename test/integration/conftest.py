@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from pymongo.database import Database
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import CWORKER, DEMO_SO, Worker  # noqa: E402
+from harness import CWORKER, DEMO_SO, Worker, run_cworker  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
 from services.process import end_process, wait_until  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
@@ -68,6 +69,25 @@ def mongo_database(mongo: MongoServer) -> Iterator[str]:
     if mongo.borrowed:
         with mongo.client() as client:
             client.drop_database(name)
+            client.drop_database(f"{name}_tasks")
+
+
+@pytest.fixture
+def app_database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
+    """An empty database for the built-in tasks; cworker(database=…) gives it to a worker."""
+    with mongo.client() as client:
+        name = f"{mongo_database}_tasks"
+        client.drop_database(name)
+        yield client[name]
+
+
+@pytest.fixture
+def indexed_database(mongo: MongoServer, app_database: Database) -> Database:
+    """The same with the indexes that `cworker tasks init` makes."""
+    url = f"app_database_url={mongo.url(app_database.name)}"
+    done = run_cworker("tasks", "init", "--set", url)
+    assert done.returncode == 0, done.stderr
+    return app_database
 
 
 @pytest.fixture
@@ -109,14 +129,19 @@ def app(make_app: Callable[..., Celery], redis_backend: str) -> Celery:
 
 
 @pytest.fixture
-def cworker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def cworker(redis: RedisServer, tmp_path: Path,
+            request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker]]:
     """cworker(*options, backend=URL, queues=…): a ready worker, stopped after the test."""
     workers: list[Worker] = []
 
     def start(*args: Any, queues: str | None = "celery", broker: str | None = None,
               backend: str | None = None, concurrency: int = 2, ready: bool = True,
-              name: str | None = None, env: dict[str, str] | None = None) -> Worker:
+              name: str | None = None, env: dict[str, str] | None = None,
+              database: Database | None = None) -> Worker:
         number = len(workers) + 1
+        if database is not None:
+            url = request.getfixturevalue("mongo").url(database.name)
+            args = ("--set", f"app_database_url={url}", *args)
         words = ["-b", broker or redis.url(), "--result-backend", backend or redis.url(),
                  "-A", DEMO_SO, "-c", concurrency, "-l", "INFO", "-n", name or f"w{number}@test",
                  *(["-Q", queues] if queues else []), *args]

@@ -16,7 +16,7 @@ from celery import Celery
 from celery.result import AsyncResult
 from redis import Redis
 
-from services.process import wait_until
+from services.process import descendants, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CWORKER = str(ROOT / os.environ.get("CWORKER_BIN", "build/cworker"))
@@ -31,15 +31,6 @@ def run_cworker(*args: str, **options: Any) -> subprocess.CompletedProcess:
                           stdin=subprocess.DEVNULL, **options)
     assert not SANITIZER.search(done.stderr), done.stderr
     return done
-
-
-def descendants(pid: int) -> list[int]:
-    """Every live process below pid."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
 
 
 def is_alive(pid: int) -> bool:

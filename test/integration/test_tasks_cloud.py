@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,17 @@ from celery import Celery
 from pymongo.database import Database
 
 from harness import Worker, get, wait_state
-from services.mongo import MongoServer
 from services.process import wait_until
 from tools import ASSETS, FakeTool, finding, report
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_cloud"
-        client.drop_database(name)
-        database = client[name]
-        database.scan_runs.insert_one({
-            "_id": "run-1", "team_id": "team-1", "cloud_account_id": "123456789012",
-            "provider": "aws", "regions": ["eu-west-1", "us-east-1"], "frameworks": ["cis_1.4_aws"],
-            "status": "PENDING"})
-        yield database
+def database(app_database: Database) -> Database:
+    app_database.scan_runs.insert_one({
+        "_id": "run-1", "team_id": "team-1", "cloud_account_id": "123456789012",
+        "provider": "aws", "regions": ["eu-west-1", "us-east-1"], "frameworks": ["cis_1.4_aws"],
+        "status": "PENDING"})
+    return app_database
 
 
 @pytest.fixture
@@ -45,11 +40,9 @@ def prowler(tmp_path: Path) -> FakeTool:
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
-          steampipe: FakeTool, prowler: FakeTool) -> Callable[[], Worker]:
-    return lambda: cworker(
-        "--set", f"app_database_url={mongo.url(database.name)}",
-        queues="scans,compliance,discovery",
+def start(cworker: Callable[..., Worker], database: Database, steampipe: FakeTool,
+          prowler: FakeTool) -> Callable[[], Worker]:
+    return lambda: cworker(database=database, queues="scans,compliance,discovery",
         env={"CWORKER_PROWLER": str(prowler.path), "CWORKER_STEAMPIPE": str(steampipe.path),
              "CWORKER_REGION_BATCH_SIZE": "1", "CWORKER_REGION_BATCH_DELAY": "0"})
 
@@ -85,10 +78,8 @@ def test_one_region_fails(app: Celery, start: Callable[[], Worker], database: Da
     assert run["summary"]["jobs"] == {"completed": 3, "partial": 0, "failed": 1}
 
 
-def test_missing_tools(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
-                       database: Database) -> None:
-    cworker("--set", f"app_database_url={mongo.url(database.name)}",
-            queues="scans,compliance,discovery",
+def test_missing_tools(app: Celery, cworker: Callable[..., Worker], database: Database) -> None:
+    cworker(database=database, queues="scans,compliance,discovery",
             env={"CWORKER_PROWLER": "/nowhere/prowler", "CWORKER_STEAMPIPE": "/nowhere/steampipe",
                  "CWORKER_REGION_BATCH_SIZE": "1", "CWORKER_REGION_BATCH_DELAY": "0"})
     run = run_scan(app, database)

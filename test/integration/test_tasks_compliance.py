@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from celery import Celery
 from pymongo.database import Database
 
 from harness import Worker, descendants, get, is_alive, wait_state
-from services.mongo import MongoServer
 from services.process import wait_until
 from tools import FakeTool, finding, report, sample
 
@@ -23,11 +22,8 @@ PROWLER = "compliance.execute_prowler_scan"
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_tasks"
-        client.drop_database(name)
-        yield client[name]
+def database(app_database: Database) -> Database:
+    return app_database
 
 
 @pytest.fixture
@@ -36,9 +32,8 @@ def prowler(tmp_path: Path) -> FakeTool:
 
 
 @pytest.fixture
-def worker(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
-           prowler: FakeTool) -> Worker:
-    return cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="compliance",
+def worker(cworker: Callable[..., Worker], database: Database, prowler: FakeTool) -> Worker:
+    return cworker(database=database, queues="compliance",
                    env={"CWORKER_PROWLER": str(prowler.path), "AWS_ACCESS_KEY_ID": "key",
                         "AWS_SECRET_ACCESS_KEY": "secret", "PRIVATE_VALUE": "ours"})
 
@@ -88,11 +83,11 @@ def test_findings_are_stored(app: Celery, worker: Worker, database: Database, pr
     ("azure", ["azure", "--sp-env-auth", "--subscription-id", "acct-1"], "AZURE_CLIENT_SECRET"),
     ("GCP", ["gcp", "--project-id", "acct-1"], "GOOGLE_APPLICATION_CREDENTIALS"),
     ("kubernetes", ["kubernetes", "--context", "acct-1"], "KUBECONFIG")])
-def test_other_providers(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
-                         database: Database, prowler: FakeTool, run_id: str, provider: str,
-                         words: list[str], secret: str) -> None:
+def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: Database,
+                         prowler: FakeTool, run_id: str, provider: str, words: list[str],
+                         secret: str) -> None:
     """One run over the account, with its own credentials and no other's."""
-    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="compliance",
+    cworker(database=database, queues="compliance",
             env={"CWORKER_PROWLER": str(prowler.path), "AWS_SECRET_ACCESS_KEY": "aws",
                  secret: "its own"})
     prowler.set({"acct-1": report(finding("a"))})
@@ -224,9 +219,9 @@ def test_hostile_documents(app: Celery, worker: Worker, database: Database, prow
     assert prowler.calls == []
 
 
-def test_missing_program(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
-                         database: Database, run_id: str) -> None:
-    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="compliance",
+def test_missing_program(app: Celery, cworker: Callable[..., Worker], database: Database,
+                         run_id: str) -> None:
+    cworker(database=database, queues="compliance",
             env={"CWORKER_PROWLER": "/nowhere/prowler"})
     result = send(app, PROWLER, run_id, ["eu-west-1"], [])
     wait_state(result, "FAILURE")

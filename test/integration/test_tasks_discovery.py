@@ -12,8 +12,7 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import Worker, get, run_cworker, wait_state
-from services.mongo import MongoServer
+from harness import Worker, get, wait_state
 from services.postgres import PostgresServer, is_installed
 from services.process import free_port, wait_until
 from tools import FakeTool, sample
@@ -26,17 +25,12 @@ NOTHING = {"output": '{"columns": [], "rows": null}'}
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_discovery"
-        client.drop_database(name)
-        url = f"app_database_url={mongo.url(name)}"
-        assert run_cworker("tasks", "init", "--set", url).returncode == 0
-        for run, provider in (("run-1", "aws"), ("run-2", "Azure"), ("run-3", "other")):
-            client[name].scan_runs.insert_one({
-                "_id": run, "team_id": "team-1", "cloud_account_id": "123456789012",
-                "provider": provider, "status": "RUNNING"})
-        yield client[name]
+def database(indexed_database: Database) -> Database:
+    for run, provider in (("run-1", "aws"), ("run-2", "Azure"), ("run-3", "other")):
+        indexed_database.scan_runs.insert_one({
+            "_id": run, "team_id": "team-1", "cloud_account_id": "123456789012",
+            "provider": provider, "status": "RUNNING"})
+    return indexed_database
 
 
 @pytest.fixture
@@ -46,10 +40,9 @@ def steampipe(tmp_path: Path) -> FakeTool:
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
-          steampipe: FakeTool) -> Callable[..., Worker]:
-    return lambda **env: cworker(
-        "--set", f"app_database_url={mongo.url(database.name)}", queues="discovery",
+def start(cworker: Callable[..., Worker], database: Database, steampipe: FakeTool) -> Callable[...,
+          Worker]:
+    return lambda **env: cworker(database=database, queues="discovery",
         env={"CWORKER_STEAMPIPE": str(steampipe.path), **env})
 
 

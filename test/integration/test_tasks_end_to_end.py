@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import Worker, get, inflight, is_alive, run_cworker, wait_state
-from services.mongo import MongoServer
+from harness import Worker, get, inflight, is_alive, wait_state
 from services.process import wait_until
 from tools import ASSETS, FakeTool, finding, report, sample
 
@@ -23,13 +22,8 @@ DAY = dt.timedelta(days=1)
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    name = f"{mongo_database}_flow"
-    with mongo.client() as client:
-        client.drop_database(name)
-        done = run_cworker("tasks", "init", "--set", f"app_database_url={mongo.url(name)}")
-        assert done.returncode == 0, done.stderr
-        yield client[name]
+def database(indexed_database: Database) -> Database:
+    return indexed_database
 
 
 @pytest.fixture
@@ -46,10 +40,9 @@ def prowler(tmp_path: Path) -> FakeTool:
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
-          steampipe: FakeTool, prowler: FakeTool) -> Callable[[], Worker]:
-    return lambda: cworker(
-        "--set", f"app_database_url={mongo.url(database.name)}", name="posture@test",
+def start(cworker: Callable[..., Worker], database: Database, steampipe: FakeTool,
+          prowler: FakeTool) -> Callable[[], Worker]:
+    return lambda: cworker(database=database, name="posture@test",
         queues="scans,discovery,compliance,sync,maintenance",
         env={"CWORKER_PROWLER": str(prowler.path), "CWORKER_STEAMPIPE": str(steampipe.path)})
 

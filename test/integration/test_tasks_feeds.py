@@ -88,28 +88,23 @@ def feeds() -> Iterator[FeedServer]:
 
 
 @pytest.fixture
-def db(mongo: Any) -> Iterator[Database]:
-    """A database of this test's own, with the indexes that `cworker tasks init` makes."""
-    name = f"feeds_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-    with mongo.client() as client:
-        database = client.get_database(name)
-        database.threat_indicators.create_index([("type", 1), ("value", 1)], unique=True)
-        database.threat_feed_events.create_index([("feed_id", 1), ("uuid", 1)], unique=True)
-        yield database
-        client.drop_database(name)
+def db(app_database: Database) -> Database:
+    app_database.threat_indicators.create_index([("type", 1), ("value", 1)], unique=True)
+    app_database.threat_feed_events.create_index([("feed_id", 1), ("uuid", 1)], unique=True)
+    return app_database
 
 
 @pytest.fixture
-def worker(cworker: Callable[..., Any], mongo: Any, db: Database) -> Any:
-    return start_worker(cworker, mongo, db)
+def worker(cworker: Callable[..., Any], db: Database) -> Any:
+    return start_worker(cworker, db)
 
 
-def start_worker(cworker: Callable[..., Any], mongo: Any, db: Database, hosts: str = "127.0.0.1",
+def start_worker(cworker: Callable[..., Any], db: Database, hosts: str = "127.0.0.1",
                  **options: Any) -> Any:
     env = {"CWORKER_THREAT_FEEDS_PRIVATE_HOSTS": hosts, "THREAT_FEED_ABUSE": "abuse-key",
            "THREAT_FEED_OTX": "otx-key", "THREAT_FEED_TAXII": "Password0",
            "THREAT_FEED_URLHAUS": "haus-key"}
-    return cworker("--set", f"app_database_url={mongo.url(db.name)}", queues="threat_feeds",
+    return cworker(database=db, queues="threat_feeds",
                    env=env, **options)
 
 
@@ -667,9 +662,8 @@ def test_one_bad_feed_does_not_stop_the_others(app: Celery, worker: Any, db: Dat
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://169.254.169.254/latest",
                                  "http://[::1]/", "http://localhost/x"])
-def test_ssrf_guard(app: Celery, cworker: Callable[..., Any], mongo: Any, db: Database,
-                    url: str) -> None:
-    start_worker(cworker, mongo, db, hosts="misp.example")
+def test_ssrf_guard(app: Celery, cworker: Callable[..., Any], db: Database, url: str) -> None:
+    start_worker(cworker, db, hosts="misp.example")
     add_feed(db, "inside", "plain", url, allow_private=True)
     with pytest.raises(PermissionError):
         fetch(app, "inside")
@@ -693,9 +687,9 @@ def test_redirects(app: Celery, worker: Any, db: Database, feeds: FeedServer) ->
             fetch(app, name)
 
 
-def test_redirect_to_another_listed_host_carries_no_key(
-        app: Celery, cworker: Callable[..., Any], mongo: Any, db: Database, feeds: FeedServer) -> None:
-    start_worker(cworker, mongo, db, hosts="127.0.0.1,localhost")
+def test_redirect_to_another_listed_host_carries_no_key(app: Celery, cworker: Callable[..., Any],
+                                                        db: Database, feeds: FeedServer) -> None:
+    start_worker(cworker, db, hosts="127.0.0.1,localhost")
     port = feeds.url.rpartition(":")[2]
     feeds.serve("/list", LIST)
     add_feed(db, "away", "plain", secret="URLHAUS",
@@ -766,8 +760,7 @@ def test_clean_up(app: Celery, worker: Any, db: Database) -> None:
 
 
 def test_a_killed_worker_ends_in_the_same_documents(app: Celery, cworker: Callable[..., Any],
-                                                    mongo: Any, db: Database,
-                                                    feeds: FeedServer) -> None:
+                                                    db: Database, feeds: FeedServer) -> None:
     """The list stalls until the first worker is dead; the second one reads it again."""
     started, go_on = threading.Event(), threading.Event()
 
@@ -778,12 +771,12 @@ def test_a_killed_worker_ends_in_the_same_documents(app: Celery, cworker: Callab
         yield b"last.example\n"
     feeds.routes["/slow"] = lambda *_: (200, {}, body())
     add_feed(db, "slow", "plain", feeds.url + "/slow")
-    first = start_worker(cworker, mongo, db, name="same@test")
+    first = start_worker(cworker, db, name="same@test")
     task = app.send_task("threat_feeds.fetch_feed", args=["slow"], queue="threat_feeds")
     assert started.wait(15)
     first.kill()
     go_on.set()
-    start_worker(cworker, mongo, db, name="same@test")
+    start_worker(cworker, db, name="same@test")
     assert get(task, 60)["indicators"] == 200
     assert db.threat_indicators.count_documents({}) == 200
 
@@ -801,12 +794,12 @@ def held(feeds: FeedServer, path: str) -> tuple[threading.Event, threading.Event
     return started, go_on
 
 
-def test_two_pods_at_the_same_feed(app: Celery, cworker: Callable[..., Any], mongo: Any,
-                                   db: Database, feeds: FeedServer) -> None:
+def test_two_pods_at_the_same_feed(app: Celery, cworker: Callable[..., Any], db: Database,
+                                   feeds: FeedServer) -> None:
     started, go_on = held(feeds, "/held")
     add_feed(db, "held", "plain", feeds.url + "/held")
     for name in ("one@test", "two@test"):
-        start_worker(cworker, mongo, db, name=name)
+        start_worker(cworker, db, name=name)
     first = app.send_task("threat_feeds.fetch_feed", args=["held"], queue="threat_feeds")
     assert started.wait(15)
     assert fetch(app, "held")["status"] == "BUSY"
@@ -833,15 +826,15 @@ def test_a_revoked_pass_gives_its_feed_back(app: Celery, worker: Any, db: Databa
     assert db.threat_feeds.find_one()["claimed_until"] is None
 
 
-def test_validators_survive_the_worker(app: Celery, cworker: Callable[..., Any], mongo: Any,
-                                       db: Database, feeds: FeedServer) -> None:
+def test_validators_survive_the_worker(app: Celery, cworker: Callable[..., Any], db: Database,
+                                       feeds: FeedServer) -> None:
     feeds.routes["/list"] = lambda _, headers: \
         (304, {}, b"") if headers.get("if-none-match") == 'W/"1"' else (200, {"ETag": 'W/"1"'}, LIST)
     add_feed(db, "plain", "plain", feeds.url + "/list")
-    worker = start_worker(cworker, mongo, db)
+    worker = start_worker(cworker, db)
     assert fetch(app, "plain")["status"] == "OK"
     worker.kill()
-    start_worker(cworker, mongo, db)
+    start_worker(cworker, db)
     assert fetch(app, "plain")["status"] == "UNCHANGED"
 
 

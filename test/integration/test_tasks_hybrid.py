@@ -3,7 +3,7 @@
 the cloud and the clusters say."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import Worker, get, run_cworker, wait_state
-from services.mongo import MongoServer
+from harness import Worker, get, wait_state
 from tools import FakeTool
 
 HOST = """<host><status state="up" reason="arp-response"/><address addr="{ip}" addrtype="ipv4"/>
@@ -29,21 +28,14 @@ def nmap_xml(*hosts: tuple[str, str, str], end: str = "success") -> str:
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_hybrid"
-        client.drop_database(name)
-        url = f"app_database_url={mongo.url(name)}"
-        assert run_cworker("tasks", "init", "--set", url).returncode == 0
-        client[name].approved_targets.insert_one({"team_id": "t1", "target": "127.0.0.0/8"})
-        yield client[name]
+def database(indexed_database: Database) -> Database:
+    indexed_database.approved_targets.insert_one({"team_id": "t1", "target": "127.0.0.0/8"})
+    return indexed_database
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer,
-          database: Database) -> Callable[..., Worker]:
-    return lambda **env: cworker("--set", f"app_database_url={mongo.url(database.name)}",
-                                 queues="discovery", env=env)
+def start(cworker: Callable[..., Worker], database: Database) -> Callable[..., Worker]:
+    return lambda **env: cworker(database=database, queues="discovery", env=env)
 
 
 def run(app: Celery, team: str = "t1") -> dict[str, Any]:

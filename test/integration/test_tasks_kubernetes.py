@@ -13,7 +13,6 @@ from pymongo.database import Database
 
 from harness import Worker, get, wait_state
 from services.kubernetes import KubernetesStandIn
-from services.mongo import MongoServer
 from services.process import free_port, wait_until
 
 
@@ -25,21 +24,17 @@ def cluster() -> Iterator[KubernetesStandIn]:
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str, cluster: KubernetesStandIn) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_k8s"
-        client.drop_database(name)
-        client[name].k8s_clusters.insert_one({
-            "_id": "c1", "team_id": "team-1", "api_server": cluster.url, "ca": cluster.ca,
-            "token_secret": "K8S_TOKEN_C1"})
-        yield client[name]
+def database(app_database: Database, cluster: KubernetesStandIn) -> Database:
+    app_database.k8s_clusters.insert_one({
+        "_id": "c1", "team_id": "team-1", "api_server": cluster.url, "ca": cluster.ca,
+        "token_secret": "K8S_TOKEN_C1"})
+    return app_database
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
-          cluster: KubernetesStandIn, tmp_path: Path) -> Callable[..., Worker]:
-    return lambda **env: cworker(
-        "--set", f"app_database_url={mongo.url(database.name)}", queues="discovery",
+def start(cworker: Callable[..., Worker], database: Database, cluster: KubernetesStandIn,
+          tmp_path: Path) -> Callable[..., Worker]:
+    return lambda **env: cworker(database=database, queues="discovery",
         env={"K8S_TOKEN_C1": cluster.token, "CWORKER_KUBECONFIGS": str(tmp_path), **env})
 
 
@@ -111,11 +106,11 @@ def test_vanished_and_back(app: Celery, start: Callable[..., Worker], database: 
 
 
 def test_findings_become_occurrences(app: Celery, cworker: Callable[..., Worker],
-                                     mongo: MongoServer, start: Callable[..., Worker],
-                                     database: Database, cluster: KubernetesStandIn) -> None:
+                                     start: Callable[..., Worker], database: Database,
+                                     cluster: KubernetesStandIn) -> None:
     """From the cluster's answers by discovery and sync, incremental passes included."""
     start()
-    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="sync")
+    cworker(database=database, queues="sync")
 
     def discover_and_sync() -> dict[str, int]:
         get(send(app))

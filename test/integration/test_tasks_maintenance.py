@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,19 +24,15 @@ def now() -> dt.datetime:
 
 
 @pytest.fixture
-def db(mongo: Any) -> Iterator[Database]:
-    name = f"maintenance_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-    with mongo.client() as client:
-        database = client.get_database(name)
-        database.vulnerability_occurrences.create_index("dedup_key", unique=True)
-        yield database
-        client.drop_database(name)
+def db(app_database: Database) -> Database:
+    app_database.vulnerability_occurrences.create_index("dedup_key", unique=True)
+    return app_database
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Any], mongo: Any, db: Database) -> Callable[..., Any]:
+def start(cworker: Callable[..., Any], db: Database) -> Callable[..., Any]:
     def worker(queues: str = "maintenance", **options: Any) -> Any:
-        return cworker("--set", f"app_database_url={mongo.url(db.name)}", queues=queues, **options)
+        return cworker(database=db, queues=queues, **options)
     return worker
 
 

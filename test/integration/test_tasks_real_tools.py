@@ -21,7 +21,6 @@ from celery import Celery
 from pymongo.database import Database
 
 from harness import ROOT, Worker, get
-from services.mongo import MongoServer
 from services.process import end_process, free_port, wait_until
 from tools import ASSETS, FakeTool
 
@@ -41,18 +40,14 @@ def needs(tool: str) -> Any:
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_real"
-        client.drop_database(name)
-        client[name].approved_targets.insert_one({"team_id": "team-1", "target": "127.0.0.0/8"})
-        yield client[name]
+def database(app_database: Database) -> Database:
+    app_database.approved_targets.insert_one({"team_id": "team-1", "target": "127.0.0.0/8"})
+    return app_database
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer,
-          database: Database) -> Callable[..., Worker]:
-    return lambda **env: cworker("--set", f"app_database_url={mongo.url(database.name)}", env=env,
+def start(cworker: Callable[..., Worker], database: Database) -> Callable[..., Worker]:
+    return lambda **env: cworker(database=database, env=env,
                                  queues="scans,discovery,compliance,sync,maintenance")
 
 

@@ -18,20 +18,15 @@ from celery import Celery
 from pymongo.database import Database
 
 from harness import Worker, get, is_alive, wait_state
-from services.mongo import MongoServer
 from services.process import wait_until
 from tools import FakeTool, sample
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_scans"
-        client.drop_database(name)
-        database = client[name]
-        for target in ("127.0.0.0/8", "scan.example", "::1"):
-            database.approved_targets.insert_one({"team_id": "team-1", "target": target})
-        yield database
+def database(app_database: Database) -> Database:
+    for target in ("127.0.0.0/8", "scan.example", "::1"):
+        app_database.approved_targets.insert_one({"team_id": "team-1", "target": target})
+    return app_database
 
 
 @pytest.fixture
@@ -104,9 +99,9 @@ def zap() -> Iterator[Zap]:
 
 
 @pytest.fixture
-def worker(cworker: Callable[..., Worker], mongo: MongoServer, database: Database,
-           testssl: FakeTool, trivy: FakeTool, zap: Zap) -> Worker:
-    return cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+def worker(cworker: Callable[..., Worker], database: Database, testssl: FakeTool, trivy: FakeTool,
+           zap: Zap) -> Worker:
+    return cworker(database=database, queues="scans",
                    env={"CWORKER_TESTSSL": str(testssl.path), "CWORKER_TRIVY": str(trivy.path),
                         "CWORKER_ZAP_URL": zap.url, "ZAP_API_KEY": "zap-key",
                         "CWORKER_REGION_BATCH_SIZE": "2", "CWORKER_REGION_BATCH_DELAY": "30"})
@@ -186,11 +181,10 @@ def test_unknown_scan(app: Celery, worker: Worker) -> None:
     (sample("nmap/error-bad-port.xml"), 1, "RuntimeError"),
     ("<!DOCTYPE x [<!ENTITY a 'b'>]><nmaprun>&a;</nmaprun>", 0, "ValueError"),
 ])
-def test_bad_nmap_output(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
-                         database: Database, tmp_path: Path, output: str, exit: int,
-                         error: str) -> None:
+def test_bad_nmap_output(app: Celery, cworker: Callable[..., Worker], database: Database,
+                         tmp_path: Path, output: str, exit: int, error: str) -> None:
     nmap = FakeTool(tmp_path, "nmap", {"*": {"output": output, "exit": exit}})
-    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+    cworker(database=database, queues="scans",
             env={"CWORKER_NMAP": str(nmap.path)})
     scan = put_scan(database, "127.0.0.1")
     result = send(app, "execute_network_scan", scan)
@@ -262,7 +256,7 @@ def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Da
     wait_until(lambda: not is_alive(testssl.calls[0]["pid"]), 10, "the end of testssl")
 
 
-def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Worker, mongo: MongoServer,
+def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Worker,
                        database: Database, testssl: FakeTool) -> None:
     testssl.set({"*": {"write": sample("testssl/full.json"), "hold": True}})
     scan = put_scan(database, "127.0.0.1")

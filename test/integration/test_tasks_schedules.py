@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,24 +15,19 @@ from celery import Celery
 from pymongo.database import Database
 
 from harness import Worker, descendants, get
-from services.mongo import MongoServer
 from services.process import wait_until
 
 REGIONS = {"regions": ["eu-west-1"], "frameworks": [], "provider": "aws", "team_id": "team-1"}
 
 
 @pytest.fixture
-def database(mongo: MongoServer, mongo_database: str) -> Iterator[Database]:
-    with mongo.client() as client:
-        name = f"{mongo_database}_schedules"
-        client.drop_database(name)
-        yield client[name]
+def database(app_database: Database) -> Database:
+    return app_database
 
 
 @pytest.fixture
-def start(cworker: Callable[..., Worker], mongo: MongoServer, database: Database) -> Callable[..., Worker]:
-    return lambda **options: cworker("--set", f"app_database_url={mongo.url(database.name)}",
-                                     queues="scans", **options)
+def start(cworker: Callable[..., Worker], database: Database) -> Callable[..., Worker]:
+    return lambda **options: cworker(database=database, queues="scans", **options)
 
 
 def now() -> datetime:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,23 +19,19 @@ HOUR = dt.timedelta(hours=1)
 
 
 @pytest.fixture
-def db(mongo: Any) -> Iterator[Database]:
-    name = f"sync_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-    with mongo.client() as client:
-        database = client.get_database(name)
-        database.vulnerability_occurrences.create_index("dedup_key", unique=True)
-        database.sync_watermarks.create_index([("team_id", 1), ("source", 1)], unique=True)
-        yield database
-        client.drop_database(name)
+def db(app_database: Database) -> Database:
+    app_database.vulnerability_occurrences.create_index("dedup_key", unique=True)
+    app_database.sync_watermarks.create_index([("team_id", 1), ("source", 1)], unique=True)
+    return app_database
 
 
-def start_worker(cworker: Callable[..., Any], mongo: Any, db: Database, **options: Any) -> Any:
-    return cworker("--set", f"app_database_url={mongo.url(db.name)}", queues="sync", **options)
+def start_worker(cworker: Callable[..., Any], db: Database, **options: Any) -> Any:
+    return cworker(database=db, queues="sync", **options)
 
 
 @pytest.fixture
-def worker(cworker: Callable[..., Any], mongo: Any, db: Database) -> Any:
-    return start_worker(cworker, mongo, db)
+def worker(cworker: Callable[..., Any], db: Database) -> Any:
+    return start_worker(cworker, db)
 
 
 def sync(app: Celery, team: str = "t1", full: bool = False, timeout: float = 20) -> Any:
@@ -197,15 +191,15 @@ def test_all_teams(app: Celery, worker: Any, db: Database) -> None:
     assert db.vulnerability_occurrences.find_one({"source_id": "f2"})["team_id"] == team
 
 
-def test_a_killed_worker_changes_nothing(app: Celery, cworker: Callable[..., Any], mongo: Any,
+def test_a_killed_worker_changes_nothing(app: Celery, cworker: Callable[..., Any],
                                          db: Database) -> None:
     count = 2500
     db.cspm_findings.insert_many([cspm(i) for i in range(count)])
-    first = start_worker(cworker, mongo, db, name="same@test")
+    first = start_worker(cworker, db, name="same@test")
     task = app.send_task("sync.sync_vulnerabilities_for_team", args=["t1"], queue="sync")
     wait_until(lambda: db.vulnerability_occurrences.count_documents({}) > 0, 15)
     first.kill()
-    start_worker(cworker, mongo, db, name="same@test")
+    start_worker(cworker, db, name="same@test")
     get(task, 60)
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == count
     assert sync(app, full=True)["cspm"]["new"] == 0

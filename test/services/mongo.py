@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from services.process import end_process, free_port, wait_until
+from services.process import Service, free_port, wait_until
 
 STAND_IN = Path(__file__).with_name("mongo.sh")
 
 
-class MongoServer:
+class MongoServer(Service):
     """`private`: one of our own even where MONGODB_URL names another, for tests that stop it.
     `durable`: the stand-in keeps its data in a file (a mongod always does)."""
 
     def __init__(self, *, private: bool = False, port: int = 0, durable: bool = False) -> None:
+        super().__init__("mongo")
         self.durable = durable
         self.borrowed = None if private else os.environ.get("MONGODB_URL")
         self.port = port or free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="cworker-mongo-"))
-        self.process: subprocess.Popen | None = None
 
     def url(self, database: str = "celery") -> str:
         if self.borrowed:
@@ -44,8 +41,7 @@ class MongoServer:
         return [str(STAND_IN), "run", "127.0.0.1", str(self.port), *data]
 
     def is_up(self) -> bool:
-        if self.process and self.process.poll() is not None:
-            raise RuntimeError(f"MongoDB ended: {(self.folder / 'log').read_text()[-2000:]}")
+        self.check_alive()
         try:
             with MongoClient(self.url(""), serverSelectionTimeoutMS=300) as client:
                 return bool(client.admin.command("ping")["ok"])
@@ -54,30 +50,6 @@ class MongoServer:
 
     def start(self) -> MongoServer:
         if not self.borrowed:
-            with open(self.folder / "log", "ab") as log:
-                self.process = subprocess.Popen(self._command(), stdout=log, stderr=log,
-                                                stdin=subprocess.DEVNULL)
+            self.process = self.run(*self._command())
         wait_until(self.is_up, 60, "MongoDB's start")
         return self
-
-    def stop(self) -> None:
-        if self.process:
-            end_process(self.process)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> MongoServer:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all test servers share: free ports, waiting for a condition, stopping by pid."""
+"""What all test servers share: free ports, waiting for a condition, a folder and a process."""
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 
 def free_port() -> int:
@@ -36,3 +39,55 @@ def end_process(process: subprocess.Popen, timeout: float = 10) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Every live process below pid."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+class Service:
+    """A server with a temporary folder, started by start() or `with`, stopped by its pid."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"cworker-{name}-"))
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def run(self, *command: str, log: str = "log") -> subprocess.Popen:
+        with open(self.folder / log, "ab") as file:
+            return subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=file,
+                                    stdin=subprocess.DEVNULL)
+
+    def check_alive(self) -> None:
+        if self.process and self.process.poll() is not None:
+            raise RuntimeError(f"{self.process.args[0]} ended: "
+                               f"{(self.folder / 'log').read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        if self.process:
+            end_process(self.process)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

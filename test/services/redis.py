@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from services.process import end_process, free_port, wait_until
+from services.process import Service, free_port, wait_until
 
 
 def make_certificates(folder: Path) -> None:
@@ -28,17 +27,16 @@ def make_certificates(folder: Path) -> None:
             "-CAcreateserial", "-days", "2", "-extfile", "san.ext", "-out", "server.pem")
 
 
-class RedisServer:
+class RedisServer(Service):
     """Keeps nothing across a restart unless `aof`, which syncs every write. Not started before
     start() or `with`; `port` is known before, so that a client can be started first."""
 
     def __init__(self, *, aof: bool = False, password: str = "", user: str = "", tls: bool = False,
                  port: int = 0, extra: tuple[str, ...] = ()) -> None:
+        super().__init__("redis")
         self.port = port or free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="cworker-redis-"))
         self.socket = self.folder / "redis.sock"
         self.password, self.user, self.tls = password, user, tls
-        self.process: subprocess.Popen | None = None
         if tls:
             make_certificates(self.folder)
         self.options = self._options(aof) + list(extra)
@@ -83,8 +81,7 @@ class RedisServer:
                      password=self.password or None)
 
     def is_up(self) -> bool:
-        if self.process.poll() is not None:
-            raise RuntimeError(f"redis-server ended: {(self.folder / 'log').read_text()[-2000:]}")
+        self.check_alive()
         try:
             with self.client() as client:
                 return client.ping() and not client.info("persistence")["loading"]
@@ -95,30 +92,6 @@ class RedisServer:
         program = shutil.which("redis-server")
         if not program:
             raise RuntimeError("no redis-server on PATH; run test/setup.sh test")
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen([program, *self.options], cwd=self.folder, stdout=log,
-                                            stderr=log, stdin=subprocess.DEVNULL)
+        self.process = self.run(program, *self.options)
         wait_until(self.is_up, 20, "redis-server's start")
         return self
-
-    def stop(self) -> None:
-        if self.process:
-            end_process(self.process)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> RedisServer:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from services.process import end_process, free_port, wait_until
+from services.process import Service, end_process, free_port, wait_until
 from services.redis import RedisServer
 
 MASTER_NAME = "mymaster"
 
 
-class Sentinels:
+class Sentinels(Service):
     """`with Sentinels(n=3) as fleet:` fleet.url() is what Celery and cworker are given."""
 
     def __init__(self, n: int = 3, password: str = "") -> None:
+        super().__init__("sentinel")
         self.password = password
-        self.folder = Path(tempfile.mkdtemp(prefix="cworker-sentinel-"))
         self.ports = [free_port() for _ in range(n)]
         self.processes: list[subprocess.Popen] = []
         self.first = RedisServer(extra=("--repl-diskless-sync-delay", "0"))
@@ -86,10 +84,7 @@ class Sentinels:
                 + f"sentinel monitor {MASTER_NAME} 127.0.0.1 {self.first.port} {quorum}\n"
                 f"sentinel down-after-milliseconds {MASTER_NAME} 700\n"
                 f"sentinel failover-timeout {MASTER_NAME} 5000\n")
-            with open(self.folder / f"{port}.log", "wb") as log:
-                self.processes.append(subprocess.Popen(
-                    [program, str(config), "--sentinel"], cwd=self.folder, stdout=log, stderr=log,
-                    stdin=subprocess.DEVNULL))
+            self.processes.append(self.run(program, str(config), "--sentinel", log=f"{port}.log"))
         wait_until(self.is_whole, 30, "a fleet of sentinels")
         return self
 
@@ -98,14 +93,4 @@ class Sentinels:
             end_process(process)
         self.second.close()
         self.first.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Sentinels:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().close()
