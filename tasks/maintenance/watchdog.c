@@ -249,7 +249,7 @@ static int check_source(struct watchdog *w, const struct lagging *s, const char 
     if (newest > synced && w->now - newest > grace_ms)
         return send_once(w, sync, team, newest, false);
     int empty = synced && newest <= synced ? is_empty(w, s, team) : 0;
-    return empty < 0 ? -1 : empty ? send_once(w, sync, team, synced, true) : 0;
+    return empty < 0 ? -1 : empty ? send_once(w, sync, team, 0, true) : 0; /* not after each sync again */
 }
 
 static int check_posture(struct watchdog *w, const char *team)

@@ -84,18 +84,26 @@ static const char *claim_key(const struct feed *f)
     return cw_printf(f->t, "%s/%lld", info->id, (long long)info->retries);
 }
 
+/* As long as a task may run. */
+static int64_t claim_ms(const struct feed *f)
+{
+    double limit = cw_info(f->t)->hard_limit;
+    return (int64_t)((limit > 0 ? limit : 3600) * 1000);
+}
+
 /* This delivery may come back and go on, whatever the spacing; a retry of the same task keeps to that.
  * `over`: a holder that has ended, or NULL. */
 static void put_claim(const struct feed *f, const char *over, bson_t *filter)
 {
     const char *own = cw_info(f->t)->id;
-    bson_t *free_or_ours =
-        BCON_NEW("$or", "[", "{", "claimed_until", BCON_NULL, "}", "{", "claimed_until", "{", "$lte",
-                 BCON_DATE_TIME(f->now), "}", "}", "{", "claimed_task", "{", "$in", "[", BCON_UTF8(own),
-                 BCON_UTF8(over ? over : own), "]", "}", "}", "]");
-    bson_t *due = BCON_NEW("$or", "[", "{", "next_fetch_at", BCON_NULL, "}", "{", "next_fetch_at",
-                           "{", "$lte", BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "{",
-                           "claimed_by", BCON_UTF8(claim_key(f)), "}", "]");
+    /* What is no date holds nobody off, nor does a claim for longer than claims are made. */
+    bson_t *free_or_ours = BCON_NEW(
+        "$or", "[", "{", "claimed_until", "{", "$not", "{", "$gt", BCON_DATE_TIME(f->now), "}", "}", "}",
+        "{", "claimed_until", "{", "$gt", BCON_DATE_TIME(f->now + 2 * claim_ms(f)), "}", "}", "{", "claimed_task", "{", "$in", "[", BCON_UTF8(own), BCON_UTF8(over ? over : own), "]", "}",
+        "}", "]");
+    bson_t *due = BCON_NEW("$or", "[", "{", "next_fetch_at", "{", "$not", "{", "$gt",
+                           BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "}", "{", "claimed_by",
+                           BCON_UTF8(claim_key(f)), "}", "]");
     BCON_APPEND(filter, "$and", "[", BCON_DOCUMENT(free_or_ours), BCON_DOCUMENT(due), "]");
     bson_destroy(free_or_ours);
     bson_destroy(due);
@@ -104,12 +112,11 @@ static void put_claim(const struct feed *f, const char *over, bson_t *filter)
 static int try_claim(struct feed *f, const char *over)
 {
     const struct cw_info *info = cw_info(f->t);
-    double limit = info->hard_limit > 0 ? info->hard_limit : 3600;
     bson_t filter = BSON_INITIALIZER;
     bson_t *update = BCON_NEW(
         "$set", "{", "status", BCON_UTF8("RUNNING"), "claimed_by", BCON_UTF8(claim_key(f)),
         "claimed_task", BCON_UTF8(info->id), "claimed_until",
-        BCON_DATE_TIME(f->now + (int64_t)(limit * 1000)), "started_at", BCON_DATE_TIME(f->now),
+        BCON_DATE_TIME(f->now + claim_ms(f)), "started_at", BCON_DATE_TIME(f->now),
         "next_fetch_at", BCON_DATE_TIME(f->now + spacing_ms(f)), "}");
     doc_copy(&filter, "_id", f->document, "_id");
     put_claim(f, over, &filter);
