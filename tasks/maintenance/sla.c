@@ -12,7 +12,7 @@
  * ever made, never changed; the mark on the occurrence comes after them. A kill -9 between them leaves
  * an unmarked occurrence, whose record and notification the next run finds made. */
 
-enum { BATCH = 200, NEVER = 0 };
+enum { BATCH = 200, NEVER = 0, DAYS_MAX = 36500 };
 static const int64_t day_ms = 86400000;
 
 static const struct usual {
@@ -129,7 +129,7 @@ static int64_t days_of(const struct check *c, const struct usual *u)
 {
     const char *path = cw_printf(c->t, "days.%s", u->severity);
     int64_t days = c->policy ? doc_int(c->policy, path, u->days) : u->days;
-    return days > 0 ? days : NEVER;
+    return days > 0 && days <= DAYS_MAX ? days : NEVER;
 }
 
 static int check_team(struct check *c, const bson_value_t *team)

@@ -15,9 +15,9 @@
  * end. A kill -9 before the claim leaves nothing; after it, the redelivered task finds its own claim
  * and reads again: indicators are upserts, and the cursor has not moved. */
 
-static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600;
+static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600, spacing_max = 366 * 86400;
 static const double wait_max = 7 * 86400;
-enum { SLACK_MS = 5000, DEFAULT_LIFETIME_DAYS = 90, DEFAULT_BYTES = 512 << 20 };
+enum { SLACK_MS = 5000, DEFAULT_LIFETIME_DAYS = 90, DAYS_MAX = 36500, DEFAULT_BYTES = 512 << 20 };
 
 static const struct source {
     const char *kind;
@@ -64,7 +64,8 @@ static int read_document(struct feed *f)
     if (header && !check_name(header))
         return cw_problem(f->t, false, "ValueError", "auth_header must be the name of a header");
     f->bytes_left = bytes > 0 ? (size_t)bytes : DEFAULT_BYTES;
-    f->lifetime = doc_int(f->document, "expire_days", DEFAULT_LIFETIME_DAYS) * day_ms;
+    int64_t days = doc_int(f->document, "expire_days", DEFAULT_LIFETIME_DAYS);
+    f->lifetime = (days > 0 && days <= DAYS_MAX ? days : DEFAULT_LIFETIME_DAYS) * day_ms;
     f->confidence = (int)doc_int(f->document, "confidence", -1);
     return read_key(f);
 }
@@ -75,7 +76,9 @@ static int64_t spacing_ms(const struct feed *f)
 {
     int64_t usual = strcmp(f->kind, "abuseipdb") == 0 ? abuseipdb_spacing : 0;
     int64_t seconds = doc_int(f->document, "min_interval", usual);
-    return (seconds > 0 ? seconds : 0) * 1000;
+    if (seconds < 0 || seconds > spacing_max)
+        seconds = usual;
+    return seconds * 1000;
 }
 
 static const char *claim_key(const struct feed *f)

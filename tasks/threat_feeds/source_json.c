@@ -133,10 +133,10 @@ static int read_page(struct otx *o, const char *url)
 
 static const char *first_page(const struct feed *f, const char *since)
 {
-    int limit = (int)doc_int(f->document, "limit", 50);
+    int64_t limit = doc_int(f->document, "limit", 50);
     const char *from = since ? cw_printf(f->t, "&modified_since=%s", url_escape(f->t, since)) : "";
     return cw_printf(f->t, "%s%climit=%d&page=1%s", f->url, strchr(f->url, '?') ? '&' : '?',
-                     limit > 0 && limit <= 1000 ? limit : 50, from);
+                     limit > 0 && limit <= 1000 ? (int)limit : 50, from);
 }
 
 int feed_read_otx(struct feed *f)

@@ -61,11 +61,13 @@ static int get(struct misp *m, const char *name, bool conditional, struct cw_rep
 
 /* --- attributes --- */
 
+/* 0: none that a clock could show. */
 static int64_t seconds_of(const cJSON *value)
 {
-    if (cJSON_IsNumber(value))
-        return (int64_t)value->valuedouble;
-    return cJSON_IsString(value) ? strtoll(value->valuestring, NULL, 10) : 0;
+    double seconds = cJSON_IsNumber(value)   ? value->valuedouble
+                     : cJSON_IsString(value) ? strtod(value->valuestring, NULL)
+                                             : 0;
+    return seconds > 0 && seconds < 1e11 ? (int64_t)seconds : 0;
 }
 
 /* Those that the event has deleted, or the others. */

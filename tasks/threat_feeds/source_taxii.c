@@ -15,7 +15,7 @@
  * X-TAXII-Date-Added-Last of the last page; a `next` that the server has forgotten (400) begins the
  * collection once more. Of several collections, one that refuses us does not stop the others: its cursor stays. */
 
-enum { PAGES_MAX = 10000, PLACES_MAX = 500, NAME_MAX_SIZE = 128 };
+enum { PAGES_MAX = 10000, LIMIT_MAX = 100000, PLACES_MAX = 500, NAME_MAX_SIZE = 128 };
 
 /* Names that a server lists: its API roots, or the collections of one. */
 struct places {
@@ -133,8 +133,9 @@ static const char *page_url(struct taxii *x, const char *base, const char *added
     const char *after =
         added_after ? cw_printf(t, "&added_after=%s", url_escape(t, added_after)) : "";
     const char *next = *x->next ? cw_printf(t, "&next=%s", url_escape(t, x->next)) : "";
+    int64_t limit = doc_int(x->f->document, "limit", 0);
     return cw_printf(t, "%s?limit=%d&match%%5Btype%%5D=indicator%s%s", base,
-                     (int)doc_int(x->f->document, "limit", 1000), after, next);
+                     limit > 0 && limit <= LIMIT_MAX ? (int)limit : 1000, after, next);
 }
 
 /* Names of members of the state: a dot would nest them. */
