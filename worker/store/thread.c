@@ -420,15 +420,15 @@ void store_thread_close(void *thread, double patience)
 
     pthread_mutex_lock(&t->lock);
     bool ended = t->ended;
-    pthread_t thread = t->thread; /* an abandoned one frees all this as soon as it gets the lock */
+    pthread_t worker = t->thread; /* an abandoned one frees all this as soon as it gets the lock */
     t->abandoned = !ended;
     pthread_cond_broadcast(&t->wake);
     pthread_mutex_unlock(&t->lock);
     if (ended) {
-        pthread_join(thread, NULL);
+        pthread_join(worker, NULL);
         thread_free(t);
     } else {
         /* It may sit in a read of the driver for half a minute more: the last one out frees. */
-        pthread_detach(thread);
+        pthread_detach(worker);
     }
 }
