@@ -317,9 +317,14 @@ void events_heartbeat_now(struct worker *w)
 
 void events_say(struct worker *w, const char *type, const cJSON *fields)
 {
+    events_say_at(w, type, lamport_forward(&w->clock), fields);
+}
+
+void events_say_at(struct worker *w, const char *type, int64_t clock, const cJSON *fields)
+{
     struct events *e = w->events;
     struct buf out = BUF_INIT(BATCH_MAX);
-    struct event event = event_now(e, type);
+    struct event event = {type, w->options->hostname, getpid(), clock, };
     connect_redis(e);
     event_begin(&event, &out);
     for (const cJSON *field = fields ? fields->child : NULL; field; field = field->next) {

@@ -38,6 +38,8 @@ void events_heartbeat_now(struct worker *w); /* the `heartbeat` command's */
 /* Publishes one event of any type (gossip's, a task's own): `fields` is an object whose members follow the
  * common ones. */
 void events_say(struct worker *w, const char *type, const cJSON *fields);
+/* The same with a clock of the caller's choice. */
+void events_say_at(struct worker *w, const char *type, int64_t clock, const cJSON *fields);
 struct events_count events_count(const struct worker *w);
 
 #endif

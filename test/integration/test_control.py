@@ -472,6 +472,33 @@ def test_election(app, cworker):
     wait_until(lambda: sum("succeeded" in worker.log for worker in workers) == 1, TIMEOUT, "one run")
 
 
+def test_election_in_a_mixed_fleet(app, cworker, python_worker, tmp_path):
+    """Celery's worker and cworkers agree on who it is; nobody else acts, and Celery's worker, which an
+    election by one vote would end, lives on."""
+    process = python_worker()
+    workers = [cworker(concurrency=1) for _ in range(2)]
+    log = tmp_path / "python-0.log"
+    state = app.events.State()
+    with app.connection() as connection:  # a worker is only counted by others when its heart was heard
+        receiver = app.events.Receiver(connection, handlers={"*": state.event})
+        with receiver.consumer_context(wakeup=False) as (own, _, _):
+            while len(state.workers) < 3:
+                own.drain_events(timeout=TIMEOUT)
+    numbers = range(8)
+    for i in numbers:
+        app.control.election(f"mixed-{i}", "task", app.signature("demo.add", (i, 1), task_id=f"m{i}"))
+        assert app.AsyncResult(f"m{i}").get(timeout=TIMEOUT) == i + 1
+    for i in numbers:
+        for read in (*(lambda w=w: w.log for w in workers), log.read_text):
+            wait_until(lambda i=i, read=read: f"for 'mixed-{i}'" in read() or
+                       f"I won the election 'mixed-{i}'" in read(), TIMEOUT, "its end")
+    logs = [*(worker.log for worker in workers), log.read_text()]
+    for i in numbers:
+        assert sum(f"I won the election 'mixed-{i}'" in text for text in logs) == 1
+        assert sum(text.count(f"[m{i}] received") for text in logs) == 1
+    assert process.poll() is None
+
+
 def test_election_without_gossip(app, cworker):
     cworker("--without-gossip", concurrency=1)
     reply = app.control.broadcast("election", arguments={"id": "1", "topic": "task"}, reply=True,
