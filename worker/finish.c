@@ -353,7 +353,7 @@ static bool must_forget(const struct request *r)
 {
     enum disposal dispose = outcome_rows[r->outcome].dispose;
     bool goes = dispose == DISPOSE_ACK || dispose == DISPOSE_RETRY || dispose == DISPOSE_DEAD;
-    return r->recorded || (r->message.redelivered && goes && !r->acked);
+    return r->recorded || r->marked || (r->message.redelivered && goes && !r->acked);
 }
 
 static void settle(struct request *r)

@@ -226,6 +226,37 @@ static void on_claimed(int code, void *arg)
     worker_pump(w);
 }
 
+/* The next worker must know of this start, should this one die of it. */
+static void on_marked(int code, void *arg)
+{
+    struct request *r = arg;
+    struct worker *w = r->worker;
+    w->n_claiming--;
+    if (code != 0) {
+        w->n_waiting--;
+        flow_done(r);
+        return;
+    }
+    r->marked = true;
+    request_move(r, REQUEST_READY);
+    if (w->phase != WORKER_RUNNING)
+        flow_finish(r, OUTCOME_GIVEN_BACK);
+    else if (!revoked(r))
+        flow_run(r);
+    worker_pump(w);
+}
+
+static void claim(struct request *r)
+{
+    struct worker *w = r->worker;
+    request_move(r, REQUEST_CLAIMING);
+    w->n_claiming++;
+    if (r->acks_late)
+        redelivery_mark(r, on_marked);
+    else
+        channel_settle(w->channel, &r->delivery, NULL, 0, on_claimed, r);
+}
+
 /* What is being claimed has its room already: what no lane takes now must stay in Redis. */
 static bool has_room(const struct worker *w)
 {
@@ -239,10 +270,8 @@ void flow_dispatch(struct worker *w)
         request_list_remove(r);
         if (revoked(r) || (!r->acked && expired(r)))
             continue;
-        if (!r->acks_late && !r->acked) {
-            request_move(r, REQUEST_CLAIMING);
-            w->n_claiming++;
-            channel_settle(w->channel, &r->delivery, NULL, 0, on_claimed, r);
+        if ((!r->acks_late && !r->acked) || redelivery_must_mark(r)) {
+            claim(r);
         } else {
             flow_run(r);
         }

@@ -15,6 +15,11 @@
  *                              derived) is published with the ack
  *   ack script                 nothing: message and record went, what it caused came, in one step
  *
+ * A worker may die of a task, and the next one of it, too. So what was delivered before is marked in the
+ * same record as it starts, and a message with too many marks is set aside (task_max_deliveries). A mark
+ * lasts until the record of the task's end replaces it or the message is settled; what was only held when
+ * its worker died has none.
+ *
  * While the store is down the record tells the end itself, unless its result is large, and is written
  * before the result is put: whoever gets the message after a kill stores that and does not run the task.
  *
@@ -86,7 +91,7 @@ static void on_record(int code, struct slice text, void *arg)
     if (text.at) {
         cJSON *record = json_parse(text.at, text.size, NULL);
         r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
-        r->recorded = true;
+        r->recorded = !json_get(record, "starts"); /* else a start's: what follows is derived */
         cJSON_Delete(record);
     }
     log_info("Task %s[%s] Task already completed successfully.", request_name(r), request_id(r));
@@ -100,6 +105,43 @@ static void succeeded(struct request *r, const cJSON *result)
     if (channel_outbox_read(r->worker->channel, r->delivery.queue, r->message.id,
                             r->message.delivery_tag, on_record, r) != 0)
         ask_later(r);
+}
+
+/* --- it has not: may it run? ------------------------------------------------------------------------- */
+
+static bool starts_too_often(struct request *r)
+{
+    int64_t most = r->worker->options->settings.task_max_deliveries - 1; /* the first left no mark */
+    if (most < 0 || r->starts < (most > 0 ? most : 1))
+        return false;
+    r->reason = mem_printf("its workers died too often (task_max_deliveries is %lld)",
+                           (long long)most + 1);
+    log_error("Task %s[%s] set aside in the dead-letter list: %s", request_name(r), request_id(r),
+              r->reason);
+    request_raise(r, exception_text("billiard.exceptions", "WorkerLostError", r->reason));
+    flow_finish(r, OUTCOME_WORKER_LOST_TOO_OFTEN);
+    return true;
+}
+
+static void must_run(struct request *r)
+{
+    if (r->worker->must_run)
+        r->worker->must_run(r);
+    else if (!starts_too_often(r))
+        flow_admit(r);
+}
+
+bool redelivery_must_mark(const struct request *r)
+{
+    return r->message.redelivered && r->acks_late && !r->marked;
+}
+
+void redelivery_mark(struct request *r, channel_settled_fn *fn)
+{
+    char *text = mem_printf("{\"starts\": %lld}", (long long)r->starts + 1);
+    channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
+                         slice_of(text), fn, r);
+    free(text);
 }
 
 /* --- what does the store say? ------------------------------------------------------------------------ */
@@ -124,10 +166,8 @@ static void on_read(int code, const char *text, void *arg)
         log_info("Discarding revoked task: %s[%s]", request_name(r), request_id(r));
         r->stored = true;
         flow_finish(r, OUTCOME_REVOKED);
-    } else if (w->must_run) {
-        w->must_run(r);
     } else {
-        flow_admit(r);
+        must_run(r);
     }
     worker_pump(w);
     cJSON_Delete(record);
@@ -171,6 +211,7 @@ static void on_kept(int code, struct slice text, void *arg)
     if (r->given_up)
         return;
     cJSON *record = code == 0 && text.at ? json_parse(text.at, text.size, NULL) : NULL;
+    json_as_int(json_get(record, "starts"), &r->starts);
     if (code == ERROR_UNAVAILABLE)
         ask_later(r);
     else if (code != 0)
@@ -179,6 +220,8 @@ static void on_kept(int code, struct slice text, void *arg)
         flow_finish(r, OUTCOME_GIVEN_BACK);
     else if (json_get(record, "end"))
         take_end(r, record);
+    else if (r->ignore_result || !store_keeps(w->store))
+        must_run(r);
     else
         store_get(w->store, r->message.id, on_read, r);
     cJSON_Delete(record);
@@ -194,7 +237,7 @@ static void ask(struct request *r)
 
 bool redelivery_check(struct request *r)
 {
-    if (!r->acks_late || r->ignore_result || !store_keeps(r->worker->store))
+    if (!r->acks_late)
         return false;
     request_move(r, REQUEST_CHECKING);
     if (r->worker->phase == WORKER_RUNNING)

@@ -14,7 +14,7 @@
  *   CHECKING   delivered before: has it succeeded (redelivery.c)? If so it does not run
  *   LEASING    unique work: is it the only one (unique.c)?
  *   LIMITED    a rate limit makes it wait (rate.c)
- *   CLAIMING   its early ack is under way (flow.c)
+ *   CLAIMING   its early ack is under way, or, of one delivered before, the mark of its start (flow.c)
  *   PREPARING  the store hears of the chords that will leave with its ack (follow.c)
  *   RECORDING  what the task sent is made durable (redelivery.c)
  *
@@ -66,6 +66,8 @@ struct request {
     bool acked;                  /* early: its delivery is settled already */
     int terminated;              /* signal by which a revoke ends its run, 0: none */
     bool sent;                   /* the task itself sent others */
+    bool marked;                 /* its start is in the outbox */
+    int64_t starts;              /* of these before, that no end followed */
     bool recorded;               /* there is a record in the outbox, or may be */
     bool given_up;               /* went back, as no store answers, and is kept for its callbacks */
     bool stored;                 /* its final state was in the store when it came */

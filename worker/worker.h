@@ -129,6 +129,8 @@ cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminat
 /* Takes over a request whose message was delivered before: it comes back by flow_admit when it has to
  * run. False: nothing could tell, it runs. */
 bool redelivery_check(struct request *r);
+bool redelivery_must_mark(const struct request *r);
+void redelivery_mark(struct request *r, channel_settled_fn *fn); /* before it runs; fn's arg is r */
 bool redelivery_must_record(const struct request *r, bool sent); /* sent: the task itself sent tasks */
 void redelivery_record(struct request *r);                       /* goes on with flow_recorded */
 

@@ -199,3 +199,37 @@ def test_kill_storm(app, cworker, keys, tmp_path, round_):
     cworker("--set", "worker_lease=2", name="storm@test")
     assert [get(result, timeout=20) for result in results] == [0.01] * 200
     wait_until(lambda: not inflight(keys) and not keys.llen("celery"), what="empty queues")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_task_of_which_workers_die_is_set_aside(app, cworker, keys, tmp_path, ignored):
+    """After task_max_deliveries; its neighbours, held as often, run."""
+    ledger = tmp_path / "ledger"
+    poison = app.send_task("demo.sleep", (600,), ignore_result=ignored)
+    for i in range(6):
+        app.send_task("bench.noop", (i,))
+
+    def start():
+        return cworker("--set", "task_max_deliveries=3", "--prefetch-multiplier", 8, concurrency=1,
+                       env={"BENCH_TRACE": str(ledger)})
+
+    def marks():
+        return {field.partition(b"/")[0].decode(): value.partition(b" ")[2]
+                for field, value in keys.hgetall("{celery}.cworker.outbox").items()}
+
+    for mark in ({}, {poison.id: b'{"starts": 1}'}, {poison.id: b'{"starts": 2}'}):
+        worker = start()
+        wait_until(lambda: len(inflight(keys)) == 7, what="all held")
+        wait_until(lambda: marks() == mark, what="the mark of its start")
+        children = descendants(worker.pid)
+        worker.kill()
+        wait_until(lambda: not any(map(is_alive, children)), 10, "the end of all children")
+    start()
+    wait_until(lambda: len(read_ledger(ledger)) == 6, what="the neighbours' runs")
+    wait_until(lambda: not inflight(keys), what="all acks")
+    [letter] = dead_letters(keys)
+    assert letter["reason"] == "its workers died too often (task_max_deliveries is 3)"
+    assert not keys.exists("{celery}.cworker.outbox")
+    if not ignored:
+        with pytest.raises(WorkerLostError, match="its workers died too often"):
+            get(poison)

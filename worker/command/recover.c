@@ -416,7 +416,7 @@ static void report(const struct recovery *r)
     if (r->n_settled)
         printf("%lld more had ended: what they caused is published.\n", (long long)r->n_settled);
     if (r->n_outbox)
-        printf("%lld of them sent tasks and had no result yet: they run again.\n",
+        printf("%lld of them had begun before: they run again.\n",
                (long long)r->n_outbox);
 }
 
