@@ -57,7 +57,7 @@ static const struct cw_def defs[] = {
 };
 
 static const struct cw_index indexes[] = {
-    {"cspm_findings", "team_id, uid", .unique = true},
+    {"cspm_findings", "team_id, uid, resource_id", .unique = true},
     {"cspm_findings", "team_id, cloud_account_id, scan_region, status"},
     {"cspm_findings", "scan_run_id, status"},
     {"compliance_posture", "team_id, framework", .unique = true},

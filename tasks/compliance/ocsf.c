@@ -18,14 +18,19 @@ const char *ocsf_read(const cJSON *element, struct ocsf_finding *ret)
         .check = tree_text(element, "metadata.event_code"),
         .status = tree_text(element, "status_code"),
         .severity = severity_name(tree_text(element, "severity")),
+        .resource = tree_text(element, "resources.0.uid"),
         .tree = element,
     };
+    ret->resource = ret->resource ? ret->resource : "";
     if (!cJSON_IsObject(element))
         return "an element is not an object";
     if (!ret->uid || !*ret->uid || strlen(ret->uid) > 1000)
         return "a finding has no finding_info.uid";
     if (!ret->check || !*ret->check)
         return "a finding has no metadata.event_code";
+    ret->muted = ret->status && strcmp(ret->status, "MUTED") == 0;
+    if (ret->muted) /* what it was before is not told */
+        ret->status = "FAIL";
     if (!ret->status || (strcmp(ret->status, "FAIL") != 0 && strcmp(ret->status, "PASS") != 0 &&
                          strcmp(ret->status, "MANUAL") != 0))
         return "a finding's status_code is none of FAIL, PASS and MANUAL";
@@ -79,17 +84,19 @@ void ocsf_fields(const struct ocsf_finding *f, bson_t *set)
     const char *life = tree_text(f->tree, "status");
     BSON_APPEND_UTF8(set, "status", f->status);
     BSON_APPEND_UTF8(set, "severity", f->severity);
-    BSON_APPEND_BOOL(set, "muted", life && strcmp(life, "Suppressed") == 0);
+    BSON_APPEND_BOOL(set, "muted", f->muted || (life && strcmp(life, "Suppressed") == 0));
     doc_put(set, "check_id", f->check, SHORT);
     put_at(set, "title", f, "finding_info.title", SHORT);
     put_at(set, "description", f, "finding_info.desc", LONG);
     put_at(set, "message", f, "message", LONG);
     put_at(set, "risk", f, "risk_details", LONG);
     put_at(set, "remediation", f, "remediation.desc", LONG);
-    put_at(set, "provider", f, "cloud.provider", SHORT);
-    put_at(set, "account_id", f, "cloud.account.uid", SHORT);
+    /* Those of a cluster have no `cloud`. */
+    bool cloud = cJSON_IsObject(tree_at(f->tree, "cloud"));
+    put_at(set, "provider", f, cloud ? "cloud.provider" : "unmapped.provider", SHORT);
+    put_at(set, "account_id", f, cloud ? "cloud.account.uid" : "unmapped.provider_uid", SHORT);
     put_at(set, "region", f, "cloud.region", SHORT);
-    put_at(set, "resource_id", f, "resources.0.uid", 2048);
+    put_at(set, "namespace", f, "resources.0.namespace", SHORT);
     put_at(set, "resource_name", f, "resources.0.name", SHORT);
     put_at(set, "resource_type", f, "resources.0.type", SHORT);
     put_at(set, "service", f, "resources.0.group.name", SHORT);

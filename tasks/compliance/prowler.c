@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/compliance/prowler.h"
 
+#include "tasks/lib/tool.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,7 +70,6 @@ static const struct passed {
     {"azure", "AZURE_CLIENT_SECRET"},
     {"azure", "AZURE_TENANT_ID"},
     {"gcp", "GOOGLE_APPLICATION_CREDENTIALS"},
-    {"kubernetes", "KUBECONFIG"},
 };
 enum { N_PASSED = sizeof passed / sizeof *passed };
 
@@ -90,7 +91,8 @@ static const char *const *environment_make(cw_task *t, const struct prowler_run 
 }
 
 /* Which account, in each provider's own words; values have passed a check or are ours. */
-static size_t put_account(const struct prowler_run *run, const char **argv, size_t n)
+static size_t put_account(const struct prowler_run *run, const char *kubeconfig, const char **argv,
+                          size_t n)
 {
     if (strcmp(run->provider, "aws") == 0) {
         argv[n++] = "--region";
@@ -99,6 +101,10 @@ static size_t put_account(const struct prowler_run *run, const char **argv, size
     }
     if (strcmp(run->provider, "azure") == 0)
         argv[n++] = "--sp-env-auth";
+    if (kubeconfig) {
+        argv[n++] = "--kubeconfig-file";
+        argv[n++] = kubeconfig;
+    }
     argv[n++] = strcmp(run->provider, "azure") == 0 ? "--subscription-id"
                 : strcmp(run->provider, "gcp") == 0 ? "--project-id"
                                                     : "--context";
@@ -106,14 +112,34 @@ static size_t put_account(const struct prowler_run *run, const char **argv, size
     return n;
 }
 
+/* Prowler does not look at KUBECONFIG, and where it finds no kubeconfig, or no such context in it,
+ * it takes the cluster that it runs in for the one that was asked for. So the file is named, and
+ * must be there; the variables by which a pod finds its own cluster are kept from it. */
+static int kubeconfig_find(cw_task *t, const struct prowler_run *run, const char **ret)
+{
+    *ret = NULL;
+    if (strcmp(run->provider, "kubernetes") != 0)
+        return 0;
+    const char *path = cw_secret(t, "KUBECONFIG");
+    if (!path || *path != '/')
+        return cw_problem(t, false, "ValueError",
+                          "a scan of kubernetes needs KUBECONFIG: the path of a kubeconfig, from /");
+    if (access(path, R_OK) < 0)
+        return cw_problem(t, false,
+                          errno == EACCES ? "PermissionError" : "FileNotFoundError",
+                          "the kubeconfig %s: %s", path, strerror(errno));
+    *ret = path;
+    return 0;
+}
+
 static void arguments_make(cw_task *t, const struct prowler_run *run, const char *folder,
-                           const char *argv[MAX_FRAMEWORKS + 20])
+                           const char *kubeconfig, const char *argv[MAX_FRAMEWORKS + 20])
 {
     const char *program = cw_setting(t, "prowler");
     size_t n = 0;
     argv[n++] = program ? program : "prowler";
     argv[n++] = run->provider;
-    n = put_account(run, argv, n);
+    n = put_account(run, kubeconfig, argv, n);
     if (*run->frameworks)
         argv[n++] = "--compliance";
     for (size_t i = 0; i < MAX_FRAMEWORKS && run->frameworks[i]; i++)
@@ -141,45 +167,66 @@ static bool says(const struct talk *talk, const struct cw_exit *e, const char *c
     return false;
 }
 
+/* Words of prowler 5.46 and of its providers' clients. A login that fails because the network does
+ * speaks of credentials too, so what is certainly the network comes first. */
+static const char *const unreachable[] = {"Failed to resolve",   "Max retries exceeded",
+                                          "Connection refused",  "Failed to establish",
+                                          "Could not connect",   "Temporary failure in name",
+                                          "timed out",           "throttl",
+                                          "rate exceeded",       NULL};
+static const char *const denied[] = {"credentials",      "AccessDenied",
+                                     "ExpiredToken",     "InvalidClientTokenId",
+                                     "PermissionDenied", "UnauthorizedOperation",
+                                     "Unauthorized",     "needed to authenticate",
+                                     "Forbidden",        NULL};
+static const char *const perhaps_network[] = {"timeout", "endpoint", "connection", NULL};
+static const char *const no_context[] = {"kube-config is invalid", NULL};
+
+/* The end of what it said; of its usage, which lists thousands of names, only the error. */
+static const char *last_words(const struct talk *talk, const struct cw_exit *e)
+{
+    const char *words = *e->errors ? e->errors : talk->last;
+    const char *error = e->status == 2 ? strstr(words, "error: ") : NULL;
+    size_t size = strlen(words);
+    return error ? error : words + (size > 500 ? size - 500 : 0);
+}
+
 static int judge_failure(cw_task *t, const struct prowler_run *run, const struct talk *talk,
                          const struct cw_exit *e)
 {
-    static const char *const denied[] = {"credentials",          "AccessDenied",
-                                         "InvalidClientTokenId", "UnauthorizedOperation",
-                                         "ExpiredToken",         NULL};
-    static const char *const passing[] = {"could not connect", "timed out", "timeout",
-                                          "throttl",           "endpoint",  "connection",
-                                          "rate exceeded",     NULL};
-    const char *words = *e->errors ? e->errors : talk->last;
-    size_t size = strlen(words);
-    words += size > 500 ? size - 500 : 0;
+    const char *words = last_words(talk, e);
     if (e->signal)
         return cw_problem(t, true, "RuntimeError", "prowler (%s) was ended by signal %d",
                           run->region, e->signal);
     if (e->status == 2)
-        return cw_problem(t, false, "ValueError", "prowler (%s) refused its arguments: %s",
+        return cw_problem(t, false, "ValueError", "prowler (%s) refused its arguments: %.300s",
                           run->region, words);
-    if (says(talk, e, denied))
+    if (says(talk, e, no_context))
+        return cw_problem(t, false, "ValueError",
+                          "prowler finds no context %.100s in the kubeconfig, or cannot read it",
+                          run->account);
+    bool network = says(talk, e, unreachable);
+    if (!network && says(talk, e, denied))
         return cw_problem(t, false, "PermissionError", "prowler (%s) was refused access: %s",
                           run->region, words);
-    bool again = says(talk, e, passing);
-    return cw_problem(t, again, again ? "ConnectionError" : "RuntimeError",
+    network = network || says(talk, e, perhaps_network);
+    return cw_problem(t, network, network ? "ConnectionError" : "RuntimeError",
                       "prowler (%s) ended with exit status %d: %s", run->region, e->status, words);
 }
 
 int prowler_run(cw_task *t, const struct prowler_run *run, const char **ret_path)
 {
-    const char *argv[MAX_FRAMEWORKS + 20], *folder = cw_tmpdir(t);
+    const char *argv[MAX_FRAMEWORKS + 20], *folder = cw_tmpdir(t), *kubeconfig;
     struct talk talk = {.run = run};
     struct cw_exit end;
-    if (!folder)
+    if (!folder || kubeconfig_find(t, run, &kubeconfig) < 0)
         return -1;
     folder = cw_printf(t, "%s/%s", folder, run->region);
     if (mkdir(folder, 0700) < 0 && errno != EEXIST)
         return cw_problem(t, true, "OSError", "%s: %s", folder, strerror(errno));
     char *path = cw_printf(t, "%s/findings.ocsf.json", folder);
     unlink(path);
-    arguments_make(t, run, folder, argv);
+    arguments_make(t, run, folder, kubeconfig, argv);
     struct cw_command command = {
         .argv = argv,
         .environment = environment_make(t, run, folder),
@@ -189,7 +236,7 @@ int prowler_run(cw_task *t, const struct prowler_run *run, const char **ret_path
         .hint = "install it (pip install prowler, in an environment of its own) or set "
                 "CWORKER_PROWLER to its path",
     };
-    if (cw_exec(t, &command, &end) < 0)
+    if (tool_run(t, command, talk.last, &end) < 0)
         return -1;
     if (end.signal || (end.status != 0 && end.status != 3))
         return judge_failure(t, run, &talk, &end);

@@ -12,12 +12,15 @@
 #include <unistd.h>
 
 /* execute_prowler_scan: prowler over some regions of a ScanRun, one run of the program for each (of
- * providers other than AWS one for the whole account, with the region "global"), because only its exit status tells whether a region was really looked at, and only then may a
- * finding that did not come back count as RESOLVED. A finding remembers which run, region and scope
- * (frameworks) saw it last, so that a scan of CIS says nothing about what only a PCI scan looks
- * for.
+ * providers other than AWS one for the whole account, with the region "global"), because only its
+ * exit status tells whether a region was really looked at, and only then may a finding that did not
+ * come back count as RESOLVED. A finding remembers which run, region and scope (frameworks) saw it
+ * last, so that a scan of CIS says nothing about what only a PCI scan looks for.
  *
- * Findings are upserts under (team_id, uid): a kill -9 anywhere leaves some of them written, and
+ * Prowler makes a finding's uid of the resource's name, and names repeat (the security group
+ * "default" of each network), so the resource's id belongs to the key.
+ *
+ * Findings are upserts under (team_id, uid, resource_id): a kill -9 anywhere leaves some of them written, and
  * the next attempt writes them again. Resolving comes after the last of a region was stored. */
 
 enum { MAX_LIST = 60 };
@@ -195,6 +198,15 @@ static void count(struct totals *n, const struct ocsf_finding *f)
     }
 }
 
+/* Part of the key, so it is there even when it is empty. */
+static void put_resource(bson_t *key, const char *id)
+{
+    if (*id)
+        doc_put(key, "resource_id", id, 2048);
+    else
+        BSON_APPEND_UTF8(key, "resource_id", "");
+}
+
 static int on_finding(cw_task *t, const cJSON *element, void *arg)
 {
     struct prowler_scan *s = arg;
@@ -205,6 +217,7 @@ static int on_finding(cw_task *t, const cJSON *element, void *arg)
     bson_t key = BSON_INITIALIZER, set = BSON_INITIALIZER, update = BSON_INITIALIZER, part;
     doc_copy(&key, "team_id", s->job.run, "team_id");
     doc_put(&key, "uid", f.uid, 1000);
+    put_resource(&key, f.resource);
     ocsf_fields(&f, &set);
     doc_copy(&set, "cloud_account_id", s->job.run, "cloud_account_id");
     BSON_APPEND_UTF8(&set, "scan_run_id", s->run_id);

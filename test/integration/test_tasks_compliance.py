@@ -82,14 +82,14 @@ def test_findings_are_stored(app: Celery, worker: Worker, database: Database, pr
 @pytest.mark.parametrize("provider, words, secret", [
     ("azure", ["azure", "--sp-env-auth", "--subscription-id", "acct-1"], "AZURE_CLIENT_SECRET"),
     ("GCP", ["gcp", "--project-id", "acct-1"], "GOOGLE_APPLICATION_CREDENTIALS"),
-    ("kubernetes", ["kubernetes", "--context", "acct-1"], "KUBECONFIG")])
+    ("kubernetes", ["kubernetes", "--kubeconfig-file", __file__, "--context", "acct-1"], "")])
 def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: Database,
                          prowler: FakeTool, run_id: str, provider: str, words: list[str],
                          secret: str) -> None:
     """One run over the account, with its own credentials and no other's."""
     cworker(database=database, queues="compliance",
             env={"CWORKER_PROWLER": str(prowler.path), "AWS_SECRET_ACCESS_KEY": "aws",
-                 secret: "its own"})
+                 "KUBECONFIG": __file__, **({secret: "its own"} if secret else {})})
     prowler.set({"acct-1": report(finding("a"))})
     database.scan_runs.update_one({}, {"$set": {"provider": provider, "regions": [],
                                                 "cloud_account_id": "acct-1"}})
@@ -99,7 +99,8 @@ def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: 
     assert database.cspm_findings.find_one()["scan_region"] == "global"
     call = prowler.calls[0]
     assert call["argv"][:len(words)] == words and "--region" not in call["argv"]
-    assert call["env"][secret] == "its own" and "AWS_SECRET_ACCESS_KEY" not in call["env"]
+    assert not secret or call["env"][secret] == "its own"
+    assert not {"AWS_SECRET_ACCESS_KEY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"} & set(call["env"])
     prowler.set({"acct-1": report()})
     database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-2"})
     assert get(send(app, PROWLER, "run-2"))["resolved"] == 1
@@ -107,6 +108,52 @@ def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: 
         database.scan_runs.update_one({}, {"$set": {"cloud_account_id": account}})
         with pytest.raises(ValueError, match="cloud_account_id"):
             get(send(app, PROWLER, run_id))
+
+
+def test_kubernetes_findings(app: Celery, cworker: Callable[..., Worker], database: Database,
+                             prowler: FakeTool, run_id: str) -> None:
+    """What prowler 5.46 said of a cluster: no `cloud`, the namespace beside the resource."""
+    cworker(database=database, queues="compliance",
+            env={"CWORKER_PROWLER": str(prowler.path), "KUBECONFIG": __file__})
+    prowler.set({"c1": {"write": sample("prowler/findings.kubernetes.ocsf.json"), "exit": 3}})
+    database.scan_runs.update_one({}, {"$set": {"provider": "kubernetes", "cloud_account_id": "c1"}})
+    result = get(send(app, PROWLER, run_id))
+    assert (result["fail"], result["pass"], result["manual"]) == (1, 1, 1)
+    found = database.cspm_findings.find_one({"status": "FAIL"})
+    assert (found["provider"], found["account_id"]) == ("kubernetes", "c1")
+    assert (found["namespace"], found["resource_id"]) == ("cluster-wide", "r1")
+    assert {"framework": "CIS-1.10", "requirements": ["5.1.3"]} in found["compliance"]
+
+
+@pytest.mark.parametrize("kubeconfig, error", [("/nowhere/config", FileNotFoundError),
+                                               ("config", ValueError), ("", ValueError)])
+def test_kubernetes_needs_its_kubeconfig(app: Celery, cworker: Callable[..., Worker],
+                                         database: Database, prowler: FakeTool, run_id: str,
+                                         kubeconfig: str, error: type) -> None:
+    """Prowler would take the cluster that it runs in for the one that was asked for."""
+    cworker(database=database, queues="compliance",
+            env={"CWORKER_PROWLER": str(prowler.path), "KUBECONFIG": kubeconfig})
+    database.scan_runs.update_one({}, {"$set": {"provider": "kubernetes"}})
+    with pytest.raises(error, match="(?i)kubeconfig"):
+        get(send(app, PROWLER, run_id))
+    assert prowler.calls == []
+
+
+def test_one_uid_of_two_resources(app: Celery, worker: Worker, database: Database,
+                                  prowler: FakeTool, run_id: str) -> None:
+    """Prowler's uid holds the resource's name, which two resources may share: none hides the other."""
+    bad, good = finding("default"), finding("default", "PASS")
+    good["resources"][0]["uid"] = "arn:aws:ec2:eu-west-1:1:security-group/sg-2"
+    muted, nameless = finding("muted"), finding("nameless")
+    muted["status_code"] = "MUTED"
+    del nameless["resources"]
+    prowler.set({"*": report(bad, good, muted, nameless)})
+    for _ in range(2):
+        get(send(app, PROWLER, run_id, ["eu-west-1"], []))
+        assert database.cspm_findings.count_documents({}) == 4
+    assert sorted(f["status"] for f in database.cspm_findings.find({"resource_name": "default"})) == \
+        ["FAIL", "PASS"]
+    assert [f["uid"][-5:] for f in database.cspm_findings.find({"muted": True})] == ["muted"]
 
 
 def test_twice_is_once(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
@@ -161,6 +208,16 @@ def test_other_frameworks_resolve_nothing(app: Celery, worker: Worker, database:
 @pytest.mark.parametrize("step, error, text", [
     ({"exit": 2, "errors": "unrecognized framework"}, "ValueError", "refused its arguments"),
     ({"exit": 1, "errors": "Unable to locate credentials"}, "PermissionError", "refused access"),
+    ({"exit": 1, "errors": "Missing environment variable AZURE_CLIENT_ID needed to authenticate "
+      "against Azure"}, "PermissionError", "AZURE_CLIENT_ID"),
+    ({"exit": 1, "errors": "DefaultCredentialsError[431]: Your default credentials were not found."},
+     "PermissionError", "refused access"),
+    ({"exit": 1, "errors": "KubernetesInvalidKubeConfigFileError[4006]: The provided kube-config is "
+      "invalid. - Service host/port is not set."}, "ValueError", "finds no context"),
+    ({"exit": 2, "errors": "usage: " + "x" * 9000 + "\nprowler aws: error: argument --compliance: "
+      "invalid choice: 'nope_1' (choose from " + "y" * 5000}, "ValueError", "nope_1"),
+    ({"exit": 1, "output": "OSError: [Errno 27] File too large\n"}, "ValueError",
+     "CWORKER_MAX_REPORT_MB"),
     ({"exit": 1, "output": "CRITICAL: unknown check\n"}, "RuntimeError", "exit status 1"),
     ({"exit": 3, "write": '[{"metadata": {"event_code": "x"}, "fin'}, "ValueError", "it stops"),
     ({"exit": 0, "write": '{"findings": []}'}, "ValueError", "finding_info.uid"),
@@ -181,9 +238,14 @@ def test_failures(app: Celery, worker: Worker, database: Database, prowler: Fake
     assert database.cspm_findings.find_one({"uid": "old"})["status"] == "FAIL"
 
 
+@pytest.mark.parametrize("words", [
+    "Could not connect to the endpoint URL",
+    "Attempted credentials:\n\tEnvironmentCredential: Authentication failed: HTTPSConnection("
+    "host='login.microsoftonline.com', port=443): Failed to resolve 'login.microsoftonline.com'",
+    "OSError: [Errno 28] No space left on device"])
 def test_passing_trouble_is_retried(app: Celery, worker: Worker, database: Database,
-                                    prowler: FakeTool, run_id: str) -> None:
-    prowler.set({"*": {"exit": 1, "errors": "Could not connect to the endpoint URL"}})
+                                    prowler: FakeTool, run_id: str, words: str) -> None:
+    prowler.set({"*": {"exit": 1, "errors": words}})
     result = send(app, PROWLER, run_id, ["eu-west-1"], [])
     assert wait_state(result, "RETRY", "FAILURE") == "RETRY"
     assert database.scan_jobs.find_one()["status"] == "RETRYING"
