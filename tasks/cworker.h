@@ -252,7 +252,9 @@ struct cw_command {
     const char *const *environment; /* "NAME=value" beside PATH, HOME, TMPDIR, LANG; NULL: none */
     double timeout;          /* seconds; 0: what the limits leave */
     size_t max_output;       /* bytes of standard output; 0: 64 MiB */
-    /* Called with each line of standard output (newline cut) instead of keeping them; may be NULL. */
+    size_t max_file;         /* bytes of any file it writes: beyond it writing fails, with SIGXFSZ; 0: any */
+    /* Called with each line of standard output (newline cut, at most 16 MiB) instead of keeping them;
+     * may be NULL. */
     void (*on_line)(cw_task *t, const char *line, size_t size, void *arg);
     /* Called about every second while it runs; < 0 (after cw_problem) ends it. May be NULL. */
     int (*on_tick)(cw_task *t, double seconds, void *arg);

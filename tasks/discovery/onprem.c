@@ -4,6 +4,7 @@
 #include "tasks/discovery/identity.h"
 #include "tasks/lib/nmap_xml.h"
 #include "tasks/lib/targets.h"
+#include "tasks/lib/tool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -176,7 +177,7 @@ static int run_nmap(struct network *n)
         .hint = "install it (apt-get install nmap) or set CWORKER_NMAP to its path",
     };
     struct cw_exit end;
-    if (cw_exec(n->t, &command, &end) < 0 || n->unstored)
+    if (tool_run(n->t, command, NULL, &end) < 0 || n->unstored)
         return -1;
     if (end.status || end.signal)
         return cw_problem(n->t, end.signal != 0, "RuntimeError",

@@ -5,6 +5,7 @@
 #include "tasks/lib/check.h"
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/scan_job.h"
+#include "tasks/lib/tool.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -164,7 +165,7 @@ static int run_program(struct discovery *d, const char *sql)
     };
     struct cw_exit end;
     d->rows = json_stream_open(d->t, &options);
-    if (cw_exec(d->t, &command, &end) < 0)
+    if (tool_run(d->t, command, NULL, &end) < 0)
         return -1;
     if (end.signal || end.status)
         return cw_problem(d->t, end.signal || end.status == 31 || end.status == 32, "RuntimeError",

@@ -3,6 +3,7 @@
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/mirror.h"
 #include "tasks/lib/severity.h"
+#include "tasks/lib/tool.h"
 #include "tasks/scans/scans.h"
 
 #include <string.h>
@@ -253,7 +254,7 @@ static int run_trivy(struct container_scan *s, const char *path)
         .hint = "install it (https://trivy.dev) or set CWORKER_TRIVY to its path",
     };
     struct cw_exit end;
-    if (cw_exec(s->t, &command, &end) < 0)
+    if (tool_run(s->t, command, NULL, &end) < 0)
         return -1;
     if (end.signal)
         return cw_problem(s->t, true, "RuntimeError", "trivy was ended by signal %d", end.signal);

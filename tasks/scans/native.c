@@ -11,7 +11,8 @@
  * So a kill -9 anywhere leaves a RUNNING scan whose task comes back and writes the same findings
  * again. */
 
-static const double tell_every = 3, look_every = 2;
+enum { MAX_FAILURES = 3 };
+static const double tell_every = 3, look_every = 2, look_again = 15;
 
 static const char *status_of(const bson_t *document)
 {
@@ -59,10 +60,36 @@ static int save_completed(struct native_scan *s, const struct native_kind *kind)
     BSON_APPEND_UTF8(&set, "status", "COMPLETED");
     BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
     BSON_APPEND_NULL(&set, "error");
+    BSON_APPEND_INT32(&set, "failures", 0);
     BSON_APPEND_DOCUMENT(&set, "summary", s->summary);
     int code = save(s, kind, &set);
     bson_destroy(&set);
     return code;
+}
+
+/* Where coming back is also how a scan waits for its tool, retries do not tell how often it failed. */
+static bool tries_again(const struct native_scan *s, const struct native_kind *kind, int64_t failures)
+{
+    const struct cw_info *info = cw_info(s->t);
+    return kind->claim ? failures <= MAX_FAILURES
+                       : info->max_retries < 0 || info->retries < info->max_retries;
+}
+
+/* What is known as text, raised for good. */
+static cw_outcome give_up(struct native_scan *s, const char *why)
+{
+    const char *colon = strstr(why, ": ");
+    return cw_raise(s->t, colon ? cw_printf(s->t, "%.*s", (int)(colon - why), why) : "RuntimeError",
+                    "%s", colon ? colon + 2 : why);
+}
+
+static void put_failure(bson_t *set, const char *why, int64_t failures, bool again)
+{
+    BSON_APPEND_UTF8(set, "status", again ? "RUNNING" : "FAILED");
+    doc_put(set, "error", why, 4000);
+    BSON_APPEND_INT64(set, "failures", again ? failures : 0);
+    if (!again)
+        BSON_APPEND_DATE_TIME(set, "finished_at", doc_now());
 }
 
 /* The verdict of cw_fail; the document says FAILED with the reason, or keeps RUNNING where a
@@ -70,18 +97,15 @@ static int save_completed(struct native_scan *s, const struct native_kind *kind)
 static cw_outcome failed(struct native_scan *s, const struct native_kind *kind)
 {
     bool transient = false;
-    const struct cw_info *info = cw_info(s->t);
     const char *why = cw_problem_text(s->t, &transient);
+    int64_t failures = doc_int(s->document, "failures", 0) + 1;
+    bool again = transient && tries_again(s, kind, failures);
     why = cw_printf(s->t, "%s", why ? why : "it was stopped");
-    cw_outcome outcome = cw_fail(s->t);
-    bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
+    cw_outcome outcome = transient && !again && kind->claim ? give_up(s, why) : cw_fail(s->t);
     if (cw_stopping(s->t) == CW_SHUTDOWN)
         return outcome;
     bson_t set = BSON_INITIALIZER;
-    BSON_APPEND_UTF8(&set, "status", again ? "RUNNING" : "FAILED");
-    doc_put(&set, "error", why, 4000);
-    if (!again)
-        BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    put_failure(&set, why, failures, again);
     int code = save(s, kind, &set);
     bson_destroy(&set);
     if (code < 0)
@@ -180,6 +204,7 @@ int native_on_tick(cw_task *t, double seconds, void *scan)
 
 static cw_outcome finish(struct native_scan *s, const struct native_kind *kind)
 {
+    s->complete = true;
     if (mongo_bulk_flush(s->findings) < 0 || save_completed(s, kind) < 0)
         return failed(s, kind);
     if (s->cancelled)
@@ -187,15 +212,37 @@ static cw_outcome finish(struct native_scan *s, const struct native_kind *kind)
     return cw_return(s->t, doc_tree(s->summary));
 }
 
-static cw_outcome go(struct native_scan *s, const struct native_kind *kind)
+static cw_outcome run(struct native_scan *s, const struct native_kind *kind)
 {
-    s->findings = mongo_bulk_open(s->t, "scan_findings");
-    s->summary = mongo_bson(s->t);
-    if (!s->findings || kind->prepare(s) < 0 || check_approved(s) < 0 || save_running(s, kind) < 0)
+    if (save_running(s, kind) < 0)
         return failed(s, kind);
     if (s->cancelled)
         return cw_return_str(s->t, "CANCELLED");
     return kind->scan(s) < 0 ? failed(s, kind) : finish(s, kind);
+}
+
+/* The tool is given back after the document has told how the scan ended: who comes next may be
+ * the same scan. */
+static cw_outcome claim_and_run(struct native_scan *s, const struct native_kind *kind)
+{
+    int claimed = kind->claim(s);
+    if (claimed < 0)
+        return failed(s, kind);
+    if (!claimed)
+        return cw_retry(s->t, look_again, "RuntimeError", "%s scan %.80s waits: its tool is busy",
+                        kind->type, s->id);
+    cw_outcome outcome = run(s, kind);
+    kind->release(s, s->complete);
+    return outcome;
+}
+
+static cw_outcome go(struct native_scan *s, const struct native_kind *kind)
+{
+    s->findings = mongo_bulk_open(s->t, "scan_findings");
+    s->summary = mongo_bson(s->t);
+    if (!s->findings || kind->prepare(s) < 0 || check_approved(s) < 0)
+        return failed(s, kind);
+    return kind->claim ? claim_and_run(s, kind) : run(s, kind);
 }
 
 cw_outcome native_run(cw_task *t, const struct native_kind *kind)

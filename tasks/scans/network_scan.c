@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/nmap_xml.h"
 #include "tasks/lib/targets.h"
+#include "tasks/lib/tool.h"
 #include "tasks/scans/native.h"
 #include "tasks/scans/scans.h"
 
@@ -137,7 +138,7 @@ static int run_nmap(struct network *n, struct cw_exit *ret)
         .max_output = (size_t)1 << 30,
         .hint = "install it (apt-get install nmap) or set CWORKER_NMAP to its path",
     };
-    return cw_exec(n->s->t, &command, ret);
+    return tool_run(n->s->t, command, NULL, ret);
 }
 
 static int scan(struct native_scan *s)

@@ -60,7 +60,7 @@ static const struct cw_def defs[] = {
         .name = "scans.execute_web_scan",
         .run = execute_web_scan,
         .args = scan_args,
-        BUILTIN_POLICY,
+        BUILTIN_FOREVER,
         .help = "OWASP ZAP over the scan's URL: spider, passive and active rules",
     },
     {

@@ -2,6 +2,7 @@
 #include "tasks/lib/check.h"
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/targets.h"
+#include "tasks/lib/tool.h"
 #include "tasks/scans/native.h"
 #include "tasks/scans/scans.h"
 
@@ -212,7 +213,7 @@ static int scan(struct native_scan *s)
         .hint = "install it (apt-get install testssl.sh) or set CWORKER_TESTSSL to its path",
     };
     unlink(path);
-    if (arguments_make(x, path, argv) < 0 || cw_exec(s->t, &command, &end) < 0)
+    if (arguments_make(x, path, argv) < 0 || tool_run(s->t, command, NULL, &end) < 0)
         return -1;
     bool there = access(path, R_OK) == 0;
     if (!there || end.signal)

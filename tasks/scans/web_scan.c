@@ -4,17 +4,19 @@
 #include "tasks/scans/native.h"
 #include "tasks/scans/scans.h"
 #include "tasks/scans/zap.h"
+#include "tasks/scans/zap_lease.h"
 
 #include <string.h>
 #include <time.h>
 
 /* execute_web_scan: OWASP ZAP over one URL: spider, passive rules, active ones where options.active
- * says so, then its alerts under that URL. ZAP works on its own while we ask how far it is;
+ * says so, then its alerts under that URL. One scan at a time has the daemon: others come back. ZAP works on its own while we ask how far it is;
  * whatever ends us early also stops its scan. */
 
 struct web {
     struct native_scan *s;
-    double started;
+    double started, kept_at;
+    bool lost; /* the daemon is not ours any more */
     const char *url; /* escaped, for queries */
 };
 
@@ -49,9 +51,15 @@ static void stop_scan(struct web *w, const char *kind, int64_t id)
             cw_printf(w->s->t, "scanId=%lld", (long long)id));
 }
 
+static int keep(struct web *w)
+{
+    w->lost = zap_keep(w->s->t, clock_seconds() - w->started, &w->kept_at) < 0;
+    return w->lost ? -1 : 0;
+}
+
 static int rest(struct web *w)
 {
-    if (cw_sleep(w->s->t, 1) < 0)
+    if (cw_sleep(w->s->t, 1) < 0 || keep(w) < 0)
         return -1;
     return native_tick(w->s, clock_seconds() - w->started);
 }
@@ -80,6 +88,8 @@ static int run_step(struct web *w, const char *kind, const char *options, double
         if (late || rest(w) < 0) {
             const char *why = late ? "TimeoutError" : NULL;
             bool stopped = cw_stopping(t) != CW_GO;
+            if (w->lost)
+                return -1;
             if (!stopped)
                 stop_scan(w, kind, id);
             return why ? cw_problem(t, false, why, "ZAP's %s took more than options.max_minutes",
@@ -140,7 +150,7 @@ static int on_alert(cw_task *t, const cJSON *alert, void *arg)
                                 (int)strcspn(url, "?#"), url, param ? param : "");
     int code = native_finding(w->s, key, tree_text(alert, "risk"), &set);
     bson_destroy(&set);
-    return code;
+    return code < 0 ? -1 : keep(w);
 }
 
 static int scan(struct native_scan *s)
@@ -161,8 +171,18 @@ static int scan(struct native_scan *s)
     return 0;
 }
 
+static int claim(struct native_scan *s)
+{
+    return zap_claim(s->t, s->id);
+}
+
+static void release(struct native_scan *s, bool clean)
+{
+    zap_release(s->t, clean);
+}
+
 cw_outcome execute_web_scan(cw_task *t)
 {
-    static const struct native_kind kind = {"web", prepare, scan};
+    static const struct native_kind kind = {"web", prepare, scan, claim, release};
     return native_run(t, &kind);
 }

@@ -17,18 +17,32 @@ static void delete_tree(void *tree)
     cJSON_Delete(tree);
 }
 
-static struct cw_http request_make(cw_task *t, const char *path, const char *query)
+static const char *base_url(cw_task *t)
 {
-    const char *base = cw_setting(t, "zap_url"), *key = cw_secret(t, "ZAP_API_KEY");
-    const char **headers = cw_alloc(t, 2 * sizeof *headers);
+    const char *base = cw_setting(t, "zap_url");
     base = base ? base : "http://127.0.0.1:8080";
     size_t size = strlen(base);
     while (size && base[size - 1] == '/')
         size--;
+    return cw_printf(t, "%.*s", (int)size, base);
+}
+
+const char *zap_daemon(cw_task *t)
+{
+    const char *base = base_url(t), *slashes = strstr(base, "//"), *at = strrchr(base, '@');
+    if (!slashes || !at)
+        return base;
+    return cw_printf(t, "%.*s%s", (int)(slashes + 2 - base), base, at + 1);
+}
+
+static struct cw_http request_make(cw_task *t, const char *path, const char *query)
+{
+    const char *base = base_url(t), *key = cw_secret(t, "ZAP_API_KEY");
+    const char **headers = cw_alloc(t, 2 * sizeof *headers);
     if (key)
         headers[0] = cw_printf(t, "X-ZAP-API-Key: %s", key);
     return (struct cw_http){
-        .url = cw_printf(t, "%.*s/JSON/%s%s%s", (int)size, base, path, *query ? "?" : "", query),
+        .url = cw_printf(t, "%s/JSON/%s%s%s", base, path, *query ? "?" : "", query),
         .headers = headers,
         .timeout = 60,
         .max_size = MAX_REPLY,

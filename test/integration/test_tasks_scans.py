@@ -304,6 +304,71 @@ def test_web_cancelled(app: Celery, worker: Worker, database: Database, zap: Zap
     assert any("spider/action/stop" in path for path in zap.asked)
 
 
+def leases(database: Database) -> list[dict[str, Any]]:
+    return list(database.zap_daemons.find())
+
+
+def test_one_web_scan_at_a_time(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    """The daemon is shared: the second scan, and a second message for the first, come back later."""
+    zap.statuses = ["5"]
+    first, second = (put_scan(database, f"http://127.0.0.1/{n}") for n in "ab")
+    one = send(app, "execute_web_scan", first)
+    wait_until(lambda: any("status" in path for path in zap.asked), 10, "a question for the status")
+    two, again = send(app, "execute_web_scan", second), send(app, "execute_web_scan", first)
+    for waiting in (two, again):
+        wait_state(waiting, "RETRY")
+        assert "busy" in str(waiting.result)
+    assert database.native_scans.find_one({"_id": second})["status"] == "PENDING"
+    [lease] = leases(database)
+    assert (lease["_id"], lease["holder"]) == (zap.url.rstrip("/"), one.id)
+    zap.statuses = ["100"]
+    assert get(one, timeout=30)["findings"] == 8
+    assert (leases(database)[0]["holder"], leases(database)[0]["unclean"]) == (None, False)
+    assert get(two, timeout=60)["findings"] == 8
+    assert get(again, timeout=60) == "COMPLETED"
+    assert sum("spider/action/scan" in path for path in zap.asked) == 2
+    assert not any("stopAllScans" in path for path in zap.asked)
+
+
+@pytest.mark.parametrize("lease", [
+    {"holder": "somebody", "leased_until": datetime(2020, 1, 1)},
+    {"holder": "mine", "leased_until": datetime(2099, 1, 1)},
+    {"holder": None, "leased_until": datetime(2099, 1, 1), "unclean": True}])
+def test_web_after_one_that_died(app: Celery, worker: Worker, database: Database, zap: Zap,
+                                 lease: dict[str, Any]) -> None:
+    """What was left running in the daemon is stopped first."""
+    database.zap_daemons.insert_one({"_id": zap.url.rstrip("/"), **lease})
+    result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"), task_id="mine")
+    assert get(result, timeout=30)["findings"] == 8
+    assert ["stopAllScans" in path for path in zap.asked][:3] == [True, True, False]
+
+
+def test_web_lease_is_lost(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    """A child that stood still for too long does not go on in a daemon that is another's."""
+    zap.statuses = ["5"]
+    scan = put_scan(database, "http://127.0.0.1/")
+    result = send(app, "execute_web_scan", scan)
+    wait_until(lambda: leases(database), 10, "the lease")
+    database.zap_daemons.update_one({}, {"$set": {"holder": "another"}})
+    wait_state(result, "RETRY", timeout=45)
+    assert "taken over" in database.native_scans.find_one({"_id": scan})["error"]
+    assert leases(database)[0]["holder"] == "another"
+    result.forget()
+
+
+def test_web_gives_up(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    """Coming back is also how a scan waits: so failures are counted in its document."""
+    scan = put_scan(database, "http://127.0.0.1/")
+    database.native_scans.update_one({"_id": scan}, {"$set": {"failures": 3}})
+    zap.answer = lambda path: (503, {"code": "down"})
+    result = send(app, "execute_web_scan", scan, retries=40)
+    wait_state(result, "FAILURE", timeout=30)
+    assert isinstance(result.result, RuntimeError) and "503" in str(result.result)
+    document = database.native_scans.find_one({"_id": scan})
+    assert (document["status"], document["failures"]) == ("FAILED", 0)
+    assert leases(database)[0]["holder"] is None
+
+
 # --- container ---
 
 def test_cancelled_container_scan_ends_trivy(app: Celery, worker: Worker, database: Database,
@@ -354,6 +419,36 @@ def test_container_failures(app: Celery, worker: Worker, database: Database, tri
     wait_state(result, "FAILURE")
     assert type(result.result).__name__ == error
     assert database.container_scans.find_one()["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("words", ["truncate -s 3M", "yes | head -c 3M >"])
+def test_reports_are_bounded(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
+                             database: Database, tmp_path: Path, words: str) -> None:
+    """A file beyond the limit: the writer is killed, or says why it ended."""
+    trivy = tmp_path / "trivy"
+    trivy.write_text(f"""#!/bin/bash\nset -e -o pipefail\nwhile [ $1 != --output ]; do shift; done
+{words} $2\n""")
+    trivy.chmod(0o755)
+    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+            env={"CWORKER_TRIVY": str(trivy), "CWORKER_MAX_REPORT_MB": "1"})
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
+    result = send(app, "execute_container_scan", "c1")
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError) and "CWORKER_MAX_REPORT_MB" in str(result.result)
+    assert "CWORKER_MAX_REPORT_MB" in database.container_scans.find_one()["error"]
+
+
+def test_output_without_lines(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
+                              database: Database, tmp_path: Path) -> None:
+    """A gigabyte that never ends its line is not gathered."""
+    nmap = tmp_path / "nmap"
+    nmap.write_text("#!/bin/sh\nhead -c 1G /dev/zero\n")
+    nmap.chmod(0o755)
+    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+            env={"CWORKER_NMAP": str(nmap)})
+    result = send(app, "execute_network_scan", put_scan(database, "127.0.0.1"))
+    wait_state(result, "FAILURE", timeout=30)
+    assert "longer than" in str(result.result)
 
 
 # --- cloud ---

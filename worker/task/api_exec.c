@@ -23,7 +23,7 @@
  * they write capped, and an end in every case. They stay in the child's process group, so that
  * whoever kills the child kills them; what they started themselves is found below them in /proc. */
 
-enum { SLICE_MS = 100, GRACE_US = 2000000, ERRORS_KEPT = 16 << 10 };
+enum { SLICE_MS = 100, GRACE_US = 2000000, ERRORS_KEPT = 16 << 10, LINE_MAX_SIZE = 16 << 20 };
 
 struct program {
     cw_task *t;
@@ -33,11 +33,12 @@ struct program {
     bool ended;
     int status;
     size_t max_output, seen;
+    size_t looked; /* so much of the unfinished line holds no newline */
     struct buf output, errors;
     int64_t deadline_us;         /* 0: none */
     int64_t kill_at_us;          /* asked to end; killed for good at this time; 0: not asked */
     int64_t started_us, tick_us; /* when on_tick is due */
-    enum { RAN, STOPPED, TIMED_OUT, TOO_MUCH, UNWANTED } why;
+    enum { RAN, STOPPED, TIMED_OUT, TOO_MUCH, TOO_LONG, UNWANTED } why;
 };
 
 /* --- starting --- */
@@ -142,6 +143,15 @@ static int start_failed(struct program *p, int code)
     return helper_failed(p->t, true, "OSError", "program %s: %s", name, strerror(code));
 }
 
+/* posix_spawn() cannot set limits; it returns when the program has begun, so no file is there yet. */
+static void limit_files(const struct program *p)
+{
+    struct rlimit none = {0, 0}, file = {p->command->max_file, p->command->max_file};
+    prlimit(p->pid, RLIMIT_CORE, &none, NULL);
+    if (p->command->max_file)
+        prlimit(p->pid, RLIMIT_FSIZE, &file, NULL);
+}
+
 static int program_start(struct program *p)
 {
     const char *tmpdir = cw_tmpdir(p->t);
@@ -172,6 +182,7 @@ static int program_start(struct program *p)
     fcntl(p->out, F_SETFL, O_NONBLOCK);
     fcntl(p->err, F_SETFL, O_NONBLOCK);
     p->pidfd = pidfd_open(p->pid, 0);
+    limit_files(p);
     return 0;
 }
 
@@ -238,11 +249,12 @@ static void reap(struct program *p)
 
 /* --- reading --- */
 
+/* A line that does not end is looked through once, not with each piece of it. */
 static void give_lines(struct program *p, bool last)
 {
     char *at = p->output.data;
-    size_t left = p->output.size;
-    for (char *end; left && (end = memchr(at, '\n', left));) {
+    size_t left = p->output.size, looked = p->looked;
+    for (char *end; left > looked && (end = memchr(at + looked, '\n', left - looked)); looked = 0) {
         *end = '\0';
         p->command->on_line(p->t, at, (size_t)(end - at), p->command->arg);
         left -= (size_t)(end - at) + 1;
@@ -252,6 +264,7 @@ static void give_lines(struct program *p, bool last)
         p->command->on_line(p->t, at, left, p->command->arg);
         left = 0;
     }
+    p->looked = left;
     buf_drop(&p->output, p->output.size - left);
 }
 
@@ -266,8 +279,11 @@ static void take_output(struct program *p, const char *data, size_t size)
         return;
     }
     buf_add(&p->output, data, size);
-    if (p->command->on_line)
-        give_lines(p, false);
+    if (!p->command->on_line)
+        return;
+    give_lines(p, false);
+    if (p->output.size > LINE_MAX_SIZE)
+        ask_to_end(p, TOO_LONG);
 }
 
 static void take_errors(struct program *p, const char *data, size_t size)
@@ -343,6 +359,9 @@ static int judge(const struct program *p)
         return p->t->problem.type
                    ? -1
                    : helper_failed(p->t, false, "RuntimeError", "%s was ended", name);
+    case TOO_LONG:
+        return helper_failed(p->t, false, "ValueError", "%s wrote a line longer than %d bytes",
+                             name, LINE_MAX_SIZE);
     case TOO_MUCH:
         return helper_failed(p->t, false, "ValueError", "%s wrote more than %zu bytes", name,
                              p->max_output);
