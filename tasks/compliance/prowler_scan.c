@@ -20,8 +20,9 @@
  * Prowler makes a finding's uid of the resource's name, and names repeat (the security group
  * "default" of each network), so the resource's id belongs to the key.
  *
- * Findings are upserts under (team_id, uid, resource_id): a kill -9 anywhere leaves some of them written, and
- * the next attempt writes them again. Resolving comes after the last of a region was stored. */
+ * Findings are upserts under (team_id, uid, resource_id): a kill -9 anywhere leaves some of them
+ * written, and the next attempt writes them again. Resolving comes after the last of a region was
+ * stored. */
 
 enum { MAX_LIST = 60 };
 

@@ -422,14 +422,14 @@ def test_container_failures(app: Celery, worker: Worker, database: Database, tri
 
 
 @pytest.mark.parametrize("words", ["truncate -s 3M", "yes | head -c 3M >"])
-def test_reports_are_bounded(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
-                             database: Database, tmp_path: Path, words: str) -> None:
+def test_reports_are_bounded(app: Celery, cworker: Callable[..., Worker], database: Database,
+                             tmp_path: Path, words: str) -> None:
     """A file beyond the limit: the writer is killed, or says why it ended."""
     trivy = tmp_path / "trivy"
     trivy.write_text(f"""#!/bin/bash\nset -e -o pipefail\nwhile [ $1 != --output ]; do shift; done
 {words} $2\n""")
     trivy.chmod(0o755)
-    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+    cworker(database=database, queues="scans",
             env={"CWORKER_TRIVY": str(trivy), "CWORKER_MAX_REPORT_MB": "1"})
     database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
     result = send(app, "execute_container_scan", "c1")
@@ -438,13 +438,13 @@ def test_reports_are_bounded(app: Celery, cworker: Callable[..., Worker], mongo:
     assert "CWORKER_MAX_REPORT_MB" in database.container_scans.find_one()["error"]
 
 
-def test_output_without_lines(app: Celery, cworker: Callable[..., Worker], mongo: MongoServer,
-                              database: Database, tmp_path: Path) -> None:
+def test_output_without_lines(app: Celery, cworker: Callable[..., Worker], database: Database,
+                              tmp_path: Path) -> None:
     """A gigabyte that never ends its line is not gathered."""
     nmap = tmp_path / "nmap"
     nmap.write_text("#!/bin/sh\nhead -c 1G /dev/zero\n")
     nmap.chmod(0o755)
-    cworker("--set", f"app_database_url={mongo.url(database.name)}", queues="scans",
+    cworker(database=database, queues="scans",
             env={"CWORKER_NMAP": str(nmap)})
     result = send(app, "execute_network_scan", put_scan(database, "127.0.0.1"))
     wait_state(result, "FAILURE", timeout=30)
