@@ -308,7 +308,7 @@ static cJSON *freeze_plain(cJSON *signature, const struct membership *m)
     if (!json_get_string(options, "task_id"))
         set_text(options, "task_id", m->id ? m->id : id);
     set_text(options, "root_id", m->root_id);
-    if (!option_given(options, "group_id"))
+    if (!json_get(options, "group_id")) /* a null is there on purpose: it is in none */
         set_text(options, "group_id", m->group_id);
     set_chord(options, m);
     if (m->has_index)

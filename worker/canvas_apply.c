@@ -116,10 +116,11 @@ static int64_t instant_option(const struct canvas *c, const cJSON *own, const cJ
 {
     int64_t instant = TIME_NONE;
     const char *text = text_option(own, over, name);
-    double seconds = number_option(own, over, seconds_name);
+    const cJSON *seconds = option(own, over, seconds_name);
     if (text && time_parse(text, strlen(text), &instant) == 0)
         return instant;
-    return seconds > 0 ? c->now + (int64_t)(seconds * 1e6) : TIME_NONE;
+    bool none = !cJSON_IsNumber(seconds) || (seconds->valuedouble == 0 && strcmp(name, "eta") == 0);
+    return none ? TIME_NONE : c->now + (int64_t)(seconds->valuedouble * 1e6);
 }
 
 static cJSON *list_of(const cJSON *value)
@@ -161,7 +162,7 @@ static void add_send(const struct canvas *c, const struct message_spec *spec, co
     cJSON *row = cJSON_CreateObject();
     json_set(row, "queue", cJSON_CreateString(spec->queue));
     json_set(row, "priority", json_int(spec->priority));
-    json_set(row, "due", spec->eta == TIME_NONE ? cJSON_CreateNull() : json_int(spec->eta));
+    json_set(row, "due", spec->eta <= c->now ? cJSON_CreateNull() : json_int(spec->eta));
     json_set(row, "id", cJSON_CreateString(spec->id));
     json_set(row, "text", cJSON_CreateString(text));
     cJSON_AddItemToArray(c->sends, row);
@@ -524,7 +525,7 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const struct gi
     char *body_id = mem_dup(json_get_string(options, "task_id"));
     cJSON_DeleteItemFromObjectCaseSensitive(options, "task_id");
     for (const cJSON *item = options->child; item; item = item->next)
-        if (!cJSON_IsNull(item))
+        if (!cJSON_IsNull(item) || strcmp(item->string, "group_id") == 0)
             canvas_set(body, item->string, cJSON_Duplicate(item, true));
     struct membership m = {.ids = c->ids, .id = body_id, .group_id = group,
                            .root_id = json_get_string(json_get(body, "options"), "root_id")};

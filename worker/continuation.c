@@ -232,8 +232,8 @@ static void keep_place(const struct message *m, cJSON *signature, const cJSON *c
 {
     if (chord && !cJSON_IsNull(chord))
         canvas_set(signature, "chord", cJSON_Duplicate(chord, true));
-    if (m->group)
-        canvas_set(signature, "group_id", cJSON_CreateString(m->group));
+    canvas_set(signature, "group_id",
+               m->group ? cJSON_CreateString(m->group) : cJSON_CreateNull());
     if (m->group_index >= 0)
         canvas_set(signature, "group_index", json_int(m->group_index));
     canvas_set(signature, "root_id", cJSON_CreateString(m->root_id ? m->root_id : m->id));

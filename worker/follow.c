@@ -253,6 +253,14 @@ static void on_put(int code, const char *why, void *arg)
         r->after_puts(r);
 }
 
+static void put_failure(struct request *r, struct store_record *record)
+{
+    record->state = "FAILURE";
+    record->date_done = worker_now(r->worker);
+    r->n_puts++;
+    store_put(r->worker->store, record, on_put, r);
+}
+
 /* A chord that the failed body is itself a part of goes on with the failure. */
 static void fail_end(struct request *r, cJSON *end, const char *exception, const char *traceback,
                      const cJSON *children)
@@ -260,14 +268,11 @@ static void fail_end(struct request *r, cJSON *end, const char *exception, const
     char *text = children->child ? json_text(children) : NULL;
     struct store_record record = {
         .id = json_get_string(end, "id"),
-        .state = "FAILURE",
         .result = slice_of(exception),
         .traceback = traceback,
         .children = text,
-        .date_done = worker_now(r->worker),
     };
-    r->n_puts++;
-    store_put(r->worker->store, &record, on_put, r);
+    put_failure(r, &record);
     free(text);
     if (!json_get(end, "chord") || !json_get(end, "group")) {
         cJSON_Delete(end);
@@ -308,6 +313,9 @@ static void fail_body(struct request *r, const cJSON *body, const char *message,
     cJSON *errbacks = errbacks_of(body, called), *ends = cJSON_CreateArray();
     log_error("Chord of task %s[%s] raised: %s", request_name(r), request_id(r), message);
     continuation_ends(body, ends);
+    const char *group = own ? json_get_string(json_get(body, "options"), "task_id") : NULL;
+    if (group)
+        put_failure(r, &(struct store_record){.id = group, .result = slice_of(text)});
     while (ends->child) {
         cJSON *end = cJSON_DetachItemViaPointer(ends, ends->child);
         bool calls = errbacks->child && (canvas_is(body, "group") || !ends->child);

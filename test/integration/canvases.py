@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Signature, chain, chord, group
+from celery.canvas import StampingVisitor
 
 CANVASES: dict[str, Callable[[Make], Signature]] = {}
 
@@ -210,3 +211,155 @@ canvas("stamp-group", lambda m: stamped(m.group(*m.adds(2)), tenant="a"))
 canvas("stamp-chord", lambda m: stamped(m.chord(m.adds(2), m.sum()), tenant="a"))
 canvas("stamp-link", lambda m: stamped(linked(m.add(1, 2), m.add(10)), tenant="a"))
 canvas("stamp-retry", lambda m: stamped(m("fail_n", "KEY", 2), tenant="a"))
+
+# --- deep nestings ----------------------------------------------------------------------------------
+
+canvas("deep-chain-chord-chain", lambda m: m.chain(
+    m.add(1, 1), m.chord([m.chain(m.add(1), m.add(2)), m.chain(m.add(3), m.add(4))], m.sum()), m.add(5)))
+canvas("deep-body-of-chords", lambda m: m.chord(
+    m.adds(2), m.chain(m.sum(), m.group(m.add(1), m.add(2)), m.sum(), m.group(m.add(3), m.add(4)), m.echo())))
+canvas("deep-group-of-chains-of-groups", lambda m: m.group(
+    m.chain(m.add(1, 1), m.group(m.add(1), m.add(2))), m.chain(m.add(2, 2), m.group(m.add(3), m.add(4)))))
+canvas("deep-header-ends-in-group", lambda m: m.chord(
+    [m.chain(m.add(1, 1), m.group(m.add(1), m.add(2))), m.add(9, 9)], m.echo()))
+canvas("deep-header-ends-in-chord", lambda m: m.chord(
+    [m.chain(m.add(1, 1), m.chord([m.add(1), m.add(2)], m.sum())), m.add(9, 9)], m.echo()))
+canvas("deep-chord-of-chord-of-chord", lambda m: m.chord(
+    [m.chord([m.chord(m.adds(2), m.sum()), m.add(1, 1)], m.sum()), m.add(2, 2)], m.sum()))
+canvas("deep-body-group-of-chains", lambda m: m.chord(
+    m.adds(2), m.group(m.chain(m.sum(), m.add(1)), m.chain(m.sum(), m.add(2)))))
+canvas("deep-chain-of-groups", lambda m: m.chain(
+    m.group(m.add(1, 1), m.add(2, 2)), m.group(m.echo(), m.echo()), m.group(m.echo(), m.echo())))
+canvas("deep-chord-then-chord", lambda m: m.chain(
+    m.chord(m.adds(2), m.sum()), m.chord([m.add(1), m.add(2)], m.sum()), m.chord([m.add(3)], m.sum())))
+canvas("deep-group-in-group-in-chord", lambda m: m.chord(
+    m.group(m.group(m.add(1, 1), m.group(m.add(2, 2), m.add(3, 3))), m.add(4, 4)), m.echo()))
+canvas("deep-chain-in-chain-in-group", lambda m: m.group(
+    m.chain(m.chain(m.add(1, 1), m.add(1)), m.chain(m.add(2), m.chain(m.add(3), m.add(4)))), m.add(1, 1)))
+canvas("deep-fails-inside", lambda m: m.chord(
+    [m.chain(m.add(1, 1), m.group(m.add(1), m.fail())), m.add(9, 9)], m.echo()))
+canvas("deep-fails-in-inner-body", lambda m: m.chord(
+    [m.chord(m.adds(2), m.fail()), m.add(9, 9)], m.echo()))
+canvas("deep-fails-in-chain-of-chords", lambda m: m.chain(
+    m.chord(m.adds(2), m.fail()), m.chord([m.add(1), m.add(2)], m.sum()), m.add(3)))
+canvas("deep-fails-before-chord", lambda m: m.chain(
+    m.add(1, 1), m.fail(), m.group(m.add(1), m.add(2)), m.sum()))
+
+# --- nothing in it ----------------------------------------------------------------------------------
+
+canvas("empty-chord", lambda m: m.chord([], m.sum()))
+canvas("empty-chord-in-chain", lambda m: m.chain(m.add(1, 1), m.chord([], m.echo())))
+canvas("empty-chord-body-chain", lambda m: m.chord([], m.chain(m.sum(), m.add(1))))
+canvas("empty-group", lambda m: m.group())
+canvas("group-of-one-then-task", lambda m: m.chain(m.group(m.add(1, 1)), m.echo()))
+canvas("task-group-of-one", lambda m: m.chain(m.add(1, 1), m.group(m.add(1))))
+canvas("task-group-of-one-task", lambda m: m.chain(m.add(1, 1), m.group(m.add(1)), m.echo()))
+canvas("chain-in-group-of-one", lambda m: m.group(m.chain(m.add(1, 1), m.group(m.add(1), m.add(2)))))
+
+# --- links on canvases --------------------------------------------------------------------------------
+
+canvas("linked-chord", lambda m: linked(m.chord(m.adds(2), m.sum()), m.add(10)))
+canvas("linked-chord-chain-body", lambda m: linked(m.chord(m.adds(2), m.chain(m.sum(), m.add(1))), m.add(10)))
+canvas("linked-header-part", lambda m: m.chord([linked(m.add(1, 1), m.add(10)), m.add(2, 2)], m.sum()))
+canvas("guarded-header-part", lambda m: m.chord([guarded(m.fail(), m.echo(1, immutable=True)), m.add(2, 2)], m.sum()))
+canvas("guarded-body", lambda m: m.chord([m.fail(), m.add(2, 2)], guarded(m.sum(), m.echo(1, immutable=True))))
+canvas("guarded-body-with-id", lambda m: m.chord([m.fail(), m.add(2, 2)], guarded(m.sum(), m.echo(2))))
+canvas("guarded-body-that-fails", lambda m: m.chord(m.adds(2), guarded(m.fail(), m.echo(2))))
+canvas("guarded-body-chain", lambda m: guarded(m.chord(
+    [m.fail(), m.add(2, 2)], m.chain(m.sum(), m.add(1))), m.echo(1, immutable=True)))
+canvas("guarded-body-group", lambda m: guarded(m.chord(
+    [m.fail(), m.add(2, 2)], m.group(m.sum(), m.echo())), m.echo(1, immutable=True)))
+canvas("guarded-twice", lambda m: guarded(m.chain(
+    guarded(m.fail(), m.echo(1, immutable=True)), m.add(1)), m.echo(2, immutable=True)))
+canvas("guarded-group-in-chain", lambda m: m.chain(
+    m.add(1, 1), guarded(m.group(m.add(1), m.fail()), m.echo(1, immutable=True)), m.echo()))
+canvas("guarded-by-group", lambda m: guarded(m.fail(), m.group(m.echo(1, immutable=True), m.echo(2, immutable=True))))
+canvas("guarded-errback-fails", lambda m: guarded(m.fail(), m.fail("errback")))
+canvas("link-immutable-chain", lambda m: linked(m.add(1, 2), m.chain(m.add(1, 1, immutable=True), m.add(2))))
+canvas("link-in-chain-of-chord", lambda m: m.chain(
+    linked(m.add(1, 1), m.echo()), m.group(linked(m.add(1), m.echo()), m.add(2)), linked(m.sum(), m.echo())))
+canvas("link-with-options", lambda m: linked(m.add(1, 2), m.add(3).set(priority=3, expires=60)))
+
+# --- options of parts ---------------------------------------------------------------------------------
+
+canvas("parts-countdown", lambda m: m.chord([m.add(1, 1).set(countdown=0.05), m.add(2, 2)], m.sum()))
+canvas("parts-priority", lambda m: m.chord([m.add(1, 1).set(priority=9), m.add(2, 2)], m.sum().set(priority=3)))
+canvas("parts-expires", lambda m: m.chord([m.add(1, 1).set(expires=60), m.add(2, 2)], m.sum().set(expires=60)))
+canvas("parts-expired", lambda m: m.chain(m.add(1, 1), m.add(1).set(expires=-1)))
+canvas("parts-headers", lambda m: m.chord([m.add(1, 1).set(headers={"x-a": "1"}), m.add(2, 2)], m.sum()))
+canvas("parts-immutable", lambda m: m.chain(
+    m.add(1, 1), m.group(m.add(5, 5, immutable=True), m.add(2)), m.echo(3, immutable=True)))
+canvas("parts-kwargs", lambda m: m.chord([m("add", kwargs={"x": 1, "y": 2}), m("add", 1, kwargs={"y": 3})],
+                                         m("xsum")))
+canvas("parts-retry", lambda m: m.chain(m.add(1, 1), m.group(m("fail_n", "KEY", 2, immutable=True), m.add(2)), m.sum()))
+canvas("ignored-mid-chain", lambda m: m.chain(m.add(1, 1), m.add(2).set(ignore_result=True), m.add(3)))
+canvas("ignored-last", lambda m: m.chain(m.add(1, 1), m.add(2).set(ignore_result=True)))
+canvas("ignored-link", lambda m: linked(m.add(1, 1).set(ignore_result=True), m.add(2)))
+canvas("huge-arguments", lambda m: m.chain(m.same("x" * 300_000), m.echo(), m.same()))
+canvas("huge-parts", lambda m: m.chord([m.same("ü" * 100_000) for _ in range(3)], m.same()))
+canvas("big-through-chord", lambda m: m.chain(m.group(m.same(10 ** 18), m.same(-2 ** 63)), m.sum()))
+canvas("nan-through-chain", lambda m: m.chain(m.same(float("nan")), m.echo(float("-inf"))))
+
+# --- replacing ------------------------------------------------------------------------------------------
+
+canvas("replace-task", lambda m: m("replace", m.add(1, 1)))
+canvas("replace-chain", lambda m: m("replace", m.chain(m.add(1, 1), m.add(2))))
+canvas("replace-group", lambda m: m("replace", m.group(*m.adds(2))))
+canvas("replace-chord", lambda m: m("replace", m.chord(m.adds(2), m.sum())))
+canvas("replace-in-chain", lambda m: m.chain(m("replace", m.chain(m.add(1, 1), m.add(2))), m.add(10)))
+canvas("replace-by-group-in-chain", lambda m: m.chain(m("replace", m.group(*m.adds(2))), m.echo()))
+canvas("replace-by-chord-in-group", lambda m: m.group(m("replace", m.chord(m.adds(2), m.sum())), m.add(1, 1)))
+canvas("replace-by-chord-in-chord", lambda m: m.chord([m("replace", m.chord(m.adds(2), m.sum())), m.add(1, 1)],
+                                                      m.sum()))
+canvas("replace-by-chain-in-chord", lambda m: m.chord([m("replace", m.chain(m.add(1, 1), m.add(2))), m.add(1, 1)],
+                                                      m.sum()))
+canvas("replace-by-group-in-chord", lambda m: m.chord([m("replace", m.group(*m.adds(2))), m.add(1, 1)], m.echo()))
+canvas("replace-body", lambda m: m.chord(m.adds(2), m("replace", m.add(5, 5), immutable=True)))
+canvas("replace-linked", lambda m: linked(m("replace", m.add(1, 1)), m.add(10)))
+canvas("replace-guarded", lambda m: guarded(m("replace", m.fail()), m.echo(1, immutable=True)))
+canvas("replace-twice", lambda m: m("replace", m("replace", m.add(1, 1))))
+canvas("replace-twice-in-chain", lambda m: m.chain(m("replace", m("replace", m.add(1, 1))), m.add(2)))
+canvas("replace-by-failing-chain", lambda m: m.chain(m("replace", m.chain(m.add(1, 1), m.fail())), m.add(2)))
+
+# --- pieces of work in chains ---------------------------------------------------------------------------
+
+canvas("map-in-chain", lambda m: m.chain(task_of(m, "identity").map([1, 2]), m.sum()))
+canvas("starmap-in-chord", lambda m: m.chord([task_of(m, "add").starmap([(1, 2), (3, 4)])], m.echo()))
+canvas("chunks-in-chain", lambda m: m.chain(task_of(m, "add").chunks([(i, i) for i in range(5)], 2).group(), m.echo()))
+canvas("chunks-plain", lambda m: task_of(m, "add").chunks([(i, i) for i in range(5)], 2))
+canvas("starmap-fails", lambda m: m.chain(task_of(m, "add").starmap([(1, 2), (3,)]), m.echo()))
+
+# --- stamps: visitors ------------------------------------------------------------------------------------
+
+
+class Visitor(StampingVisitor):
+    """Marks every kind of member with what it is."""
+
+    def on_signature(self, sig: Signature, **headers: Any) -> dict[str, Any]:
+        return {"seen": sig.task, "many": ["a", "b"], "stamped_headers": ["seen", "many"]}
+
+    def on_chord_body(self, sig: Signature, **headers: Any) -> dict[str, Any]:
+        return {"body": "yes"}
+
+    def on_callback(self, callback: Signature, **headers: Any) -> dict[str, Any]:
+        return {"callback": "yes"}
+
+    def on_errback(self, errback: Signature, **headers: Any) -> dict[str, Any]:
+        return {"errback": "yes"}
+
+
+def visited(sig: Signature) -> Signature:
+    sig.stamp(visitor=Visitor())
+    return sig
+
+
+canvas("visit-one", lambda m: visited(m.add(1, 2)))
+canvas("visit-chain", lambda m: visited(m.chain(m.add(1, 1), m.add(2), m.add(3))))
+canvas("visit-chord", lambda m: visited(m.chord(m.adds(2), m.sum())))
+canvas("visit-links", lambda m: visited(linked(guarded(m.add(1, 2), m.echo()), m.add(10))))
+canvas("visit-errback", lambda m: visited(guarded(m.fail(), m.echo(1, immutable=True))))
+canvas("visit-task-group-task", lambda m: visited(m.chain(m.add(1, 1), m.group(m.add(10), m.add(20)), m.sum())))
+canvas("stamp-replace", lambda m: stamped(m("replace", m.add(1, 1)), tenant="a"))
+canvas("stamp-errback", lambda m: stamped(guarded(m.fail(), m.echo(1, immutable=True)), tenant="a"))
+canvas("stamp-twice", lambda m: stamped(stamped(m.chain(m.add(1, 1), m.add(2)), tenant="a"), region="b"))
+canvas("stamp-task-chord", lambda m: stamped(m.chain(m.add(1, 1), m.group(m.add(1), m.add(2)), m.sum()), tenant="a"))

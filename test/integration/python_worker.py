@@ -56,6 +56,11 @@ def ignore():
     raise Ignore()
 
 
+@app.task(name="demo.replace", bind=True)
+def replace(self, sig):
+    raise self.replace(self.app.signature(sig))
+
+
 @app.task(name="demo.identity")
 def identity(x):
     return x
