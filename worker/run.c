@@ -234,6 +234,38 @@ static void crashed(struct request *r, pid_t pid, int status)
     free(reason);
 }
 
+/* A child that a SIGTERM has ended, while it is not known whether the worker has got one too. */
+struct parting {
+    struct request *r;
+    pid_t pid;
+    int status;
+};
+
+static void part(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct parting p = *(struct parting *)arg;
+    struct worker *w = p.r->worker;
+    free(arg);
+    if (w->phase == WORKER_RUNNING) {
+        crashed(p.r, p.pid, p.status);
+    } else {
+        log_warning("Task %s[%s] goes back: SIGTERM came to its pool process %d as well",
+                    request_name(p.r), request_id(p.r), (int)p.pid);
+        flow_finish(p.r, OUTCOME_GIVEN_BACK);
+    }
+    worker_pump(w);
+}
+
+/* Who ends a service may send SIGTERM to all of its processes, as systemd does: no fault of the task. */
+static void part_soon(struct request *r, pid_t pid, int status)
+{
+    static const struct timeval MOMENT = {.tv_usec = 300000};
+    struct parting *p = mem_alloc(sizeof *p);
+    *p = (struct parting){r, pid, status};
+    event_base_once(r->worker->base, -1, EV_TIMEOUT, part, p, &MOMENT);
+}
+
 static void timed_out(struct request *r)
 {
     const struct settings *s = &r->worker->options->settings;
@@ -261,7 +293,10 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
     r->pid = why == POOL_UNSTARTED ? 0 : pid;
     switch (why) {
     case POOL_CRASHED:
-        crashed(r, pid, status);
+        if (WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)
+            part_soon(r, pid, status);
+        else
+            crashed(r, pid, status);
         break;
     case POOL_HARD_LIMIT:
         timed_out(r);

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Warm shutdown lets running tasks finish, cold gives them back; neither loses any."""
 import json
+import os
 import signal
 
 import pytest
-from harness import descendants, get, inflight, is_alive, wait_until
+from harness import descendants, get, inflight, is_alive, wait_state, wait_until
 
 
 def waiting_ids(keys, queue="celery"):
@@ -143,3 +144,27 @@ def test_pod_is_ended(app, cworker, keys):
     assert len(messages) == 1 + len(others)
     assert messages[-1]["headers"]["id"] == running.id
     assert messages[-1]["properties"]["delivery_info"]["redelivered"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_all_processes_get_the_signal(app, cworker, keys, number):
+    """As from systemd, or a terminal: nothing fails, what cannot finish goes back."""
+    worker = cworker("--set", "task_track_started=true", concurrency=2)
+    results = [app.send_task("demo.sleep", (0.8,)) for _ in range(5)]
+    for result in results[:2]:
+        wait_state(result, "STARTED")
+    for pid in [*descendants(worker.pid), worker.pid]:
+        os.kill(pid, number)
+    assert worker.wait() == (1 if number == signal.SIGINT else 0)
+    assert not list(keys.scan_iter("*cworker*"))
+    cworker(concurrency=5)
+    assert [get(result) for result in results] == [0.8] * 5
+
+
+def test_hangup_of_all_processes_harms_no_task(app, cworker):
+    worker = cworker("--set", "task_track_started=true")
+    result = app.send_task("demo.sleep", (0.8,))
+    wait_state(result, "STARTED")
+    for pid in [*descendants(worker.pid), worker.pid]:
+        os.kill(pid, signal.SIGHUP)
+    assert get(result) == 0.8
