@@ -2,10 +2,10 @@
 #ifndef BROKER_CHANNEL_PRIVATE_H
 #define BROKER_CHANNEL_PRIVATE_H
 
-/* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, which of
- * them may be fetched from), pause.c, recover.c (what happens before anything else on a connection),
- * fetch.c, watch.c, settle.c, delayed.c, lease.c, rescue.c,
- * restore.c, replicas.c. */
+/* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, and from
+ * which may be fetched), pause.c, recover.c (what comes first on a connection), fetch.c, watch.c,
+ * settle.c, outbox.c, replicas.c, delayed.c, hasten.c, peek.c, lease.c, rescue.c (what dead workers
+ * held), restore.c (what Python workers held), adopt.c. */
 
 #include "broker/channel.h"
 #include "broker/scripts.h"
@@ -26,7 +26,8 @@ struct lane {
     bool asking, again;    /* an LLEN is under way; one more is due after it */
 };
 
-/* Never freed before the channel: deliveries and answers under way point at its name and its lanes. */
+/* Never freed before the channel: deliveries and answers under way point at its name and its
+ * lanes. */
 struct queue {
     char *name;
     int index;
@@ -40,14 +41,14 @@ struct queue {
 struct settlement {
     struct settlement *next, *prev;
     struct channel *c;
-    struct lane *lane;   /* NULL: effects that belong to no delivery */
-    struct slice text;   /* behind this struct */
+    struct lane *lane;            /* NULL: effects that belong to no delivery */
+    struct slice text;            /* behind this struct */
     struct argument_list *script; /* NULL: a plain LREM */
-    bool asked;          /* an answer is under way */
-    bool unheard;        /* sent on a connection that went: may have happened */
-    enum { AWAITS_NOTHING, AWAITS_NEXT, AWAITS_THIS } awaiting; /* done, and a WAIT is due or under way */
-    bool lost;           /* was not ours any more when it was settled */
-    bool beside;         /* leaves its delivery held: does nothing where that is gone */
+    bool asked;                   /* an answer is under way */
+    bool unheard;                 /* sent on a connection that went: may have happened */
+    enum { AWAITS_NOTHING, AWAITS_NEXT, AWAITS_THIS } awaiting; /* done; a WAIT is due, under way */
+    bool lost;                    /* was not ours any more when it was settled */
+    bool beside;                  /* leaves its delivery held: does nothing where that is gone */
     channel_settled_fn *fn;
     void *arg;
 };
@@ -98,7 +99,8 @@ struct channel {
 
     /* lease */
     double lease;
-    int64_t lease_until; /* boot-time µs: its length after the last renewal that was heard of was sent */
+    /* Boot-time µs: its length after the last renewal that was heard of was sent. */
+    int64_t lease_until;
     int64_t lease_asked;
     bool renewing;
     struct event *lease_timer;
@@ -128,7 +130,8 @@ struct channel {
     struct rescue *rescues;
 };
 
-/* All lanes, of all queues: for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) */
+/* All lanes, of all queues: for (struct lane *lane = lane_first(c); lane; lane =
+ * lane_after(lane)) */
 struct lane *lane_first(struct channel *c);
 struct lane *lane_after(struct lane *lane);
 
@@ -145,8 +148,10 @@ bool pause_key_is(const struct channel *c, const redisReply *key);
 void pause_forget(struct channel *c);
 
 /* channel.c */
-void note(struct channel *c, bool warning, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-void note_error(struct channel *c, const char *what, const redisReply *reply); /* once for each text */
+void note(struct channel *c, bool warning, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* once for each text */
+void note_error(struct channel *c, const char *what, const redisReply *reply);
 void note_later(struct channel *c, const char *what); /* entries of a later format: says so once */
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
 char *queue_key(const struct channel *c, const char *queue, int step); /* caller frees */

@@ -2,8 +2,8 @@
 #ifndef BROKER_REDIS_PRIVATE_H
 #define BROKER_REDIS_PRIVATE_H
 
-/* What the parts of a connection share: redis.c connects, greets, drops and tries again; redis_pipe.c
- * sends commands and hands their replies out; redis_script.c runs Lua. */
+/* What the parts of a connection share: redis.c connects, greets, drops and tries again;
+ * redis_pipe.c sends commands and hands their replies out; redis_script.c runs Lua. */
 
 #include "broker/redis.h"
 #include "proto/base/clock.h"
@@ -27,7 +27,8 @@ struct redis {
     struct bufferevent *bev;
     redisReader *reader;
     struct evdns_base *dns;
-    struct event *timer; /* down: next attempt; connecting: gives up; up: looks at the oldest command */
+    /* Down: the next attempt; connecting: gives up; up: looks at the oldest command. */
+    struct event *timer;
     struct redis_pending *ring;
     size_t head, n_pending, capacity; /* capacity is a power of two */
     enum redis_state state;
@@ -35,7 +36,7 @@ struct redis {
     bool found; /* url has the master's address, for this attempt */
     int64_t client_id;
     int64_t last_read; /* redis_clock() of the last bytes that came */
-    unsigned attempts; /* failed since it was up last               */
+    unsigned attempts; /* failed since it was up last */
     unsigned life;     /* grows with each drop: tells those who hold on to an older connection */
     unsigned depth;    /* calls that hold this struct */
     bool watching;     /* the timer runs to look at the oldest command */
@@ -44,12 +45,12 @@ struct redis {
     bool plain_scripts; /* the server is too old for `#!lua` lines */
 };
 
-/* Whatever ends a connection comes here: all commands under way are answered with NULL, the owner is
- * told, and unless it is closing the next attempt is set. */
+/* Whatever ends a connection comes here: all commands under way are answered with NULL, the owner
+ * is told, and unless it is closing the next attempt is set. */
 void redis_drop(struct redis *r, const char *reason);
 
-/* A callback may close the connection it is called from: what calls one holds the struct until it is
- * done with it. */
+/* A callback may close the connection it is called from: what calls one holds the struct until it
+ * is done with it. */
 static inline void redis_hold(struct redis *r)
 {
     r->depth++;

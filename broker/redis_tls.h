@@ -2,7 +2,8 @@
 #ifndef BROKER_REDIS_TLS_H
 #define BROKER_REDIS_TLS_H
 
-/* The TLS side of a connection, made anew for each attempt so that renewed certificates are read. */
+/* The TLS side of a connection, made anew for each attempt so that renewed certificates are
+ * read. */
 
 #include "broker/url.h"
 

@@ -8,8 +8,8 @@
 
 struct sentinel_search;
 
-/* host NULL: none knows, `why` says what the last one said. Called once, never from sentinel_ask; the
- * search is gone then. */
+/* host NULL: none knows, `why` says what the last one said. Called once, never from sentinel_ask;
+ * the search is gone then. */
 typedef void sentinel_fn(const char *host, int port, const char *why, void *arg);
 
 /* Borrows url (sentinels and master_name) until the answer. */

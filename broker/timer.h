@@ -8,7 +8,8 @@
 
 static inline struct timeval timer_seconds(double seconds)
 {
-    return (struct timeval){(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
+    time_t whole = (time_t)seconds;
+    return (struct timeval){whole, (suseconds_t)((seconds - (double)whole) * 1e6)};
 }
 
 static inline void timer_arm(struct event *timer, double seconds)

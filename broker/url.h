@@ -7,8 +7,8 @@
  *   redis+socket:///path?virtual_host=db            (also unix://)
  *   sentinel://[[user]:password@]host[:port][/db];sentinel://host[:port];…
  *     user, password and db are the master's; with ssl_… parameters it is spoken to by TLS
- * User and password are percent-decoded. Without ssl_cert_reqs a rediss:// broker is verified, unlike
- * in Kombu: `ssl_cert_reqs=none` says otherwise. */
+ * User and password are percent-decoded. Without ssl_cert_reqs a rediss:// broker is verified,
+ * unlike in Kombu: `ssl_cert_reqs=none` says otherwise. */
 
 #include "proto/json.h"
 
@@ -28,9 +28,10 @@ struct redis_url {
 };
 
 int redis_url_parse(const char *text, struct redis_url *ret_url, struct error *err);
-/* Transport options master_name and sentinel_kwargs (username, password, ssl, ssl_…; NULL: none). Does
- * nothing but for a sentinel:// URL, which needs a name. */
-int redis_url_set_master(struct redis_url *url, const char *name, const cJSON *kwargs, struct error *err);
+/* Transport options master_name and sentinel_kwargs (username, password, ssl, ssl_…; NULL: none).
+ * Does nothing but for a sentinel:// URL, which needs a name. */
+int redis_url_set_master(struct redis_url *url, const char *name, const cJSON *kwargs,
+                         struct error *err);
 struct redis_url redis_url_copy(const struct redis_url *url);
 void redis_url_done(struct redis_url *url);
 

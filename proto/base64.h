@@ -5,8 +5,8 @@
 #include "proto/base/buf.h"
 #include "proto/base/slice.h"
 
-/* Standard alphabet, padded, nothing else in it. Both append to out, which must not hold `in`. Decoding
- * answers 0 or INVALID. */
+/* Standard alphabet, padded, nothing else in it. Both append to out, which must not hold `in`.
+ * Decoding answers 0 or INVALID. */
 int base64_decode(struct slice in, struct buf *out);
 void base64_encode(struct slice in, struct buf *out);
 

@@ -2,8 +2,9 @@
 #ifndef PROTO_EVENT_H
 #define PROTO_EVENT_H
 
-/* Celery's events as text. An event is one JSON object: what every event says first, the fields of its
- * type in between, its time and type last, in the order of celery.events (peers may compare bytes). */
+/* Celery's events as text. An event is one JSON object: what every event says first, the fields of
+ * its type in between, its time and type last, in the order of celery.events (peers may compare
+ * bytes). */
 
 #include "proto/message.h"
 
@@ -17,7 +18,8 @@ struct event {
 void event_begin(const struct event *e, struct buf *out);
 void event_text(struct buf *out, const char *name, const char *value); /* NULL: null */
 void event_int(struct buf *out, const char *name, int64_t value);
-void event_real(struct buf *out, const char *name, double value); /* always with a point, as a float */
+/* always with a point, as a float */
+void event_real(struct buf *out, const char *name, double value);
 void event_flag(struct buf *out, const char *name, bool value);
 void event_time(struct buf *out, const char *name, int64_t time); /* ISO 8601; TIME_NONE: null */
 void event_end(const struct event *e, struct buf *out);

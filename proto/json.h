@@ -5,14 +5,16 @@
 /* JSON as Python writes and reads it, in cJSON's tree.
  *
  * cJSON itself holds every number as a double, cuts strings at \u0000 and refuses NaN and lone
- * surrogates: all of which Python sends. So reading and printing are done here, around cJSON's nodes:
+ * surrogates: all of which Python sends. So reading and printing are done here, around cJSON's
+ * nodes:
  *   - a number keeps its exact text in `valuestring` (type cJSON_Number) whenever the double alone
  *     would not print it back: integers beyond 2^53, `1.0`, `1e-07`, NaN, Infinity, -Infinity;
  *   - a NUL inside a string is held as the two bytes C0 80, a lone surrogate as its three-byte
  *     generalised UTF-8 form; both are printed as the escapes they came as;
  *   - duplicate keys: the last wins, in the place of the first, as in a Python dict.
- * Printing gives what json.dumps gives: ", " and ": ", everything above 0x7E as \uXXXX, the shortest
- * digits that read back as the same double. parse → print is the identity on json.dumps' output. */
+ * Printing gives what json.dumps gives: ", " and ": ", everything above 0x7E as \uXXXX, the
+ * shortest digits that read back as the same double. parse → print is the identity on json.dumps'
+ * output. */
 
 #include "proto/base/buf.h"
 #include "proto/base/error.h"
@@ -49,17 +51,18 @@ void json_set(cJSON *object, const char *key, cJSON *value);
 /* Reads an integral number without loss; false when it is none or does not fit. */
 bool json_as_int(const cJSON *value, int64_t *ret_value);
 
-/* Reading without a tree, for the hot path. `json_walk` validates `text` as one object and calls `fn`
- * for each top-level member in order, with the raw text of the key (unescaped: keys with escapes are
- * passed as they stand) and of the value. A non-zero return of `fn` stops the walk and is returned. */
+/* Reading without a tree, for the hot path. `json_walk` validates `text` as one object and calls
+ * `fn` for each top-level member in order, with the raw text of the key (unescaped: keys with
+ * escapes are passed as they stand) and of the value. A non-zero return of `fn` stops the walk and
+ * is returned. */
 typedef int json_member_fn(struct slice key, struct slice value, void *arg);
 int json_walk(struct slice text, json_member_fn *fn, void *arg, struct error *err);
 /* The same for the items of one list. */
 typedef int json_item_fn(struct slice value, void *arg);
 int json_walk_list(struct slice text, json_item_fn *fn, void *arg, struct error *err);
 
-/* Decodes the raw text of a JSON string (with its quotes) into out (the buffer's end). 0, or INVALID
- * when the slice is not a string. */
+/* Decodes the raw text of a JSON string (with its quotes) into out (the buffer's end). 0, or
+ * INVALID when the slice is not a string. */
 int json_unquote(struct slice raw, struct buf *out);
 
 #endif

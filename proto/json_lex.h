@@ -2,10 +2,10 @@
 #ifndef PROTO_JSON_LEX_H
 #define PROTO_JSON_LEX_H
 
-/* JSON's text, read from left to right: what json_walk.c (no tree) and json_parse.c (cJSON's tree) have
- * in common. Private to proto/json_*.c. What runs for every byte or member is inline here; what is
- * rare (escapes, UTF-8, mistakes) is in json_lex.c. A function that says false has met bad text, and
- * `why` and `at` tell what and where. */
+/* JSON's text, read from left to right: what json_walk.c (no tree) and json_parse.c (cJSON's tree)
+ * have in common. Private to proto/json_*.c. What runs for every byte or member is inline here;
+ * what is rare (escapes, UTF-8, mistakes) is in json_lex.c. A function that says false has met bad
+ * text, and `why` and `at` tell what and where. */
 
 #include "proto/json.h"
 
@@ -26,8 +26,8 @@ static inline struct lex lex_over(const char *text, size_t size)
     return (struct lex){.at = text, .end = text + size, .start = text};
 }
 
-/* Reads one sequence of two bytes or more. C0 80 (a NUL) and surrogates pass: our trees hold them so.
- * 0 when it is no UTF-8. */
+/* Reads one sequence of two bytes or more. C0 80 (a NUL) and surrogates pass: our trees hold them
+ * so. 0 when it is no UTF-8. */
 size_t utf8_read(const char *text, const char *end, uint32_t *ret_point);
 
 /* --- strings --- */
@@ -79,8 +79,8 @@ static inline bool lex_string(struct lex *x)
     }
 }
 
-/* Decodes the string at x->at and moves behind it; returns the end of what was written, NULL when it
- * is no string. The result is never longer than the source without its quotes. */
+/* Decodes the string at x->at and moves behind it; returns the end of what was written, NULL when
+ * it is no string. The result is never longer than the source without its quotes. */
 char *lex_decode(struct lex *x, char *out);
 
 /* --- what stands between values --- */
@@ -117,7 +117,8 @@ static inline bool lex_leave(struct lex *x, char bracket)
     return true;
 }
 
-/* The comma before another item; with `bracket` instead the container has ended, *ret_end says so. */
+/* The comma before another item; with `bracket` instead the container has ended, *ret_end says
+ * so. */
 static inline bool lex_separator(struct lex *x, char bracket, bool *ret_end)
 {
     lex_space(x);

@@ -2,8 +2,8 @@
 #ifndef PROTO_MESSAGE_PRIVATE_H
 #define PROTO_MESSAGE_PRIVATE_H
 
-/* What the parts of decoding share: message.c reads the envelope, message_fields.c one object of it by
- * a table, message_body.c what is in it. */
+/* What the parts of decoding share: message.c reads the envelope, message_fields.c one object of it
+ * by a table, message_body.c what is in it. */
 
 #include "proto/message.h"
 
@@ -63,7 +63,8 @@ struct message_reader {
                             .count = sizeof(table) / sizeof *(table),                              \
                             .texts = &(message)->owned->texts, .err = (error)}
 
-/* A json_member_fn: reads the member into the field of its row; `arg` is a struct message_reader. */
+/* A json_member_fn: reads the member into the field of its row; `arg` is a struct
+ * message_reader. */
 int message_member(struct slice key, struct slice value, void *arg);
 /* Reads one object of the envelope; absent ones are fine. */
 int message_object(struct message_reader *r, struct slice object);

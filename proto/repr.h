@@ -4,8 +4,8 @@
 
 #include "proto/json.h"
 
-/* Python's repr() of a JSON value, as Celery's saferepr shows it; tuples at the top when `tuple`. Cut
- * near max bytes with "...". */
+/* Python's repr() of a JSON value, as Celery's saferepr shows it; tuples at the top when `tuple`.
+ * Cut near max bytes with "...". */
 void repr_print(const cJSON *value, bool tuple, size_t max, struct buf *out);
 
 #endif

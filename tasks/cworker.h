@@ -15,9 +15,9 @@
  *
  *     cc -shared -fPIC -o mytasks.so mytasks.c   &&   cworker -A ./mytasks.so
  *
- * A handler runs in a child process (or one of its threads), one delivery at a time, and ends by one
- * verdict: `return cw_…(t, …)`. Whatever it allocated through `t` is freed after it. Ownership: a
- * function that says *takes* frees the value in every case. */
+ * A handler runs in a child process (or one of its threads), one delivery at a time, and ends by
+ * one verdict: `return cw_…(t, …)`. Whatever it allocated through `t` is freed after it. Ownership:
+ * a function that says *takes* frees the value in every case. */
 
 #include <cjson/cJSON.h>
 #include <stdarg.h>
@@ -41,13 +41,13 @@ typedef struct cw_outcome {
 
 typedef cw_outcome cw_handler(cw_task *t);
 
-/* --- registration ------------------------------------------------------------------------------ */
+/* --- registration ----------------------------------------------------------------------------- */
 
 enum cw_kind { CW_ANY, CW_INT, CW_NUM, CW_BOOL, CW_STR, CW_LIST, CW_OBJECT };
 
-/* One argument, by position in this order or by name. Checked before the handler runs: a bad call is a
- * TypeError and is not retried. CW_INT takes integers of any size; cw_int() fails for those beyond
- * 64 bits, cw_digits() does not. */
+/* One argument, by position in this order or by name. Checked before the handler runs: a bad call
+ * is a TypeError and is not retried. CW_INT takes integers of any size; cw_int() fails for those
+ * beyond 64 bits, cw_digits() does not. */
 struct cw_arg {
     const char *name;
     enum cw_kind kind;
@@ -83,14 +83,16 @@ struct cw_def {
     const char *const *autoretry_for; /* exception types, NULL-ended; "*": all */
     const char *rate_limit;      /* "10/m" or NULL */
     const char *help;
-    /* Unique work: while one call waits or runs, an equal one is set aside (REVOKED, with a result that
-     * names the first). The seconds are how long that outlasts a crash of the worker; 0: not unique. */
+    /* Unique work: while one call waits or runs, an equal one is set aside (REVOKED, with a result
+     * that names the first). The seconds are how long that outlasts a crash of the worker; 0: not
+     * unique. */
     double unique_for;
-    const char *const *unique_key; /* arguments by which calls are equal, NULL-ended; NULL: by all */
+    const char *const *unique_key; /* arguments by which calls are equal, NULL-ended; NULL: all */
 };
 #define CW_FOREVER 0x7fffffff
 
-/* An index that the tasks of a table count on; `cworker tasks init` makes those that are missing. */
+/* An index that the tasks of a table count on; `cworker tasks init` makes those that are
+ * missing. */
 struct cw_index {
     const char *collection;
     const char *keys;    /* "team_id, -last_seen": fields in order, `-` before a descending one */
@@ -99,11 +101,11 @@ struct cw_index {
 };
 
 struct cw_table {
-    int api;                     /* CW_API */
-    const char *queue;           /* where `cworker call` sends them; NULL: the default queue */
-    const struct cw_def *defs;   /* ends with {0} */
-    int prefetch_multiplier;     /* 0: the setting's */
-    int (*open)(void **ret_data); /* once in each process, before its first task of this table; or NULL */
+    int api;                      /* CW_API */
+    const char *queue;            /* where `cworker call` sends them; NULL: the default queue */
+    const struct cw_def *defs;    /* ends with {0} */
+    int prefetch_multiplier;      /* 0: the setting's */
+    int (*open)(void **ret_data); /* once in each process, before its first task; or NULL */
     void (*close)(void *data);
     const struct cw_index *indexes; /* ends with {0}; or NULL */
     /* Of one run, with -P prefork; 0: no limit. Beyond them the child is lost: WorkerLostError. */
@@ -114,7 +116,7 @@ struct cw_table {
 /* What a plugin exports: `const struct cw_table *const cworker_tables[] = {&table, NULL};` */
 extern const struct cw_table *const cworker_tables[];
 
-/* --- arguments and the request ----------------------------------------------------------------- */
+/* --- arguments and the request ---------------------------------------------------------------- */
 
 int64_t cw_int(cw_task *t, const char *arg);
 double cw_num(cw_task *t, const char *arg);
@@ -137,9 +139,10 @@ struct cw_info {
     const cJSON *headers;    /* all headers of the message, custom ones included */
 };
 const struct cw_info *cw_info(cw_task *t);
-const cJSON *cw_properties(cw_task *t); /* the message's: priority, delivery_info, reply_to, app_id … */
+/* the message's: priority, delivery_info, reply_to, app_id … */
+const cJSON *cw_properties(cw_task *t);
 
-/* --- verdicts ---------------------------------------------------------------------------------- */
+/* --- verdicts --------------------------------------------------------------------------------- */
 
 cw_outcome cw_return(cw_task *t, cJSON *value); /* takes value; NULL is null */
 cw_outcome cw_return_int(cw_task *t, int64_t value);
@@ -149,15 +152,18 @@ cw_outcome cw_return_bool(cw_task *t, bool value);
 cw_outcome cw_return_str(cw_task *t, const char *value);
 
 /* FAILURE. A plain name is Python's builtin (`ValueError`); a dotted one carries its module
- * (`celery.exceptions.TaskError`). Python raises it again in AsyncResult.get(). autoretry_for applies. */
+ * (`celery.exceptions.TaskError`). Python raises it again in AsyncResult.get(). autoretry_for
+ * applies. */
 #define cw_raise(t, type, ...) cw_raise_at((t), __FILE__, __LINE__, __func__, (type), __VA_ARGS__)
 /* The same with the exception's arguments as a JSON array; takes args. */
-#define cw_raise_args(t, type, args) cw_raise_args_at((t), __FILE__, __LINE__, __func__, (type), (args))
+#define cw_raise_args(t, type, args)                                                               \
+    cw_raise_args_at((t), __FILE__, __LINE__, __func__, (type), (args))
 /* RETRY in `countdown` seconds (< 0: by the task's backoff or default delay); past max_retries the
  * exception itself, or MaxRetriesExceededError when type is NULL. */
 #define cw_retry(t, countdown, type, ...)                                                          \
     cw_retry_at((t), __FILE__, __LINE__, __func__, (countdown), (type), __VA_ARGS__)
-/* Raises what the last failed helper of this delivery reported, with its own type and transience. */
+/* Raises what the last failed helper of this delivery reported, with its own type and
+ * transience. */
 #define cw_fail(t) cw_fail_at((t), __FILE__, __LINE__, __func__)
 /* The right exception for why we were asked to stop (see cw_stopping). */
 #define cw_stopped(t) cw_stopped_at((t), __FILE__, __LINE__, __func__)
@@ -165,22 +171,24 @@ cw_outcome cw_return_str(cw_task *t, const char *value);
 cw_outcome cw_reject(cw_task *t, bool requeue); /* stores nothing; requeue: behind all that waits */
 cw_outcome cw_ignore(cw_task *t);               /* stores nothing, acked */
 
-cw_outcome cw_raise_at(cw_task *t, const char *file, int line, const char *function, const char *type,
-                       const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+cw_outcome cw_raise_at(cw_task *t, const char *file, int line, const char *function,
+                       const char *type, const char *fmt, ...)
+    __attribute__((format(printf, 6, 7)));
 cw_outcome cw_raise_args_at(cw_task *t, const char *file, int line, const char *function,
                             const char *type, cJSON *args);
-cw_outcome cw_retry_at(cw_task *t, const char *file, int line, const char *function, double countdown,
-                       const char *type, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+cw_outcome cw_retry_at(cw_task *t, const char *file, int line, const char *function,
+                       double countdown, const char *type, const char *fmt, ...)
+    __attribute__((format(printf, 7, 8)));
 cw_outcome cw_fail_at(cw_task *t, const char *file, int line, const char *function);
 cw_outcome cw_stopped_at(cw_task *t, const char *file, int line, const char *function);
 
-/* --- while it runs ----------------------------------------------------------------------------- */
+/* --- while it runs ---------------------------------------------------------------------------- */
 
 /* State PROGRESS, or one of the task's own; takes meta. */
 int cw_progress(cw_task *t, cJSON *meta);
 int cw_state(cw_task *t, const char *state, cJSON *meta);
-/* An event of the task's own for whoever listens (celery events, Flower): `type` as in "task-copied",
- * `fields` an object, which is taken, or NULL. */
+/* An event of the task's own for whoever listens (celery events, Flower): `type` as in
+ * "task-copied", `fields` an object, which is taken, or NULL. */
 int cw_event(cw_task *t, const char *type, cJSON *fields);
 
 enum cw_stop { CW_GO, CW_SOFT_LIMIT, CW_REVOKED, CW_SHUTDOWN };
@@ -192,18 +200,19 @@ enum cw_level { CW_DEBUG = 10, CW_INFO = 20, CW_WARNING = 30, CW_ERROR = 40 };
 void cw_log(cw_task *t, enum cw_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* --- memory of the delivery, clean-up in reverse order ------------------------------------------ */
+/* --- memory of the delivery, clean-up in reverse order ---------------------------------------- */
 
 void *cw_alloc(cw_task *t, size_t size); /* zeroed; never NULL */
 char *cw_printf(cw_task *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cw_defer(cw_task *t, void (*fn)(void *), void *arg);
 
-/* --- the outside ------------------------------------------------------------------------------- */
+/* --- the outside ------------------------------------------------------------------------------ */
 /* Helpers return 0 or < 0 and remember the reason for cw_fail. They end early on a stop. */
 
 /* That reason as text ("ConnectionError: …"), for a document that shall show it; NULL: none. */
 const char *cw_problem_text(cw_task *t, bool *ret_transient);
-/* For helpers of your own: remembers a reason for cw_fail, and returns -1. A transient one is retried. */
+/* For helpers of your own: remembers a reason for cw_fail, and returns -1. A transient one is
+ * retried. */
 int cw_problem(cw_task *t, bool transient, const char *type, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
@@ -218,11 +227,12 @@ struct cw_http {
     bool allow_any_status;      /* else 4xx and 5xx fail */
     bool allow_private;         /* loopback, private, link-local addresses too */
     bool no_redirects;          /* a 3xx is the reply */
-    /* TLS towards the origin of `url` (a redirect elsewhere gets none of it), PEM texts. NULL: the system's
-     * authorities, and no certificate of ours. */
+    /* TLS towards the origin of `url` (a redirect elsewhere gets none of it), PEM texts. NULL: the
+     * system's authorities, and no certificate of ours. */
     const char *ca, *client_cert, *client_key;
-    /* Called with each decoded piece of a 2xx body instead of keeping it, so that a large one needs no
-     * memory; < 0 ends the transfer (the call fails by its cw_problem, else with ValueError). May be NULL. */
+    /* Called with each decoded piece of a 2xx body instead of keeping it, so that a large one needs
+     * no memory; < 0 ends the transfer (the call fails by its cw_problem, else with ValueError).
+     * May be NULL. */
     int (*on_body)(cw_task *t, const char *data, size_t size, void *arg);
     void *arg;
 };
@@ -237,10 +247,11 @@ struct cw_reply {
 int cw_http(cw_task *t, const struct cw_http *request, struct cw_reply *ret_reply);
 /* Would cw_http connect to it without allow_private? Text of an IPv4 or IPv6 address. */
 bool cw_is_public_address(const char *address);
-const char *cw_header(const struct cw_reply *reply, const char *name); /* in lower case; NULL: absent */
+/* in lower case; NULL: absent */
+const char *cw_header(const struct cw_reply *reply, const char *name);
 
-/* A client of its own for this delivery, from the process' pool; given back by itself. NULL on failure.
- * From <mongoc/mongoc.h>; the database is app_database_url's. */
+/* A client of its own for this delivery, from the process' pool; given back by itself. NULL on
+ * failure. From <mongoc/mongoc.h>; the database is app_database_url's. */
 struct _mongoc_client_t *cw_mongo(cw_task *t);
 struct _mongoc_collection_t *cw_collection(cw_task *t, const char *name);
 
@@ -250,11 +261,11 @@ struct cw_command {
     const char *input;       /* standard input, or NULL */
     size_t input_size;
     const char *const *environment; /* "NAME=value" beside PATH, HOME, TMPDIR, LANG; NULL: none */
-    double timeout;          /* seconds; 0: what the limits leave */
-    size_t max_output;       /* bytes of standard output; 0: 64 MiB */
-    size_t max_file;         /* bytes of any file it writes: beyond it writing fails, with SIGXFSZ; 0: any */
-    /* Called with each line of standard output (newline cut, at most 16 MiB) instead of keeping them;
-     * may be NULL. */
+    double timeout;                 /* seconds; 0: what the limits leave */
+    size_t max_output;              /* bytes of standard output; 0: 64 MiB */
+    size_t max_file;                /* bytes of each file it writes: beyond it, SIGXFSZ; 0: any */
+    /* Called with each line of standard output (newline cut, at most 16 MiB) instead of keeping
+     * them; may be NULL. */
     void (*on_line)(cw_task *t, const char *line, size_t size, void *arg);
     /* Called about every second while it runs; < 0 (after cw_problem) ends it. May be NULL. */
     int (*on_tick)(cw_task *t, double seconds, void *arg);
@@ -269,12 +280,13 @@ struct cw_exit {
 };
 int cw_exec(cw_task *t, const struct cw_command *command, struct cw_exit *ret_exit);
 
-const char *cw_tmpdir(cw_task *t);                     /* removed with the delivery */
-const char *cw_setting(cw_task *t, const char *name);  /* environment CWORKER_<NAME>, or NULL */
-const char *cw_secret(cw_task *t, const char *name);   /* environment NAME, or the file NAME_FILE names */
-void *cw_data(cw_task *t);                             /* what the table's open() made */
+const char *cw_tmpdir(cw_task *t);                    /* removed with the delivery */
+const char *cw_setting(cw_task *t, const char *name); /* environment CWORKER_<NAME>, or NULL */
+/* environment NAME, or the file NAME_FILE names */
+const char *cw_secret(cw_task *t, const char *name);
+void *cw_data(cw_task *t);                            /* what the table's open() made */
 
-/* --- other tasks ------------------------------------------------------------------------------- */
+/* --- other tasks ------------------------------------------------------------------------------ */
 
 struct cw_send {
     const char *task;
@@ -292,37 +304,38 @@ struct cw_send {
 /* Leaves with this task's SUCCESS, in the same atomic step as its ack. */
 int cw_send(cw_task *t, struct cw_send send, char ret_id[CW_ID_SIZE]);
 
-/* Canvases: what is to run, put together before it is sent. A signature is a plain JSON object; each
- * function takes what it is given and returns a new signature, so that they nest. Lists are JSON arrays of
- * signatures.
+/* Canvases: what is to run, put together before it is sent. A signature is a plain JSON object;
+ * each function takes what it is given and returns a new signature, so that they nest. Lists are
+ * JSON arrays of signatures.
  *
  *     cJSON *parts = cJSON_CreateArray();
  *     for (...)
  *         cJSON_AddItemToArray(parts, cw_sig((struct cw_send){.task = "scans.one", .args = …}));
- *     cw_apply(t, cw_chord(parts, cw_sig((struct cw_send){.task = "scans.finalize", .immutable = true,
- *                                                         .args = …})), body_id);
+ *     cJSON *body = cw_sig((struct cw_send){.task = "scans.sum", .immutable = true, .args = …});
+ *     cw_apply(t, cw_chord(parts, body), body_id);
  */
 cJSON *cw_sig(struct cw_send call);
-cJSON *cw_chain(cJSON *list);               /* one after the other, each with the result before it */
-cJSON *cw_group(cJSON *list);               /* all at once */
-cJSON *cw_chord(cJSON *list, cJSON *body);  /* all at once, then body with the list of their results */
+cJSON *cw_chain(cJSON *list); /* one after the other, each with the result before it */
+cJSON *cw_group(cJSON *list); /* all at once */
+/* all at once, then body with the list of their results */
+cJSON *cw_chord(cJSON *list, cJSON *body);
 void cw_link(cJSON *sig, cJSON *callback);      /* takes callback: runs when sig has succeeded */
 void cw_link_error(cJSON *sig, cJSON *errback); /* takes errback: runs when sig has failed */
-/* Leaves with this task's SUCCESS, as cw_send; takes sig. ret_id (or NULL): of the result to wait for, that
- * of a chain's last task, of a chord's body, or the group's. */
+/* Leaves with this task's SUCCESS, as cw_send; takes sig. ret_id (or NULL): of the result to wait
+ * for, that of a chain's last task, of a chord's body, or the group's. */
 int cw_apply(cw_task *t, cJSON *sig, char ret_id[CW_ID_SIZE]);
-/* Verdict: sig, which is taken, stands in for this task under its id, with its callbacks, its place in a
- * group or chord, and the rest of its chain. */
+/* Verdict: sig, which is taken, stands in for this task under its id, with its callbacks, its place
+ * in a group or chord, and the rest of its chain. */
 cw_outcome cw_replace(cw_task *t, cJSON *sig);
 
-/* As cw_apply, and sig becomes one more part of the chord that this task is a part of: the body waits for it
- * and gets its result too. Only where Redis keeps the results, as in Celery; elsewhere the task fails by
- * NotImplementedError. < 0: this task is in no chord. */
+/* As cw_apply, and sig becomes one more part of the chord that this task is a part of: the body
+ * waits for it and gets its result too. Only where Redis keeps the results, as in Celery; elsewhere
+ * the task fails by NotImplementedError. < 0: this task is in no chord. */
 int cw_add_to_chord(cw_task *t, cJSON *sig);
 
-/* The stored result of another task: {"status", "result", "traceback", "children", "date_done", "task_id",
- * …}, valid until the handler returns. NULL with code 0 in ret_code: nothing is stored (yet); < 0: the
- * result store did not answer. ret_code may be NULL. */
+/* The stored result of another task: {"status", "result", "traceback", "children", "date_done",
+ * "task_id", …}, valid until the handler returns. NULL with code 0 in ret_code: nothing is stored
+ * (yet); < 0: the result store did not answer. ret_code may be NULL. */
 const cJSON *cw_result(cw_task *t, const char *id, int *ret_code);
 
 /* Revokes tasks in the whole fleet once this task has succeeded, before its result is stored. */

@@ -2,8 +2,8 @@
 #ifndef WORKER_AUTOSCALE_H
 #define WORKER_AUTOSCALE_H
 
-/* --autoscale=max,min: the pool grows while tasks have to wait for a lane, and shrinks when it has been
- * larger than needed for a while (environment AUTOSCALE_KEEPALIVE, 30 s). */
+/* --autoscale=max,min: the pool grows while tasks have to wait for a lane, and shrinks when it has
+ * been larger than needed for a while (environment AUTOSCALE_KEEPALIVE, 30 s). */
 
 #include <stdbool.h>
 
@@ -18,7 +18,8 @@ bool autoscale_parse(const char *text, struct autoscale_range *ret);
 
 void autoscale_open(struct worker *w, struct autoscale_range range);
 void autoscale_close(struct worker *w);
-void autoscale_set(struct worker *w, struct autoscale_range range); /* and the pool brought within it */
+/* and the pool brought within it */
+void autoscale_set(struct worker *w, struct autoscale_range range);
 struct autoscale_range autoscale_get(const struct worker *w);       /* {0, 0}: off */
 
 /* At the end of a turn: does anything wait that no lane takes? */

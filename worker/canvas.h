@@ -2,10 +2,11 @@
 #ifndef WORKER_CANVAS_H
 #define WORKER_CANVAS_H
 
-/* Signatures to messages, as Celery's apply_async makes them: a plain signature, a group, a chain, a
- * chord, nested to any depth. A signature is the JSON object that Celery sends: {"task", "args", "kwargs",
- * "options", "subtask_type", "immutable"}. Nothing is sent here: the messages, and what the result store
- * must know before they leave, are handed back as rows. Source: celery.canvas, celery.app.amqp. */
+/* Signatures to messages, as Celery's apply_async makes them: a plain signature, a group, a chain,
+ * a chord, nested to any depth. A signature is the JSON object that Celery sends: {"task", "args",
+ * "kwargs", "options", "subtask_type", "immutable"}. Nothing is sent here: the messages, and what
+ * the result store must know before they leave, are handed back as rows. Source: celery.canvas,
+ * celery.app.amqp. */
 
 #include "proto/message.h"
 
@@ -16,21 +17,21 @@ struct canvas_ids {
 };
 
 struct canvas {
-    struct canvas_ids *ids;          /* NULL: random ones */
+    struct canvas_ids *ids; /* NULL: random ones */
     const char *root_id, *parent_id; /* of what is sent, unless its options say otherwise */
-    const char *reply_to;            /* may be NULL */
-    const char *default_queue;       /* for signatures that name none */
-    const char *origin;              /* may be NULL */
-    int priority;                    /* inherited; < 0: none */
-    bool counts_chords;              /* the store counts a chord's parts; else celery.chord_unlock polls */
+    const char *reply_to;   /* may be NULL */
+    const char *default_queue; /* for signatures that name none */
+    const char *origin;     /* may be NULL */
+    int priority;           /* inherited; < 0: none */
+    bool counts_chords;     /* the store counts a chord's parts; else celery.chord_unlock polls */
     int64_t now;
     cJSON *sends;    /* rows {"queue","priority","due","id","text"} are appended here */
-    cJSON *prepares; /* rows {"group", "size" or "result", "keep"}: durable before the sends leave */
+    cJSON *prepares; /* rows {"group", "size" or "result", "keep"}: durable before sends leave */
     cJSON *children; /* result tuples of what was sent; NULL: not wanted */
 };
 
-/* Applies `signature` (borrowed) with `args` (a list, or NULL) before its own arguments and `options` (an
- * object, or NULL) over its own. */
+/* Applies `signature` (borrowed) with `args` (a list, or NULL) before its own arguments and
+ * `options` (an object, or NULL) over its own. */
 int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *args,
                  const cJSON *options, struct error *err);
 

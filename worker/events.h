@@ -2,9 +2,10 @@
 #ifndef WORKER_EVENTS_H
 #define WORKER_EVENTS_H
 
-/* What happens here, told to whoever listens (celery events, Flower, exporters), in Celery's words. Events
- * travel on a connection of their own and are never waited for: when that connection is slow or gone they
- * wait in a bounded buffer, and beyond it they are dropped, counted, and the log says so. */
+/* What happens here, told to whoever listens (celery events, Flower, exporters), in Celery's words.
+ * Events travel on a connection of their own and are never waited for: when that connection is slow
+ * or gone they wait in a bounded buffer, and beyond it they are dropped, counted, and the log says
+ * so. */
 
 #include "worker/worker.h"
 
@@ -20,7 +21,8 @@ struct events_count {
 };
 
 void events_open(struct worker *w);
-void events_close(struct worker *w); /* says worker-offline and waits a moment until it is through */
+/* says worker-offline and waits a moment until it is through */
+void events_close(struct worker *w);
 
 /* Call through events_task: nobody asked, nothing is spent. */
 void events_note(struct worker *w, enum event_kind kind, const struct request *r);
@@ -31,12 +33,12 @@ static inline void events_task(struct worker *w, enum event_kind kind, const str
         events_note(w, kind, r);
 }
 
-/* Task events on or off while running; false: nothing changed. With -E they are on and stay so: Celery
- * answers "already" to both. */
+/* Task events on or off while running; false: nothing changed. With -E they are on and stay so:
+ * Celery answers "already" to both. */
 bool events_enable(struct worker *w, bool on);
 void events_heartbeat_now(struct worker *w); /* the `heartbeat` command's */
-/* Publishes one event of any type (gossip's, a task's own): `fields` is an object whose members follow the
- * common ones. */
+/* Publishes one event of any type (gossip's, a task's own): `fields` is an object whose members
+ * follow the common ones. */
 void events_say(struct worker *w, const char *type, const cJSON *fields);
 /* The same with a clock of the caller's choice. */
 void events_say_at(struct worker *w, const char *type, int64_t clock, const cJSON *fields);

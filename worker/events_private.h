@@ -9,8 +9,8 @@
 
 struct events; /* events.c */
 
-/* Begins an event in the batch of this turn; its fields are added to the buffer that is returned; then
- * events_batch_end with the same struct. */
+/* Begins an event in the batch of this turn; its fields are added to the buffer that is returned;
+ * then events_batch_end with the same struct. */
 struct buf *events_batch_begin(struct events *e, const char *type, struct event *ret_event);
 void events_batch_end(struct events *e, const struct event *event);
 
@@ -19,6 +19,7 @@ void events_post(struct events *e, const struct event *event, const struct buf *
 
 bool events_of_tasks(const struct events *e); /* -E or enable_events */
 bool events_of_sends(const struct events *e); /* task_send_sent_event */
-const char *events_publisher(const struct events *e); /* gen<pid>@<host>: who publishes, for task-sent */
+/* gen<pid>@<host>: who publishes, for task-sent */
+const char *events_publisher(const struct events *e);
 
 #endif

@@ -6,11 +6,12 @@
  *
  *     {"scans.execute_cloud_scan": {"rate": "10/m", "concurrency": 3, "key": "cloud_account_id"}}
  *
- * At most so many starts in a time, at most so many at once; with `key`, for each value of that argument.
- * What has to wait stays with the worker that took it, as with a rate limit.
+ * At most so many starts in a time, at most so many at once; with `key`, for each value of that
+ * argument. What has to wait stays with the worker that took it, as with a rate limit.
  *
- *   keys, behind global_keyprefix:  cworker.limit.TASK[:VALUE]        µs of Redis' clock: next start
- *                                   cworker.limit.TASK[:VALUE].runs   zset  task id → when its slot lapses */
+ *   keys, behind global_keyprefix:
+ *     cworker.limit.TASK[:VALUE]        µs of Redis' clock: next start
+ *     cworker.limit.TASK[:VALUE].runs   zset  task id → when its slot lapses */
 
 #include "worker/request.h"
 
@@ -20,6 +21,7 @@ void fleet_limit_close(struct worker *w);
 /* True: the request waits, and comes back through flow_allowed. */
 bool fleet_limit_holds(struct worker *w, struct request *r);
 void fleet_limit_end(struct request *r); /* it has ended, one way or another: its slot is free */
-void fleet_limit_each(struct worker *w, request_list_fn *fn, void *arg); /* the list of those that wait */
+/* the list of those that wait */
+void fleet_limit_each(struct worker *w, request_list_fn *fn, void *arg);
 
 #endif

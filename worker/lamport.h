@@ -2,8 +2,8 @@
 #ifndef WORKER_LAMPORT_H
 #define WORKER_LAMPORT_H
 
-/* The logical clock that Celery's workers keep (Lamport's): control messages, their replies and events
- * carry it, so that what one caused in another can be put in order. Loop thread only. */
+/* The logical clock that Celery's workers keep (Lamport's): control messages, their replies and
+ * events carry it, so that what one caused in another can be put in order. Loop thread only. */
 
 #include <stdint.h>
 

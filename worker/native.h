@@ -2,8 +2,8 @@
 #ifndef WORKER_NATIVE_H
 #define WORKER_NATIVE_H
 
-/* Celery's own tasks, which every worker has (celery.app.builtins). Most run in children; those that are
- * about the result store run in main, on the loop. */
+/* Celery's own tasks, which every worker has (celery.app.builtins). Most run in children; those
+ * that are about the result store run in main, on the loop. */
 
 #include "tasks/cworker.h"
 

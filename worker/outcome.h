@@ -2,8 +2,8 @@
 #ifndef WORKER_OUTCOME_H
 #define WORKER_OUTCOME_H
 
-/* How a task can end, and what follows from it: one row each. The rows are Celery's outcome matrix for
- * late acks (celery.worker.request), except where a comment says otherwise. */
+/* How a task can end, and what follows from it: one row each. The rows are Celery's outcome matrix
+ * for late acks (celery.worker.request), except where a comment says otherwise. */
 
 #include <stdbool.h>
 
@@ -33,17 +33,17 @@ enum store_rule {
     X(REJECTED, 0, STORE_NEVER, DISPOSE_ACK)                                                       \
     X(REQUEUED, 0, STORE_NEVER, DISPOSE_BACK)                                                      \
     X(TIMED_OUT, "FAILURE", STORE_ERROR, DISPOSE_ACK)                                              \
-    X(TIMED_OUT_REQUEUED, "FAILURE", STORE_ERROR, DISPOSE_BACK) /* acks_on_failure_or_timeout off */ \
+    X(TIMED_OUT_REQUEUED, "FAILURE", STORE_ERROR, DISPOSE_BACK) /* …_on_failure_or_timeout off */  \
     X(WORKER_LOST, "FAILURE", STORE_ERROR, DISPOSE_ACK)                                            \
     X(WORKER_LOST_REQUEUED, 0, STORE_NEVER, DISPOSE_BACK) /* reject_on_worker_lost */              \
     X(WORKER_LOST_TOO_OFTEN, "FAILURE", STORE_ERROR, DISPOSE_DEAD) /* task_max_deliveries */       \
     X(REVOKED, "REVOKED", STORE_ERROR, DISPOSE_ACK)                                                \
     X(EXPIRED, "REVOKED", STORE_ERROR, DISPOSE_ACK)                                                \
-    X(NOT_UNIQUE, "REVOKED", STORE_ERROR, DISPOSE_ACK) /* an equal task waits or runs: unique_for */ \
+    X(NOT_UNIQUE, "REVOKED", STORE_ERROR, DISPOSE_ACK) /* an equal task waits or runs */           \
     X(NOT_REGISTERED, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD) /* Celery drops the message */        \
     X(UNREADABLE, "FAILURE", STORE_ALWAYS, DISPOSE_DEAD)     /* Celery stores nothing, may die */  \
     X(POSTPONED, 0, STORE_NEVER, DISPOSE_DELAY)              /* Celery holds it in memory */       \
-    X(LEFT, 0, STORE_NEVER, DISPOSE_DELAY)                   /* for a minute: see redelivery.c */   \
+    X(LEFT, 0, STORE_NEVER, DISPOSE_DELAY)                   /* for a minute: see redelivery.c */  \
     X(GIVEN_BACK, 0, STORE_NEVER, DISPOSE_FRONT)             /* shutdown, orphaned */
 
 enum outcome {
@@ -60,8 +60,8 @@ struct outcome_row {
 
 extern const struct outcome_row outcome_rows[];
 
-/* {"exc_type", "exc_message": [message], "exc_module"} as Celery stores exceptions; message NULL: no
- * arguments. Caller frees. */
+/* {"exc_type", "exc_message": [message], "exc_module"} as Celery stores exceptions; message NULL:
+ * no arguments. Caller frees. */
 char *exception_text(const char *module, const char *type, const char *message);
 char *exception_number(const char *module, const char *type, double number);
 

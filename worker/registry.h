@@ -3,9 +3,9 @@
 #define WORKER_REGISTRY_H
 
 /* All tasks this worker can run: the built-in tables, the plugins' (-A), the programs of the config
- * file. Filled before the zygote is forked, read-only from then on, so that main and children name a
- * task by the same index. A name is looked up exactly, then in the alias table, then, for the built-in
- * tables only, by its last part. */
+ * file. Filled before the zygote is forked, read-only from then on, so that main and children name
+ * a task by the same index. A name is looked up exactly, then in the alias table, then, for the
+ * built-in tables only, by its last part. */
 
 #include "tasks/cworker.h"
 #include "worker/config/settings.h"
@@ -28,16 +28,16 @@ extern int registry_size;
 
 int registry_add_builtin(void);
 int registry_add_table(const struct cw_table *table, struct error *err);
-/* Loads a shared object; err names the file and what is wrong (missing symbol, other API version, a task
- * name that is taken, threads started while loading). */
+/* Loads a shared object; err names the file and what is wrong (missing symbol, other API version, a
+ * task name that is taken, threads started while loading). */
 int registry_load_plugin(const char *path, struct error *err);
 int registry_add_commands(const cJSON *rows, struct error *err);
 void registry_set_aliases(const cJSON *aliases, bool by_last_part);
 
 int registry_find(const char *name); /* index, or -1 */
 
-/* One argument of a call: given by its name, by its place, or its fallback; null where there is none of
- * these. The caller frees. */
+/* One argument of a call: given by its name, by its place, or its fallback; null where there is
+ * none of these. The caller frees. */
 cJSON *registry_argument(const struct cw_def *def, const char *name, const cJSON *args,
                          const cJSON *kwargs);
 

@@ -5,7 +5,7 @@
 /* One task in the hands of main, from its arrival to its ack: one struct, one state machine.
  *
  *   RECEIVED ▶ CHECKING ▶ LEASING ▶ LIMITED ▶ READY ▶ RUNNING ▶ PREPARING ▶ RECORDING ▶ STORING ▶
- *                                             ▲ ▼ ▲     ▼                            SETTLING ▶ DONE
+ *                                             ▲ ▼ ▲     ▼                           SETTLING ▶ DONE
  *                                         CLAIMING└─────┘ its child died before it began
  *
  * Moves go to the right, past all there is nothing to do for, and back only as drawn. Nearly every
@@ -14,7 +14,7 @@
  *   CHECKING   delivered before: has it succeeded (redelivery.c)? If so it does not run
  *   LEASING    unique work: is it the only one (unique.c)?
  *   LIMITED    a rate limit makes it wait (rate.c)
- *   CLAIMING   its early ack is under way, or, of one delivered before, the mark of its start (flow.c)
+ *   CLAIMING   its early ack is under way; or, if delivered before, the mark of its start (flow.c)
  *   PREPARING  the store hears of the chords that will leave with its ack (follow.c)
  *   RECORDING  what the task sent is made durable (redelivery.c)
  *
@@ -30,7 +30,7 @@
 
 struct worker;
 
-#define REQUEST_STATES(X)                                                                           \
+#define REQUEST_STATES(X)                                                                          \
     X(RECEIVED) X(CHECKING) X(LEASING) X(LIMITED) X(READY) X(CLAIMING) X(RUNNING) X(PREPARING)     \
     X(RECORDING) X(STORING) X(SETTLING) X(DONE)
 
@@ -51,27 +51,27 @@ typedef void request_list_fn(struct request_list *list, void *arg);
 
 struct request {
     struct request *next, *prev;
-    struct request_list *list;   /* which of these it is in: ready, or waiting for a rate; NULL: none */
-    struct request *job_next;    /* in the worker's table of jobs */
+    struct request_list *list;      /* the one it is in: ready, or waiting for a rate; NULL: none */
+    struct request *job_next;       /* in the worker's table of jobs */
     struct request *older, **place; /* in the worker's list of all */
     struct worker *worker;
     enum request_state state;
-    enum outcome outcome;        /* once it has one */
-    struct message message;      /* owned */
+    enum outcome outcome;   /* once it has one */
+    struct message message; /* owned */
     struct delivery delivery;
-    uint64_t job;                /* pool's number, 0 before the first run */
-    int def;                     /* registry index, -1: not registered */
-    pid_t pid;                   /* child that runs it, 0: none */
+    uint64_t job; /* pool's number, 0 before the first run */
+    int def;      /* registry index, -1: not registered */
+    pid_t pid;    /* child that runs it, 0: none */
     bool acks_late, ignore_result, track_started, reject_on_lost;
-    bool acked;                  /* early: its delivery is settled already */
-    int terminated;              /* signal by which a revoke ends its run, 0: none */
-    bool sent;                   /* the task itself sent others */
-    bool marked;                 /* its start is in the outbox */
-    int64_t starts;              /* of these before, that no end followed */
-    bool recorded;               /* there is a record in the outbox, or may be */
-    bool given_up;               /* went back, as no store answers, and is kept for its callbacks */
-    bool stored;                 /* its final state was in the store when it came */
-    bool lost;                   /* rescued by another worker: whatever we do must have no effect */
+    bool acked;     /* early: its delivery is settled already */
+    int terminated; /* signal by which a revoke ends its run, 0: none */
+    bool sent;      /* the task itself sent others */
+    bool marked;    /* its start is in the outbox */
+    int64_t starts; /* of these before, that no end followed */
+    bool recorded;  /* there is a record in the outbox, or may be */
+    bool given_up;  /* went back, as no store answers, and is kept for its callbacks */
+    bool stored;    /* its final state was in the store when it came */
+    bool lost;      /* rescued by another worker: whatever we do must have no effect */
     int64_t received_at, started_at; /* CLOCK_MONOTONIC µs */
 
     /* What the end of the run left, for storing and settling. Owned. */
@@ -107,16 +107,18 @@ void request_move(struct request *r, enum request_state to);
 /* The exception that is this request's result from now on; takes the text. */
 void request_raise(struct request *r, char *exception);
 
-/* How often it was started before without an end: a header that only cworker writes, when the death of
- * a child sends the message back. */
+/* How often it was started before without an end: a header that only cworker writes, when the death
+ * of a child sends the message back. */
 int64_t request_deliveries(const struct request *r);
-/* The element to put back: marked as redelivered, and with that count when `started`. Caller frees. */
+/* The element to put back: marked as redelivered, and with that count when `started`. Caller
+ * frees. */
 char *request_redelivery(const struct request *r, bool started);
 
-/* The element with a note that its arrival was told of in an event, and whether that note is there for
- * this try. Caller frees; NULL only if the text is no envelope. */
+/* The element with a note that its arrival was told of in an event, and whether that note is there
+ * for this try. Caller frees; NULL only if the text is no envelope. */
 char *request_told(const struct request *r);
-/* An element without its ETA: what may be brought forward. Caller frees; NULL only if it is no envelope. */
+/* An element without its ETA: what may be brought forward. Caller frees; NULL only if it is no
+ * envelope. */
 char *request_undated(const char *text, size_t size);
 bool request_was_told(const struct request *r);
 

@@ -17,6 +17,7 @@ void revoked_share_stamps(struct worker *w, const cJSON *headers);
 void revoked_forget_stamps(struct worker *w); /* here and for workers that start later */
 void revoked_read_fleet(struct worker *w); /* with each new connection, before it fetches */
 int revoked_load(struct worker *w, struct error *err);
-void revoked_save(struct worker *w, bool now); /* what has changed; else not before its time has come */
+/* what has changed; else not before its time has come */
+void revoked_save(struct worker *w, bool now);
 
 #endif

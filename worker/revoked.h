@@ -2,10 +2,11 @@
 #ifndef WORKER_REVOKED_H
 #define WORKER_REVOKED_H
 
-/* What has been revoked: ids, a bounded set as Celery's (CELERY_WORKER_REVOKES_MAX of them, the oldest
- * leave first; those older than CELERY_WORKER_REVOKE_EXPIRES seconds leave when it is full, loaded or
- * saved), and stamps ({header: [values]}). Instants are µs since the epoch by Redis' clock, so that
- * workers can exchange them. No I/O: revoke.c applies it to the worker, revoked_keep.c keeps it. */
+/* What has been revoked: ids, a bounded set as Celery's (CELERY_WORKER_REVOKES_MAX of them, the
+ * oldest leave first; those older than CELERY_WORKER_REVOKE_EXPIRES seconds leave when it is full,
+ * loaded or saved), and stamps ({header: [values]}). Instants are µs since the epoch by Redis'
+ * clock, so that workers can exchange them. No I/O: revoke.c applies it to the worker,
+ * revoked_keep.c keeps it. */
 
 #include "proto/message.h"
 
@@ -39,16 +40,16 @@ void revoked_purge(struct revoked *s, int64_t now);
 /* `values`: one value or a list of them. Borrowed. */
 void revoked_add_stamps(struct revoked *s, const char *header, const cJSON *values);
 void revoked_clear_stamps(struct revoked *s);
-/* Does a message carry one of these stamps ({header: value or [values]})? {header: value} of the first
- * that matches, to be freed, or NULL. */
+/* Does a message carry one of these stamps ({header: value or [values]})? {header: value} of the
+ * first that matches, to be freed, or NULL. */
 cJSON *stamps_match(const cJSON *revoked, const struct message *m);
 
 /* The ids, oldest first: the answer of `inspect revoked`. Caller frees. */
 cJSON *revoked_list(struct revoked *s);
 /* {id: seconds since the epoch}, oldest first: what `hello` answers and the state file keeps. */
 cJSON *revoked_ids(struct revoked *s);
-/* The other way round, from anybody: Celery's workers send [seconds, id] by a clock of their own, which
- * counts as `now`; members that are no numbers are left out. */
+/* The other way round, from anybody: Celery's workers send [seconds, id] by a clock of their own,
+ * which counts as `now`; members that are no numbers are left out. */
 void revoked_add_ids(struct revoked *s, const cJSON *ids, int64_t now);
 
 #endif

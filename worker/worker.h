@@ -2,8 +2,8 @@
 #ifndef WORKER_WORKER_H
 #define WORKER_WORKER_H
 
-/* The main process: one loop that owns the channel, the pool, the result store and all requests. worker.c
- * opens and closes it and knows how it stops; flow.c is the way of a task through it. */
+/* The main process: one loop that owns the channel, the pool, the result store and all requests.
+ * worker.c opens and closes it and knows how it stops; flow.c is the way of a task through it. */
 
 #include "broker/fanout.h"
 #include "proto/base/clock.h"
@@ -30,34 +30,34 @@ struct worker {
     struct options *options;
     struct event_base *base;
     struct channel *channel;
-    struct fanout *fanout;      /* remote control and events */
+    struct fanout *fanout;     /* remote control and events */
     struct pool *pool;
     struct store *store;
     struct revoked *revoked;
     struct unique_leases *leases; /* of unique work; NULL: there was none yet */
-    int64_t revoked_saved_at;   /* into the state file; CLOCK_MONOTONIC µs */
+    int64_t revoked_saved_at; /* into the state file; CLOCK_MONOTONIC µs */
     struct revoked_saving *revoked_saving; /* NULL: none is under way */
-    struct event *pump;         /* activated during a turn, runs when its other events are handled */
+    struct event *pump;       /* activated during a turn, runs when its other events are handled */
     enum worker_phase phase;
     int exit_status;
-    bool connected;             /* at least once */
-    int64_t n_failures;         /* to connect, one after the other */
-    bool greeted;               /* "ready." has been logged */
-    bool has_left;              /* it was logged that tasks are left to later versions */
-    int64_t clock_offset;       /* µs to add to our clock to get Redis' */
+    bool connected;       /* at least once */
+    int64_t n_failures;   /* to connect, one after the other */
+    bool greeted;         /* "ready." has been logged */
+    bool has_left;        /* it was logged that tasks are left to later versions */
+    int64_t clock_offset; /* µs to add to our clock to get Redis' */
 
     struct request_list ready;
-    struct rate *rates;         /* by registry index; NULL: no task has ever had one */
-    struct fleet *fleet;        /* limits shared with other workers; NULL: none */
+    struct rate *rates;          /* by registry index; NULL: no task has ever had one */
+    struct fleet *fleet;         /* limits shared with other workers; NULL: none */
     struct autoscale *autoscale; /* NULL: off */
     struct request *jobs[WORKER_JOB_BUCKETS];
     uint64_t last_job;
-    struct request *unstored;   /* gave up their results; freed when no store can call back any more */
-    size_t n_waiting;           /* received and without an outcome: counts against the prefetch window */
-    int n_claiming;             /* acked early, the answer is under way: a lane is kept for each */
-    struct request *newest;     /* of all requests, whatever their state */
-    size_t n_requests;          /* all that are alive */
-    size_t n_bytes;             /* of their messages */
+    struct request *unstored; /* gave up their results; freed when no store can call back */
+    size_t n_waiting;  /* received and without an outcome: counts against the prefetch window */
+    int n_claiming;    /* acked early, the answer is under way: a lane is kept for each */
+    struct request *newest; /* of all requests, whatever their state */
+    size_t n_requests; /* all that are alive */
+    size_t n_bytes;    /* of their messages */
     uint64_t n_done;
 
     struct control *control;    /* NULL: worker_enable_remote_control is off */
@@ -72,7 +72,8 @@ struct worker {
 /* Runs until told to stop; the exit status. */
 int worker_run(struct options *options, struct zygote *zygote, const struct pool_options *pool);
 
-/* Asks for another turn of dispatch, window and end-of-work checks, once the current events are done. */
+/* Asks for another turn of dispatch, window and end-of-work checks, once the current events are
+ * done. */
 void worker_pump(struct worker *w);
 int64_t worker_now(const struct worker *w); /* µs since the epoch by Redis' clock */
 static inline int64_t monotonic_now(void)   /* µs of CLOCK_MONOTONIC */
@@ -85,14 +86,15 @@ struct channel *worker_open_channel(struct worker *w, struct channel_options *op
                                     const struct channel_handlers *handlers, struct error *err);
 
 /* --- shutdown.c --- */
-/* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork: children
- * must not inherit the mask. */
+/* From here on a signal waits for worker_run, which ends cleanly on it. After the zygote's fork:
+ * children must not inherit the mask. */
 void worker_hold_signals(void);
 enum { WORKER_SIGNALS = 4 };
 void worker_hear_signals(struct worker *w, struct event *events[WORKER_SIGNALS]);
 void worker_stop(struct worker *w);      /* warm, as by SIGTERM */
 void worker_stop_cold(struct worker *w);
-bool worker_may_end(const struct worker *w); /* once all is done: is there nothing else to wait for? */
+/* once all is done: is there nothing else to wait for? */
+bool worker_may_end(const struct worker *w);
 
 /* --- flow.c --- */
 void flow_message(char *text, size_t size, const char *queue, int step, void *worker);
@@ -115,28 +117,30 @@ void flow_run(struct request *r);             /* to the pool, which has room */
 extern const struct pool_handlers flow_pool_handlers; /* .arg is the worker's to set */
 
 /* --- revoke.c: what the remote control commands do --- */
-/* Marks ids as revoked, here and for workers that start later, and stores REVOKED for each. What waits is
- * ended at once; what runs ends only with `terminate`. Then: the ids that this worker has in its hands,
- * a list to be freed; else NULL. */
+/* Marks ids as revoked, here and for workers that start later, and stores REVOKED for each. What
+ * waits is ended at once; what runs ends only with `terminate`. Then: the ids that this worker has
+ * in its hands, a list to be freed; else NULL. */
 cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool terminate, int signal)
     __attribute__((warn_unused_result));
-/* The same by stamps, {header: value or [values]}, borrowed; stores nothing by itself. With `terminate`
- * the stamps by which running tasks were found, {header: [values]}, to be freed. */
+/* The same by stamps, {header: value or [values]}, borrowed; stores nothing by itself. With
+ * `terminate` the stamps by which running tasks were found, {header: [values]}, to be freed. */
 cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminate, int signal)
     __attribute__((warn_unused_result));
 
 /* --- redelivery.c --- */
-/* Takes over a request whose message was delivered before: it comes back by flow_admit when it has to
- * run. False: nothing could tell, it runs. */
+/* Takes over a request whose message was delivered before: it comes back by flow_admit when it has
+ * to run. False: nothing could tell, it runs. */
 bool redelivery_check(struct request *r);
 bool redelivery_must_mark(const struct request *r);
 void redelivery_mark(struct request *r, channel_settled_fn *fn); /* before it runs; fn's arg is r */
-bool redelivery_must_record(const struct request *r, bool sent); /* sent: the task itself sent tasks */
+/* sent: the task itself sent tasks */
+bool redelivery_must_record(const struct request *r, bool sent);
 void redelivery_record(struct request *r);                       /* goes on with flow_recorded */
 
 /* --- finish.c --- */
 void flow_publish(struct worker *w, const cJSON *sends); /* rows of struct continuation, at once */
-void flow_finish(struct request *r, enum outcome outcome); /* stores, settles, frees: r is gone or waits */
+/* stores, settles, frees: r is gone or waits */
+void flow_finish(struct request *r, enum outcome outcome);
 int64_t flow_due(const struct request *r); /* of an outcome that waits for its time */
 void flow_give_back_unstored(struct worker *w);            /* cold: what waits for the store */
 void flow_give_up(struct request *r);                      /* no more steps; kept for callbacks */

@@ -21,10 +21,11 @@ void buf_add(struct buf *b, const void *data, size_t size);
 void buf_str(struct buf *b, const char *text);
 void buf_char(struct buf *b, char c);
 void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-char *buf_reserve(struct buf *b, size_t size); /* room for `size` more bytes; NULL past the maximum */
-void buf_drop(struct buf *b, size_t size);     /* removes from the front                            */
-void buf_reset(struct buf *b);                 /* empties, keeps the memory                         */
-char *buf_take(struct buf *b);                 /* hands the text over (never NULL); buffer is empty */
+/* room for `size` more bytes; NULL past the maximum */
+char *buf_reserve(struct buf *b, size_t size);
+void buf_drop(struct buf *b, size_t size); /* removes from the front */
+void buf_reset(struct buf *b);             /* empties, keeps the memory */
+char *buf_take(struct buf *b);             /* hands the text over (never NULL); buffer is empty */
 void buf_done(struct buf *b);
 
 #endif

@@ -3,8 +3,8 @@
 #define PROTO_BASE_ERROR_H
 
 /* How every layer reports what went wrong. A function that can fail returns 0 or a negative code of
- * this list and, where words help, fills a struct error that lives on its caller's stack. proto/ and
- * broker/ never log: the level that decides (retry, dead-letter, stop) does, once. */
+ * this list and, where words help, fills a struct error that lives on its caller's stack. proto/
+ * and broker/ never log: the level that decides (retry, dead-letter, stop) does, once. */
 
 /* name, text for people */
 #define ERROR_CODES(X)                                                                             \

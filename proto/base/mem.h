@@ -3,7 +3,8 @@
 #define PROTO_BASE_MEM_H
 
 /* Allocation that cannot return NULL: out of memory ends the process with one clear line, and its
- * deliveries come back. Whatever a stranger chooses the size of goes through a struct buf instead. */
+ * deliveries come back. Whatever a stranger chooses the size of goes through a struct buf
+ * instead. */
 
 #include <stddef.h>
 

@@ -4,8 +4,8 @@
 
 #include "tasks/cworker.h"
 
-/* One run of the program prowler: over one region of an AWS account, or over all of another provider's
- * account. */
+/* One run of the program prowler: over one region of an AWS account, or over all of another
+ * provider's account. */
 struct prowler_run {
     const char *provider; /* one of prowler_providers */
     const char *account;  /* subscription, project or context; of AWS the credentials tell it */

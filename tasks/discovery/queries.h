@@ -27,8 +27,8 @@ struct queries {
 int queries_load(cw_task *t, const char *provider, struct queries *ret);
 /* `source` names the file in errors. */
 int queries_add(cw_task *t, const char *source, const char *text, struct queries *to);
-/* The SQL with {region} and {account} filled in; both must have passed check_name. NULL: it wants an
- * account and there is none. */
+/* The SQL with {region} and {account} filled in; both must have passed check_name. NULL: it wants
+ * an account and there is none. */
 const char *query_fill(cw_task *t, const char *sql, const char *region, const char *account);
 
 #endif

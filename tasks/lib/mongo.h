@@ -44,15 +44,16 @@ int64_t mongo_remove_many(cw_task *t, const char *collection, const bson_t *filt
 int mongo_group(cw_task *t, const char *collection, const bson_t *filter, const char *field,
                 mongo_document_fn *fn, void *arg);
 
-/* Each value that a field has, as {_id: value}; from an index that begins with the field, if there is
- * one, whatever the number of documents. */
+/* Each value that a field has, as {_id: value}; from an index that begins with the field, if there
+ * is one, whatever the number of documents. */
 int mongo_distinct(cw_task *t, const char *collection, const char *field, mongo_document_fn *fn,
                    void *arg);
 
 /* The store's own time, ms: one clock for all workers. < 0 failed. */
 int64_t mongo_now(cw_task *t);
 
-/* Has the update set `updated_at` to the store's time as it is made: what the sync of findings goes by. */
+/* Has the update set `updated_at` to the store's time as it is made: what the sync of findings goes
+ * by. */
 void mongo_touch(bson_t *update);
 
 /* Upserts in batches of at most 500 documents or 8 MiB: bounded memory however many there are. */
@@ -64,7 +65,8 @@ int mongo_bulk_upsert(struct mongo_bulk *b, const bson_t *key, const bson_t *set
 /* Any update; see mongo_update. */
 int mongo_bulk_update(struct mongo_bulk *b, const bson_t *filter, const bson_t *update,
                       bool upsert);
-/* The statements only make documents, never change one: who finds that another one made it is content. */
+/* The statements only make documents, never change one: who finds that another one made it is
+ * content. */
 void mongo_bulk_make_once(struct mongo_bulk *b);
 int mongo_bulk_flush(struct mongo_bulk *b); /* what waits is written; call it at the end */
 struct mongo_bulk_counts {

@@ -2,8 +2,9 @@
 #ifndef TASKS_LIB_POLICY_H
 #define TASKS_LIB_POLICY_H
 
-/* What every built-in task does unless its row says otherwise: one delivery is tried four times with
- * growing pauses, and is acked only when it ended, so that it comes back when its child is killed. */
+/* What every built-in task does unless its row says otherwise: one delivery is tried four times
+ * with growing pauses, and is acked only when it ended, so that it comes back when its child is
+ * killed. */
 #define BUILTIN_POLICY BUILTIN_RETRIED(3)
 /* For those that wait for others by coming back. */
 #define BUILTIN_FOREVER BUILTIN_RETRIED(CW_FOREVER)

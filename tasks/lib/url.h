@@ -9,8 +9,8 @@
 /* Where `reference` (a Location, a link) leads from `base`; NULL: it is none. */
 char *url_resolve(cw_task *t, const char *base, const char *reference);
 
-/* A host's name in the form that is looked up: beyond ASCII by IDNA, as xn-- labels; false when it is no
- * name. `ret` has room for 254 bytes. */
+/* A host's name in the form that is looked up: beyond ASCII by IDNA, as xn-- labels; false when it
+ * is no name. `ret` has room for 254 bytes. */
 bool host_to_ascii(const char *host, char ret[254]);
 
 #endif

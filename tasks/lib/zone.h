@@ -8,7 +8,8 @@
 
 struct zone;
 
-/* NULL or "UTC" need no file. NULL (ValueError) when there is no such zone; freed with the delivery. */
+/* NULL or "UTC" need no file. NULL (ValueError) when there is no such zone; freed with the
+ * delivery. */
 struct zone *zone_open(cw_task *t, const char *name);
 
 struct zone_at {

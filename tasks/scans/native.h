@@ -30,9 +30,9 @@ struct native_kind {
     /* Checks target and options and sets host; < 0 after cw_problem. */
     int (*prepare)(struct native_scan *s);
     int (*scan)(struct native_scan *s); /* < 0: the scan failed, by cw_problem or a helper */
-    /* For a tool that does one scan at a time: 1 it is ours, 0 busy (the task comes back later), < 0
-     * failed; and what gives it back. Tasks of such a kind have no max_retries: failures are counted in the
-     * document. NULL: any number at once. */
+    /* For a tool that does one scan at a time: 1 it is ours, 0 busy (the task comes back later), <
+     * 0 failed; and what gives it back. Tasks of such a kind have no max_retries: failures are
+     * counted in the document. NULL: any number at once. */
     int (*claim)(struct native_scan *s);
     void (*release)(struct native_scan *s, bool clean);
 };

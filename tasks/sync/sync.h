@@ -5,7 +5,8 @@
 #include "tasks/lib/digest.h"
 #include "tasks/lib/mongo.h"
 
-/* What a source says about one vulnerability at one place. Texts live until the next one is read. */
+/* What a source says about one vulnerability at one place. Texts live until the next one is
+ * read. */
 struct finding {
     bool open;
     const char *asset, *vulnerability, *location; /* what it is, with team and source */
@@ -13,16 +14,16 @@ struct finding {
     int64_t first_seen; /* ms; 0: not told */
 };
 
-/* Occurrences are written in batches; see occurrences.c. `now` is the store's time (mongo_now). `few`:
- * not many findings will come, so that it pays to look each of them up. */
+/* Occurrences are written in batches; see occurrences.c. `now` is the store's time (mongo_now).
+ * `few`: not many findings will come, so that it pays to look each of them up. */
 struct occurrences;
 struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source, int64_t now,
                                      bool few);
 /* The document that the next findings come from; its team_id and _id are kept with them. */
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f);
 int occurrences_flush(struct occurrences *o);
-/* What was open in this source (of this document, or of all when NULL) and was not seen since `since`
- * is gone: it is resolved. Flushes first. */
+/* What was open in this source (of this document, or of all when NULL) and was not seen since
+ * `since` is gone: it is resolved. Flushes first. */
 int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, int64_t since);
 struct occurrence_counts {
     int64_t seen, made, reopened, resolved;

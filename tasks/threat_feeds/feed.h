@@ -20,7 +20,7 @@ struct feed {
     struct sink *sink;
     int64_t good, bad, other, withdrawn;
     int64_t reported; /* good + bad + other at the last progress */
-    bson_t *state;    /* what the next pass needs (etag, cursor …); replaces the document's `state` */
+    bson_t *state; /* what the next pass needs (etag, cursor …); replaces the document's `state` */
 };
 
 /* What a source's function returns; < 0: failed, see cw_problem. */

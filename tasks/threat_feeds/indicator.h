@@ -20,8 +20,8 @@ enum indicator_verdict {
     INDICATOR_OTHER,  /* of a type that is not kept (a mutex, a CVE, a rule …) */
 };
 
-/* `kind` is the feed's own word for the type (ipv4, ip-dst, FileHash-SHA256, ip:port …); NULL: it is
- * told by the looks of the text. */
+/* `kind` is the feed's own word for the type (ipv4, ip-dst, FileHash-SHA256, ip:port …); NULL: it
+ * is told by the looks of the text. */
 enum indicator_verdict indicator_read(const char *text, size_t size, const char *kind,
                                       struct indicator *ret);
 

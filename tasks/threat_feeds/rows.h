@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* CSV and plain lists as a stream of rows, in memory for one row. A row that is too long, has too many
- * fields or a quote that never closes is counted and left out; what follows it is read on. */
+/* CSV and plain lists as a stream of rows, in memory for one row. A row that is too long, has too
+ * many fields or a quote that never closes is counted and left out; what follows it is read on. */
 
 enum { ROWS_FIELDS = 128, ROWS_SIZE = 64 << 10 };
 

@@ -5,8 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The values that a STIX 2.1 pattern names on its own: equalities joined by OR. One that is joined by
- * AND, negated, timed or compared otherwise says nothing about a single value, and gives none. */
+/* The values that a STIX 2.1 pattern names on its own: equalities joined by OR. One that is joined
+ * by AND, negated, timed or compared otherwise says nothing about a single value, and gives
+ * none. */
 
 typedef void stix_value_fn(const char *kind, const char *value, size_t size, void *arg);
 

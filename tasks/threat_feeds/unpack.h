@@ -4,8 +4,8 @@
 
 #include "tasks/cworker.h"
 
-/* A body that may be a gzip file, or a zip archive whose first file is wanted, as a stream; anything
- * else passes through as it is. */
+/* A body that may be a gzip file, or a zip archive whose first file is wanted, as a stream;
+ * anything else passes through as it is. */
 
 struct unpack; /* freed with the delivery */
 typedef int unpack_fn(const char *data, size_t size, void *arg);

@@ -24,7 +24,7 @@
 #include <cmocka.h>
 
 /* A channel against a real Redis, private to this run. The one idea: a second, blocking connection
- * (`admin`) looks at what is really in Redis, and plays the producer, the rescuer and the saboteur. */
+ * (`admin`) looks at what is really in Redis, and plays producer, rescuer and saboteur. */
 
 static char folder[64], socket_path[96], tcp_url[64], unix_url[128];
 static pid_t server;

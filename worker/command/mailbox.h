@@ -27,9 +27,10 @@ struct mailbox_question {
 
 typedef void mailbox_reply_fn(const char *node, const cJSON *reply, void *arg);
 
-/* Asks, and calls `fn` with each reply until all that can answer have, or the time is over. 0, or an exit
- * status having said why. */
-int mailbox_ask(struct mailbox *m, const struct mailbox_question *q, mailbox_reply_fn *fn, void *arg);
+/* Asks, and calls `fn` with each reply until all that can answer have, or the time is over. 0, or
+ * an exit status having said why. */
+int mailbox_ask(struct mailbox *m, const struct mailbox_question *q, mailbox_reply_fn *fn,
+                void *arg);
 
 /* Tells without waiting for replies. */
 int mailbox_tell(struct mailbox *m, const char *method);

@@ -34,8 +34,8 @@ int command_redis_ask_script(struct command_redis *c, int64_t *ret_number,
 /* The same for an answer of any kind but an error: `fn` reads it before this returns. */
 int command_redis_read(struct command_redis *c, redis_reply_fn *fn, void *arg, int argc,
                        const struct slice *argv);
-/* Names of all keys `{global_keyprefix}pattern`, without the prefix, sorted, each once. NULL-ended; the
- * caller frees with command_keys_free. */
+/* Names of all keys `{global_keyprefix}pattern`, without the prefix, sorted, each once. NULL-ended;
+ * the caller frees with command_keys_free. */
 int command_redis_keys(struct command_redis *c, const struct settings *s, const char *pattern,
                        char ***ret_keys);
 void command_keys_free(char **keys);

@@ -2,13 +2,14 @@
 #ifndef WORKER_SETTINGS_H
 #define WORKER_SETTINGS_H
 
-/* Every setting is one row, and all that knows settings (command line, --set, --config, environment,
- * --help, conf, the check of docs/settings.md) is made from these rows. Names are Celery's. Precedence:
- * command line, --set, environment, --config file, default.
+/* Every setting is one row, and all that knows settings (command line, --set, --config,
+ * environment, --help, conf, the check of docs/settings.md) is made from these rows. Names are
+ * Celery's. Precedence: command line, --set, environment, --config file, default.
  *
  *   X(field and name, type, default, unit, help)
  * types: TEXT (char *, NULL when unset), INT (int64_t), REAL (double, seconds), FLAG (bool),
- * LIST (char **, NULL-ended, comma-separated in text), JSON (cJSON *, only from a file or as JSON text). */
+ * LIST (char **, NULL-ended, comma-separated in text), JSON (cJSON *, only from a file or as JSON
+ * text). */
 
 #include "proto/json.h"
 
@@ -17,7 +18,7 @@
     X(result_backend, TEXT, NULL, "", "URL of the result store: mongodb:// redis:// file://")      \
     X(result_expires, REAL, "86400", "s", "results vanish after this; 0: never")                   \
     X(result_extended, FLAG, "false", "", "store name, args, kwargs, worker, queue, retries too")  \
-    X(result_chord_join_timeout, REAL, "3", "s", "a chord whose members are groups waits for them")  \
+    X(result_chord_join_timeout, REAL, "3", "s", "a chord of groups waits for their members")      \
     X(result_chord_retry_interval, REAL, "1", "s", "celery.chord_unlock looks again after this")   \
     X(result_spool_dir, TEXT, NULL, "", "folder of the file for results that wait; /var/tmp")      \
     X(result_spool_size, INT, "1073741824", "bytes", "at most this much in it; then no new tasks") \
@@ -64,7 +65,7 @@
     X(worker_max_tasks_per_child, INT, "0", "", "a child is replaced after so many; 0: never")     \
     X(worker_max_memory_per_child, INT, "0", "KiB", "… after its resident size passes this")       \
     X(worker_soft_shutdown_timeout, REAL, "0", "s", "cold shutdown waits this long for tasks")     \
-    X(worker_enable_soft_shutdown_on_idle, FLAG, "false", "", "… also when no task runs")           \
+    X(worker_enable_soft_shutdown_on_idle, FLAG, "false", "", "… also when no task runs")          \
     X(worker_send_task_events, FLAG, "false", "", "-E")                                            \
     X(task_send_sent_event, FLAG, "false", "", "tell of each task that is published, too")         \
     X(event_exchange, TEXT, "celeryev", "", "exchange of the events")                              \
@@ -77,10 +78,17 @@
     X(app_database_url, TEXT, NULL, "", "MongoDB of the built-in tasks")                           \
     X(timezone, TEXT, "UTC", "", "zone of crontab schedules and printed times")                    \
     X(tasks, JSON, NULL, "", "programs as tasks: [{name, queue, command, timeout}]")               \
-    X(task_fleet_limits, JSON, NULL, "", "{task: {rate, concurrency, key}}, shared by all workers")  \
+    X(task_fleet_limits, JSON, NULL, "", "{task: {rate, concurrency, key}} of all workers")        \
     X(task_aliases, JSON, NULL, "", "{other name: task name}")
 
-enum setting_type { SETTING_TEXT, SETTING_INT, SETTING_REAL, SETTING_FLAG, SETTING_LIST, SETTING_JSON };
+enum setting_type {
+    SETTING_TEXT,
+    SETTING_INT,
+    SETTING_REAL,
+    SETTING_FLAG,
+    SETTING_LIST,
+    SETTING_JSON,
+};
 
 typedef char *setting_TEXT, **setting_LIST;
 typedef int64_t setting_INT;
@@ -98,22 +106,24 @@ struct settings {
 void settings_init(struct settings *s); /* the defaults */
 void settings_done(struct settings *s);
 
-/* Each names the setting and says what is wrong and what would be right (nearest known name). Unknown
- * names are INVALID; names that Celery has and a C worker ignores are accepted and noted
+/* Each names the setting and says what is wrong and what would be right (nearest known name).
+ * Unknown names are INVALID; names that Celery has and a C worker ignores are accepted and noted
  * in s->ignored. */
 int settings_set(struct settings *s, const char *name, const char *value, struct error *err);
 int settings_set_json(struct settings *s, const char *name, const cJSON *value, struct error *err);
 int settings_load_file(struct settings *s, const char *path, struct error *err);
 int settings_load_environment(struct settings *s, struct error *err);
 int settings_check(const struct settings *s, struct error *err); /* contradictions */
-/* broker_url with what the transport options say of sentinels. redis_url_done is due after success. */
+/* broker_url with what the transport options say of sentinels. redis_url_done is due after
+ * success. */
 struct redis_url;
 int settings_broker(const struct settings *s, struct redis_url *ret_url, struct error *err);
-/* "10/m", "0.5/s", "3", … as starts per second; NULL, "" and "0" are 0: no limit. False: it is no rate. */
+/* "10/m", "0.5/s", "3", … as starts per second; NULL, "" and "0" are 0: no limit. False: it is no
+ * rate. */
 bool settings_rate(const char *text, double *ret_per_second);
 
-/* worker_concurrency; when that is 0 the CPUs this process may use: its affinity and the CPU quota of its
- * cgroup (v2), rounded up. At least 1. */
+/* worker_concurrency; when that is 0 the CPUs this process may use: its affinity and the CPU quota
+ * of its cgroup (v2), rounded up. At least 1. */
 int settings_concurrency(const struct settings *s);
 
 /* All as one object (secrets masked), for `report` and `inspect conf`. Caller frees. */

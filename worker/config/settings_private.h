@@ -3,8 +3,8 @@
 #define WORKER_SETTINGS_PRIVATE_H
 
 /* What the parts of the settings share: settings.c has the rows and a setter for each type,
- * settings_check.c knows which values are right, settings_json.c takes JSON, settings_load.c reads the
- * file and the environment. */
+ * settings_check.c knows which values are right, settings_json.c takes JSON, settings_load.c reads
+ * the file and the environment. */
 
 #include "worker/config/settings.h"
 

@@ -2,8 +2,8 @@
 #ifndef WORKER_CONTROL_CALL_H
 #define WORKER_CONTROL_CALL_H
 
-/* One command under way: its arguments, and the ways to answer it. What a command returns is its reply;
- * one that has to ask Redis first sets `later` and answers by call_answer. */
+/* One command under way: its arguments, and the ways to answer it. What a command returns is its
+ * reply; one that has to ask Redis first sets `later` and answers by call_answer. */
 
 #include "worker/control/control.h"
 #include "worker/worker.h"
@@ -28,7 +28,8 @@ cJSON *call_nok(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 cJSON *call_raise(const char *type, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 const cJSON *call_argument(const struct call *call, const char *name); /* NULL: absent or null */
-/* As Celery's maybe_list: a list's items, or the one text. Borrowed texts; caller frees the array. */
+/* As Celery's maybe_list: a list's items, or the one text. Borrowed texts; caller frees the
+ * array. */
 const char **call_texts(const struct call *call, const char *name, size_t *ret_n);
 bool call_flag(const struct call *call, const char *name);
 /* Python's repr of a JSON value. Caller frees. */
@@ -44,8 +45,8 @@ int pattern_match(const char *name, const char *pattern, const char *matcher, bo
 
 /* --- request_info.c: a task as Celery's Request.info() shows it --- */
 cJSON *request_info(const struct request *r, bool safe);
-/* Calls fn with each request, the newest first, that is `active` (started, and not yet acked) or `reserved`
- * (received, to be started). */
+/* Calls fn with each request, the newest first, that is `active` (started, and not yet acked) or
+ * `reserved` (received, to be started). */
 enum request_place { REQUEST_PLACE_NONE, REQUEST_PLACE_ACTIVE, REQUEST_PLACE_RESERVED };
 typedef void request_fn(const struct request *r, enum request_place place, void *arg);
 void requests_each(struct worker *w, request_fn *fn, void *arg);
@@ -55,7 +56,8 @@ void requests_each(struct worker *w, request_fn *fn, void *arg);
     X(ping) X(clock) X(stats) X(memsample) X(memdump) X(objgraph) X(report) X(conf)                \
     X(active) X(reserved) X(scheduled) X(revoked) X(registered) X(query_task) X(active_queues)     \
     X(hello)                                                                                       \
-    X(revoke) X(revoke_by_stamped_headers) X(revoked_stamps_clear) X(terminate) X(rate_limit) X(time_limit)                \
+    X(revoke) X(revoke_by_stamped_headers) X(revoked_stamps_clear) X(terminate)                    \
+    X(rate_limit) X(time_limit)                                                                    \
     X(pool_grow) X(pool_shrink) X(pool_restart) X(autoscale) X(shutdown)                           \
     X(add_consumer) X(cancel_consumer) X(pause) X(resume)                                          \
     X(enable_events) X(disable_events) X(heartbeat) X(election)

@@ -98,7 +98,8 @@ struct store_ops {
     bool (*is_down)(void *backend); /* NULL: never */
     void (*tidy)(void *backend);    /* NULL: nothing to do */
     /* Chords; all NULL where the store does not count them. */
-    void (*prepare_chord)(void *backend, const struct store_header *h, store_done_fn *fn, void *arg);
+    void (*prepare_chord)(void *backend, const struct store_header *h, store_done_fn *fn,
+                          void *arg);
     void (*add_part)(void *backend, const struct store_part *p, store_chord_fn *fn, void *arg);
     void (*forget_chord)(void *backend, const char *group);
 };

@@ -33,13 +33,13 @@ struct mongo_job {
 /* Does not connect. NULL: the URL is wrong. */
 struct mongo_store *mongo_store_new(const struct store_setup *setup, struct error *err);
 int mongo_store_connect(struct mongo_store *m, struct error *err);
-/* After a failure: a client that has failed to reach a server does not look again for 5 s, a new one does
- * at once. */
+/* After a failure: a client that has failed to reach a server does not look again for 5 s, a new
+ * one does at once. */
 void mongo_store_disconnect(struct mongo_store *m);
 void mongo_store_free(void *store);
 
-/* Writes documents of different ids. Each job's entry is settled (code 0 or refused), or a transient
- * code is returned and all may be written again. */
+/* Writes documents of different ids. Each job's entry is settled (code 0 or refused), or a
+ * transient code is returned and all may be written again. */
 int mongo_write(struct mongo_store *m, struct store_thread *t, struct mongo_job *all, size_t n,
                 struct error *err);
 

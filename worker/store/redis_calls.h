@@ -2,8 +2,8 @@
 #ifndef WORKER_STORE_REDIS_CALLS_H
 #define WORKER_STORE_REDIS_CALLS_H
 
-/* Commands and scripts of a Redis store that must happen, however often the connection goes: each may be
- * repeated, so each must be idempotent. */
+/* Commands and scripts of a Redis store that must happen, however often the connection goes: each
+ * may be repeated, so each must be idempotent. */
 
 #include "worker/store/backend.h"
 
@@ -17,7 +17,8 @@ void redis_calls_up(struct redis_calls *c); /* the connection is there: what wai
 /* What was not answered hears NULL. After the connection is closed. */
 void redis_calls_close(struct redis_calls *c);
 
-/* `script` NULL: argv is a command. fn hears one reply (an error that will not pass may be among them). */
+/* `script` NULL: argv is a command. fn hears one reply (an error that will not pass may be among
+ * them). */
 void redis_call(struct redis_calls *c, struct redis_script *script, int n_keys, int argc,
                 const struct slice *argv, redis_reply_fn *fn, void *arg);
 

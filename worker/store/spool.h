@@ -14,7 +14,8 @@ bool spool_is_empty(const struct spool *s);
 
 /* Takes the entry when it returns 0; FULL or SYSTEM: it is still the caller's, err says why. */
 int spool_push(struct spool *s, struct store_entry *e, struct error *err);
-/* The oldest; NULL: empty. With ERROR_LOST as its code nothing of it could be read back but who waits. */
+/* The oldest; NULL: empty. With ERROR_LOST as its code nothing of it could be read back but who
+ * waits. */
 struct store_entry *spool_pop(struct spool *s);
 
 #endif

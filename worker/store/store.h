@@ -2,11 +2,11 @@
 #ifndef WORKER_STORE_H
 #define WORKER_STORE_H
 
-/* Where results go: one interface, three backends (MongoDB, Redis, files), documents byte-compatible with
- * Celery's own. A record is copied when it is put, written in batches, and its callback says on the loop
- * thread that it is durable. A store that is down keeps records and tries again with backoff; only what
- * can never be stored (too big, not encodable) fails. A stored SUCCESS is never overwritten.
- * Sources: celery.backends.{base,mongodb,redis,filesystem}. */
+/* Where results go: one interface, three backends (MongoDB, Redis, files), documents
+ * byte-compatible with Celery's own. A record is copied when it is put, written in batches, and its
+ * callback says on the loop thread that it is durable. A store that is down keeps records and tries
+ * again with backoff; only what can never be stored (too big, not encodable) fails. A stored
+ * SUCCESS is never overwritten. Sources: celery.backends.{base,mongodb,redis,filesystem}. */
 
 #include "proto/json.h"
 #include "proto/time.h"
@@ -17,21 +17,22 @@ struct settings;
 struct store;
 
 struct store_record {
-    const char *id, *state; /* STARTED, RETRY, SUCCESS, FAILURE, REVOKED or the task's own */
-    struct slice result;    /* JSON text: value or {"exc_type","exc_message","exc_module"}; {0}: null */
-    const char *traceback;  /* NULL: null */
-    const char *children;   /* JSON array text; NULL: [] */
-    int64_t date_done;      /* µs; TIME_NONE for states that are not final */
-    const char *group_id, *parent_id;        /* NULL: field absent */
-    bool extended;                           /* the six fields below are written */
-    const char *name, *worker, *queue;       /* NULL: null */
-    const char *args, *kwargs;               /* JSON text; NULL: null */
+    const char *id, *state;    /* STARTED, RETRY, SUCCESS, FAILURE, REVOKED or the task's own */
+    struct slice result;       /* JSON text: value, or {"exc_type", "exc_message", …}; {0}: null */
+    const char *traceback;     /* NULL: null */
+    const char *children;      /* JSON array text; NULL: [] */
+    int64_t date_done;         /* µs; TIME_NONE for states that are not final */
+    const char *group_id, *parent_id; /* NULL: field absent */
+    bool extended;             /* the six fields below are written */
+    const char *name, *worker, *queue; /* NULL: null */
+    const char *args, *kwargs; /* JSON text; NULL: null */
     int64_t retries;
     const char *stamps, *stamped_headers;    /* JSON text; NULL: absent */
 };
 
-/* 0: durable (or superseded by a later record of its id or a stored SUCCESS). LOST: the spool file gave it
- * not back. Any other code: this record can never be stored. Never called from within store_put. */
+/* 0: durable (or superseded by a later record of its id or a stored SUCCESS). LOST: the spool file
+ * gave it not back. Any other code: this record can never be stored. Never called from within
+ * store_put. */
 typedef void store_done_fn(int code, const char *why, void *arg);
 
 struct store_handlers {
@@ -40,11 +41,13 @@ struct store_handlers {
 };
 
 /* `url`: mongodb://…, mongodb+srv://…, redis://…, rediss://…, redis+socket://…, file:///path; NULL,
- * "" or disabled://: a store that takes everything and writes nothing. Does not wait for the server. */
+ * "" or disabled://: a store that takes everything and writes nothing. Does not wait for the
+ * server. */
 struct store *store_open(struct event_base *base, const char *url, const struct settings *settings,
                          const struct store_handlers *handlers, struct error *err);
-/* Waits for what was put, at most 5 s; the callbacks of what is not durable by then are never called.
- * Not from within a callback of the loop: a Redis store needs the loop to run while it waits. */
+/* Waits for what was put, at most 5 s; the callbacks of what is not durable by then are never
+ * called. Not from within a callback of the loop: a Redis store needs the loop to run while it
+ * waits. */
 void store_close(struct store *s);
 
 void store_put(struct store *s, const struct store_record *record, store_done_fn *fn, void *arg);
@@ -57,8 +60,10 @@ size_t store_pending(const struct store *s); /* records put and not yet durable 
 
 /* Reads one result as JSON: {"task_id","status","result","traceback","date_done","children"}; NULL
  * text with code 0: nothing is stored. Blocking form for `cworker result` (caller frees; err->code
- * tells); the other for the loop: a store that cannot be reached answers UNAVAILABLE after seconds. */
-char *store_read(const char *url, const struct settings *settings, const char *id, struct error *err);
+ * tells); the other for the loop: a store that cannot be reached answers UNAVAILABLE after
+ * seconds. */
+char *store_read(const char *url, const struct settings *settings, const char *id,
+                 struct error *err);
 typedef void store_read_fn(int code, const char *json, void *arg);
 void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg);
 
@@ -66,8 +71,8 @@ void store_get(struct store *s, const char *id, store_read_fn *fn, void *arg);
 void store_tidy(struct store *s);
 
 /* --- chords --- */
-/* Does the store count the parts of chords (Redis)? With any other celery.chord_unlock polls the parts'
- * results, and the functions below answer UNSUPPORTED. */
+/* Does the store count the parts of chords (Redis)? With any other celery.chord_unlock polls the
+ * parts' results, and the functions below answer UNSUPPORTED. */
 bool store_counts_chords(const struct store *s);
 
 /* What has to be known of a header before its parts leave. */
@@ -83,13 +88,13 @@ void store_prepare_chord(struct store *s, const struct store_header *header, sto
 
 struct store_part {
     const char *id, *group, *state;
-    int64_t index;       /* < 0: none */
+    int64_t index; /* < 0: none */
     struct slice result; /* as in a record */
-    int64_t size;        /* of the chord, where the part's message tells (Celery 4); 0: the store knows */
+    int64_t size;  /* of the chord, where the part's message tells (Celery 4); 0: the store knows */
 };
 struct store_chord {
-    bool complete;        /* this part is the one that sends the body */
-    const char *saved;    /* the header's result as it was saved: join its members; NULL: not saved */
+    bool complete;     /* this part is the one that sends the body */
+    const char *saved; /* the header's result as it was saved: join its members; NULL: not saved */
     struct slice results; /* of the parts, in order: JSON list */
     const char *failed_id, *failed; /* the first part that failed and its exception; NULL: none */
 };

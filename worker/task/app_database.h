@@ -7,7 +7,8 @@
 
 #include "worker/config/settings.h"
 
-/* With a database named in it; mongoc_uri_destroy is due. NULL: err says what to set. After mongoc_init. */
+/* With a database named in it; mongoc_uri_destroy is due. NULL: err says what to set. After
+ * mongoc_init. */
 struct _mongoc_uri_t *app_database_uri(const struct settings *s, struct error *err);
 
 #endif

@@ -2,8 +2,8 @@
 #ifndef WORKER_TASK_RLIMITS_H
 #define WORKER_TASK_RLIMITS_H
 
-/* Memory and CPU of one run, as its table bounds them (max_memory_kb, max_cpu). They are limits of a
- * process, so they hold where a child runs one task at a time: -P prefork. */
+/* Memory and CPU of one run, as its table bounds them (max_memory_kb, max_cpu). They are limits of
+ * a process, so they hold where a child runs one task at a time: -P prefork. */
 
 #include "tasks/cworker.h"
 

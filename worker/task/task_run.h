@@ -2,8 +2,9 @@
 #ifndef WORKER_TASK_RUN_H
 #define WORKER_TASK_RUN_H
 
-/* Runs one task in the calling thread: checks the arguments, calls the handler, makes the outcome. The
- * child side of the task API (tasks/cworker.h) lives behind it. Used by pool children and by -P solo. */
+/* Runs one task in the calling thread: checks the arguments, calls the handler, makes the outcome.
+ * The child side of the task API (tasks/cworker.h) lives behind it. Used by pool children and by -P
+ * solo. */
 
 #include "worker/pool/frame.h"
 #include "worker/pool/slot.h"
@@ -12,7 +13,7 @@
 struct task_port {
     void (*on_state)(const struct state_frame *f, void *arg);
     void *arg;
-    bool alone; /* nothing else runs in this process meanwhile: limits of the process may be moved */
+    bool alone; /* nothing else runs in this process meanwhile: its limits may be moved */
 };
 
 struct settings;
