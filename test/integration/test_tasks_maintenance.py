@@ -105,7 +105,7 @@ def test_archived_copies_are_the_last_state(app: Celery, start: Callable[..., An
 
 
 def test_retention_survives_a_kill(app: Celery, start: Callable[..., Any], db: Database) -> None:
-    count = 6000
+    count = 4000
     db.scan_findings.insert_many([{"_id": i, "seen_at": now() - 40 * DAY} for i in range(count)] +
                                  [{"_id": "new", "seen_at": now()}])
     db.retention_policies.insert_one({"_id": "p", "collection": "scan_findings",
