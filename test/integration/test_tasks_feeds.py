@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import ROOT, get, wait_state
+from harness import ROOT, descendants, get, wait_state
 from services.process import end_process, free_port, wait_until
 
 SAMPLES = ROOT / "test/samples"
@@ -753,6 +754,10 @@ def test_clean_up(app: Celery, worker: Any, db: Database) -> None:
     assert get(app.send_task(task, queue="threat_feeds")) == {"expired": 1, "old": 1}
     assert get(app.send_task(task, queue="threat_feeds")) == {"expired": 0, "old": 0}
     assert [row["value"] for row in db.threat_indicators.find()] == ["1"]
+    db.threat_indicators.insert_many([
+        {"type": "ip", "value": f"n{i}", "last_seen": now, "expires_at": now - day}
+        for i in range(2500)])
+    assert get(app.send_task(task, queue="threat_feeds"), 30) == {"expired": 2500, "old": 0}
     with pytest.raises(ValueError, match="max_age_days"):
         get(app.send_task(task, kwargs={"max_age_days": 0}, queue="threat_feeds"))
     with pytest.raises(TypeError, match="max_age_days"):
@@ -811,6 +816,21 @@ def test_two_pods_at_the_same_feed(app: Celery, cworker: Callable[..., Any], db:
     db.threat_feeds.update_one({}, {"$set": {"claimed_task": "dead", "claimed_until":
                                              dt.datetime.utcnow() - dt.timedelta(seconds=1)}})
     assert fetch(app, "held")["status"] == "OK"
+
+
+def test_a_killed_child_s_pass_is_run_again(app: Celery, worker: Any, db: Database,
+                                            feeds: FeedServer) -> None:
+    started, go_on = held(feeds, "/held")
+    add_feed(db, "held", "plain", feeds.url + "/held", min_interval=3600)
+    task = app.send_task("threat_feeds.fetch_feed", args=["held"], queue="threat_feeds")
+    assert started.wait(15)
+    zygote, = map(int, Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split())
+    for child in descendants(zygote):
+        os.kill(child, signal.SIGKILL)
+    go_on.set()
+    assert get(task)["status"] == "OK"  # its own claim does not hold it off
+    assert len(feeds.requests) == 2
+    assert db.threat_indicators.count_documents({}) == 2
 
 
 def test_a_revoked_pass_gives_its_feed_back(app: Celery, worker: Any, db: Database,

@@ -18,6 +18,7 @@ from harness import descendants, get
 from services.mongo import MongoServer
 from services.process import wait_until
 
+pytestmark = pytest.mark.timeout(300)  # the second one waits for its backoff
 COUNT, DAY = 2500, dt.timedelta(days=1)
 TASKS = ("sync.sync_vulnerabilities_for_team", "maintenance.check_sla_breaches_all_teams",
          "maintenance.run_retention_cycle")
@@ -87,7 +88,6 @@ def test_children_are_killed(app: Celery, cworker: Callable[..., Any], store: Mo
     check(db)
 
 
-@pytest.mark.timeout(300)
 def test_mongodb_goes_away(app: Celery, cworker: Callable[..., Any], store: MongoServer,
                            db: Database) -> None:
     """They come back by their backoff: at random within a minute."""
