@@ -226,7 +226,7 @@ static void sync_read(const redisReply *reply, void *arg)
 static void durability_warn(struct channel *c, const char *info)
 {
     char value[64];
-    if (c->warned)
+    if (c->warned || c->passive)
         return;
     c->warned = true;
     bool bounded = info_field(info, "\nmaxmemory:", value, sizeof value) && strcmp(value, "0") != 0;

@@ -19,6 +19,7 @@
 enum {
     PAGE = 100,
     PATIENCE = 15, /* seconds without any progress */
+    LEASE = 5,     /* seconds after which another recover may go on where this one was killed */
 };
 
 struct recovery {
@@ -169,7 +170,8 @@ static int open_parts(struct recovery *v)
         error_wrap(&err, "result_backend");
     } else if (store_keeps(w->store)) {
         const char **queues = queues_of(v);
-        struct channel_options options = {.queues = queues, .passive = true};
+        struct channel_options options = {.node = "cworker-recover", .queues = queues,
+                                          .lease = LEASE, .passive = true};
         w->channel = worker_open_channel(w, &options, &handlers, &err);
         free(queues);
     }

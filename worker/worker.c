@@ -230,9 +230,11 @@ struct channel *worker_open_channel(struct worker *w, struct channel_options *op
         error_wrap(err, "broker_url");
         return NULL;
     }
-    options->node = w->options->hostname;
+    if (!options->node)
+        options->node = w->options->hostname;
     options->key_prefix = s->global_keyprefix;
-    options->lease = s->worker_lease;
+    if (options->lease <= 0)
+        options->lease = s->worker_lease;
     options->wait_replicas = (int)s->broker_wait_replicas;
     for (char **step = s->priority_steps; *step && options->n_steps < CHANNEL_MAX_STEPS; step++)
         options->steps[options->n_steps++] = (int)strtol(*step, NULL, 10);

@@ -2,10 +2,12 @@
 """cworker recover, and what a clean stop leaves behind."""
 import json
 import signal
+import subprocess
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from harness import descendants, get, inflight, is_alive, run_cworker, wait_state, wait_until
+from harness import (CWORKER, descendants, get, inflight, is_alive, make_message, run_cworker,
+                     wait_state, wait_until)
 
 
 @pytest.fixture
@@ -100,6 +102,43 @@ def test_many(keys, recover):
                                              "outbox": 0}
     expected = [f"i{i}" for i in range(2500)] + [f"m{i}" for i in range(2500)]
     assert [text.decode() for text in reversed(keys.lrange("q", 0, -1))] == expected
+
+
+def test_killed_in_the_midst(app, keys, redis):
+    """What it had taken over comes back by the next one, each message once."""
+    message = make_message(app, keys)
+    for i in range(3000):
+        message["headers"]["id"] = str(i)
+        message["properties"]["delivery_tag"] = f"t{i}"
+        keys.lpush("{q}.cworker.inflight.w.h.b.1.0123456789abcdef", json.dumps(message))
+    words = ["-b", redis.url(), "--result-backend", redis.url(), "recover"]
+    first = subprocess.Popen([CWORKER, *words])
+    wait_until(lambda: keys.llen("q") > 100, what="the first ones back")
+    first.kill()
+    first.wait()
+    if inflight(keys):
+        assert "  cworker-recover" in run_cworker(*words).stderr
+    wait_until(lambda: not list(keys.scan_iter("cworker.lease.*")), what="its lease's end")
+    assert run_cworker(*words).returncode == 0
+    back = [json.loads(text)["headers"]["id"] for text in keys.lrange("q", 0, -1)]
+    assert sorted(back, key=int) == [str(i) for i in range(3000)]
+    assert ours(keys) == []
+
+
+def test_nothing_else_is_left(app, cworker, keys, redis, recover):
+    """Revoked ids, unique work, limits: keys that a fleet of Celery's would carry on for hours."""
+    worker = cworker("--set", 'task_fleet_limits={"demo.mul": {"rate": "1/m"}}')
+    waits = app.send_task("demo.add", (1, 2), countdown=3600)
+    unique = app.send_task("demo.unique", ("k", 600))
+    get(app.send_task("demo.mul", (2, 3)))
+    wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
+    keys.zadd("cworker.revoked", {waits.id: 1})
+    wait_until(lambda: list(keys.scan_iter("cworker.unique.*")), what="the lease of unique work")
+    worker.signal(signal.SIGQUIT)
+    worker.wait()
+    assert recover("--result-backend", redis.url()) == "Gave back 0 messages in flight and 0 delayed.\n"
+    assert ours(keys) == []
+    assert [json.loads(text)["headers"]["id"] for text in keys.lrange("celery", 0, -1)] == [unique.id]
 
 
 def test_a_clean_stop_leaves_nothing(app, cworker, keys):
