@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/check.h"
 #include "tasks/lib/json_stream.h"
-#include "tasks/lib/mirror.h"
 #include "tasks/lib/severity.h"
 #include "tasks/lib/tool.h"
+#include "tasks/scans/scan_state.h"
 #include "tasks/scans/scans.h"
 
 #include <string.h>
@@ -14,20 +14,17 @@
  * takes in one document, the counts are of all. A document that was set to CANCELLED stays so, and
  * ends Trivy. */
 
-static const double look_every = 2;
-
 enum { MAX_KEPT = 10000, MAX_BYTES = 12 << 20, MAX_RESULT = 64 << 20 };
 
 struct container_scan {
     cw_task *t;
-    const char *id, *image;
+    struct scan_state state;
+    const char *image;
     const bson_t *document;
     bson_t *vulnerabilities, *secrets;
     uint32_t kept, secrets_kept;
     int64_t found, severities[N_SEVERITIES];
     char *digest, *os;
-    double looked_at;
-    bool cancelled;
 };
 
 /* --- the report --- */
@@ -131,35 +128,14 @@ static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg
 
 /* --- the document --- */
 
-static int save(struct container_scan *s, bson_t *set)
-{
-    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
-    doc_match_id(&filter, "_id", s->id);
-    BCON_APPEND(&filter, "status", "{", "$ne", "CANCELLED", "}");
-    BSON_APPEND_DOCUMENT(&update, "$set", set);
-    mongo_touch(&update);
-    int code = mongo_update(s->t, "container_scans", &filter, &update, false);
-    bson_destroy(&filter);
-    bson_destroy(&update);
-    if (code < 0)
-        return -1;
-    s->cancelled = s->cancelled || code == 0;
-    const bson_t *now = mongo_load(s->t, "container_scans", "container scan", s->id);
-    return now ? mirror_to_unified_scan_results(s->t, now, "container") : -1;
-}
-
-static int save_status(struct container_scan *s, const char *status, const char *time_field,
-                       const char *error)
+static int save_failed(struct container_scan *s, const char *why)
 {
     bson_t set = BSON_INITIALIZER;
-    BSON_APPEND_UTF8(&set, "status", status);
-    BSON_APPEND_UTF8(&set, "task_id", cw_info(s->t)->id); /* the watchdog revokes it */
-    BSON_APPEND_DATE_TIME(&set, time_field, doc_now());
-    if (error)
-        doc_put(&set, "error", error, 4000);
-    else
-        BSON_APPEND_NULL(&set, "error");
-    int code = save(s, &set);
+    BSON_APPEND_UTF8(&set, "status", "FAILED");
+    BSON_APPEND_UTF8(&set, "task_id", cw_info(s->t)->id);
+    BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    doc_put(&set, "error", why, 4000);
+    int code = scan_state_set(&s->state, &set);
     bson_destroy(&set);
     return code;
 }
@@ -183,11 +159,11 @@ static cw_outcome finish(struct container_scan *s)
         bson_append_int64(&by, severities[i], -1, s->severities[i]);
     bson_append_document_end(&summary, &by);
     bson_append_document_end(&set, &summary);
-    int code = save(s, &set);
+    int code = scan_state_set(&s->state, &set);
     bson_destroy(&set);
     if (code < 0)
         return cw_fail(s->t);
-    if (s->cancelled)
+    if (s->state.cancelled)
         return cw_return_str(s->t, "CANCELLED");
     cJSON *result = cJSON_CreateObject();
     cJSON_AddStringToObject(result, "image", s->image);
@@ -205,9 +181,9 @@ static cw_outcome failed(struct container_scan *s)
     cw_outcome outcome = cw_fail(s->t);
     bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
     if (!again && cw_stopping(s->t) != CW_SHUTDOWN &&
-        save_status(s, "FAILED", "finished_at", why) < 0)
-        cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded", s->id);
-    return s->cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
+        save_failed(s, why) < 0)
+        cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded", s->state.id);
+    return s->state.cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
 }
 
 /* --- the run --- */
@@ -215,15 +191,8 @@ static cw_outcome failed(struct container_scan *s)
 static int on_tick(cw_task *t, double seconds, void *arg)
 {
     struct container_scan *s = arg;
-    if (seconds - s->looked_at < look_every)
-        return 0;
-    s->looked_at = seconds;
-    bson_t filter = BSON_INITIALIZER;
-    doc_match_id(&filter, "_id", s->id);
-    BSON_APPEND_UTF8(&filter, "status", "CANCELLED");
-    s->cancelled = mongo_count(t, "container_scans", &filter) > 0;
-    bson_destroy(&filter);
-    return s->cancelled ? cw_problem(t, false, "RuntimeError", "the scan was cancelled") : 0;
+    (void)t;
+    return scan_state_watch(&s->state, seconds);
 }
 
 static int run_trivy(struct container_scan *s, const char *path)
@@ -280,9 +249,9 @@ static cw_outcome scan(struct container_scan *s)
         return failed(s);
     }
     const char *path = folder ? cw_printf(s->t, "%s/report.json", folder) : "";
-    if (!folder || save_status(s, "RUNNING", "started_at", NULL) < 0)
+    if (!folder || scan_state_running(&s->state) < 0)
         return failed(s);
-    if (s->cancelled)
+    if (s->state.cancelled)
         return cw_return_str(s->t, "CANCELLED");
     if (run_trivy(s, path) < 0 || json_stream_file(s->t, path, &options, NULL) < 0)
         return failed(s);
@@ -293,10 +262,12 @@ cw_outcome execute_container_scan(cw_task *t)
 {
     struct container_scan *s = cw_alloc(t, sizeof *s);
     s->t = t;
-    s->id = cw_str(t, "image_scan_id");
+    s->state = (struct scan_state){.t = t, .collection = "container_scans",
+                                   .label = "container scan", .type = "container",
+                                   .id = cw_str(t, "image_scan_id"), .synced = true};
     s->vulnerabilities = mongo_bson(t);
     s->secrets = mongo_bson(t);
-    s->document = mongo_load(t, "container_scans", "container scan", s->id);
+    s->document = mongo_load(t, "container_scans", "container scan", s->state.id);
     if (!s->document)
         return cw_fail(t);
     const char *status = doc_text(s->document, "status");

@@ -12,7 +12,7 @@
  * again. */
 
 enum { MAX_FAILURES = 3 };
-static const double tell_every = 3, look_every = 2, look_again = 15;
+static const double tell_every = 3, look_again = 15;
 
 static const char *status_of(const bson_t *document)
 {
@@ -20,36 +20,7 @@ static const char *status_of(const bson_t *document)
     return status ? status : "PENDING";
 }
 
-/* {"$set": set} unless it was cancelled meanwhile; the mirror then shows what is true. */
-static int save(struct native_scan *s, const struct native_kind *kind, const bson_t *set)
-{
-    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
-    doc_match_id(&filter, "_id", s->id);
-    BCON_APPEND(&filter, "status", "{", "$ne", "CANCELLED", "}");
-    BSON_APPEND_DOCUMENT(&update, "$set", set);
-    int code = mongo_update(s->t, "native_scans", &filter, &update, false);
-    bson_destroy(&filter);
-    bson_destroy(&update);
-    if (code < 0)
-        return -1;
-    s->cancelled = s->cancelled || code == 0;
-    const bson_t *now = mongo_load(s->t, "native_scans", "native scan", s->id);
-    return now ? mirror_to_unified_scan_results(s->t, now, kind->type) : -1;
-}
-
-static int save_running(struct native_scan *s, const struct native_kind *kind)
-{
-    bson_t set = BSON_INITIALIZER;
-    BSON_APPEND_UTF8(&set, "status", "RUNNING");
-    BSON_APPEND_UTF8(&set, "task_id", cw_info(s->t)->id);
-    BSON_APPEND_DATE_TIME(&set, "started_at", doc_now());
-    BSON_APPEND_NULL(&set, "error");
-    int code = save(s, kind, &set);
-    bson_destroy(&set);
-    return code;
-}
-
-static int save_completed(struct native_scan *s, const struct native_kind *kind)
+static int save_completed(struct native_scan *s)
 {
     bson_t set = BSON_INITIALIZER, by;
     BSON_APPEND_INT64(s->summary, "findings", s->found);
@@ -62,7 +33,7 @@ static int save_completed(struct native_scan *s, const struct native_kind *kind)
     BSON_APPEND_NULL(&set, "error");
     BSON_APPEND_INT32(&set, "failures", 0);
     BSON_APPEND_DOCUMENT(&set, "summary", s->summary);
-    int code = save(s, kind, &set);
+    int code = scan_state_set(&s->state, &set);
     bson_destroy(&set);
     return code;
 }
@@ -106,11 +77,11 @@ static cw_outcome failed(struct native_scan *s, const struct native_kind *kind)
         return outcome;
     bson_t set = BSON_INITIALIZER;
     put_failure(&set, why, failures, again);
-    int code = save(s, kind, &set);
+    int code = scan_state_set(&s->state, &set);
     bson_destroy(&set);
     if (code < 0)
-        cw_log(s->t, CW_WARNING, "native scan %s: its failure could not be recorded", s->id);
-    return s->cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
+        cw_log(s->t, CW_WARNING, "native scan %s: its failure could not be recorded", s->state.id);
+    return s->state.cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
 }
 
 /* --- what may be scanned --- */
@@ -151,7 +122,7 @@ int native_finding(struct native_scan *s, const char *key, const char *severity,
     int64_t now = doc_now();
     s->found++;
     s->severities[severity_index(severity)]++;
-    BSON_APPEND_UTF8(&id, "scan_id", s->id);
+    BSON_APPEND_UTF8(&id, "scan_id", s->state.id);
     doc_put(&id, "key", key, 1000);
     bson_concat(&set, fields);
     doc_copy(&set, "team_id", s->document, "team_id");
@@ -165,19 +136,6 @@ int native_finding(struct native_scan *s, const char *key, const char *severity,
     return code;
 }
 
-static int look_whether_cancelled(struct native_scan *s)
-{
-    bson_t filter = BSON_INITIALIZER;
-    doc_match_id(&filter, "_id", s->id);
-    BSON_APPEND_UTF8(&filter, "status", "CANCELLED");
-    int64_t n = mongo_count(s->t, "native_scans", &filter);
-    bson_destroy(&filter);
-    if (n <= 0)
-        return 0; /* a store that does not answer now is met again at the end */
-    s->cancelled = true;
-    return cw_problem(s->t, false, "RuntimeError", "the scan was cancelled");
-}
-
 int native_tick(struct native_scan *s, double seconds)
 {
     if (seconds - s->told_at >= tell_every) {
@@ -188,10 +146,7 @@ int native_tick(struct native_scan *s, double seconds)
         cJSON_AddNumberToObject(meta, "findings", (double)s->found);
         cw_progress(s->t, meta);
     }
-    if (seconds - s->looked_at < look_every)
-        return 0;
-    s->looked_at = seconds;
-    return look_whether_cancelled(s);
+    return scan_state_watch(&s->state, seconds);
 }
 
 int native_on_tick(cw_task *t, double seconds, void *scan)
@@ -205,18 +160,18 @@ int native_on_tick(cw_task *t, double seconds, void *scan)
 static cw_outcome finish(struct native_scan *s, const struct native_kind *kind)
 {
     s->complete = true;
-    if (mongo_bulk_flush(s->findings) < 0 || save_completed(s, kind) < 0)
+    if (mongo_bulk_flush(s->findings) < 0 || save_completed(s) < 0)
         return failed(s, kind);
-    if (s->cancelled)
+    if (s->state.cancelled)
         return cw_return_str(s->t, "CANCELLED");
     return cw_return(s->t, doc_tree(s->summary));
 }
 
 static cw_outcome run(struct native_scan *s, const struct native_kind *kind)
 {
-    if (save_running(s, kind) < 0)
+    if (scan_state_running(&s->state) < 0)
         return failed(s, kind);
-    if (s->cancelled)
+    if (s->state.cancelled)
         return cw_return_str(s->t, "CANCELLED");
     return kind->scan(s) < 0 ? failed(s, kind) : finish(s, kind);
 }
@@ -230,7 +185,7 @@ static cw_outcome claim_and_run(struct native_scan *s, const struct native_kind 
         return failed(s, kind);
     if (!claimed)
         return cw_retry(s->t, look_again, "RuntimeError", "%s scan %.80s waits: its tool is busy",
-                        kind->type, s->id);
+                        kind->type, s->state.id);
     cw_outcome outcome = run(s, kind);
     kind->release(s, s->complete);
     return outcome;
@@ -250,8 +205,9 @@ cw_outcome native_run(cw_task *t, const struct native_kind *kind)
     struct native_scan *s = cw_alloc(t, sizeof *s);
     bson_iter_t team;
     s->t = t;
-    s->id = cw_str(t, "scan_id");
-    s->document = mongo_load(t, "native_scans", "native scan", s->id);
+    s->state = (struct scan_state){.t = t, .collection = "native_scans", .label = "native scan",
+                                   .type = kind->type, .id = cw_str(t, "scan_id")};
+    s->document = mongo_load(t, "native_scans", "native scan", s->state.id);
     if (!s->document)
         return cw_fail(t);
     const char *status = status_of(s->document);
@@ -262,6 +218,6 @@ cw_outcome native_run(cw_task *t, const struct native_kind *kind)
     }
     s->target = doc_text(s->document, "target");
     if (!doc_find(s->document, "team_id", &team))
-        return cw_raise(t, "ValueError", "native scan %.80s has no team_id", s->id);
+        return cw_raise(t, "ValueError", "native scan %.80s has no team_id", s->state.id);
     return go(s, kind);
 }

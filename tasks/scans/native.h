@@ -4,13 +4,14 @@
 
 #include "tasks/lib/mongo.h"
 #include "tasks/lib/severity.h"
+#include "tasks/scans/scan_state.h"
 
 /* What all scans of native_scans share: the document, its states and its mirror, the team's
  * approved targets, findings, progress, and an end when the scan is cancelled. */
 
 struct native_scan {
     cw_task *t;
-    const char *id;
+    struct scan_state state;
     const bson_t *document;    /* of native_scans */
     const char *target, *host; /* as given; what must be approved */
     struct mongo_bulk *findings;

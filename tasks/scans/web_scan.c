@@ -94,7 +94,7 @@ static int run_step(struct web *w, const char *kind, const char *options, double
                 stop_scan(w, kind, id);
             return why ? cw_problem(t, false, why, "ZAP's %s took more than options.max_minutes",
                                     kind)
-                   : w->s->cancelled
+                   : w->s->state.cancelled
                        ? cw_problem(t, false, "RuntimeError", "the scan was cancelled")
                        : -1;
         }
@@ -173,7 +173,7 @@ static int scan(struct native_scan *s)
 
 static int claim(struct native_scan *s)
 {
-    return zap_claim(s->t, s->id);
+    return zap_claim(s->t, s->state.id);
 }
 
 static void release(struct native_scan *s, bool clean)

@@ -146,18 +146,6 @@ static void unlink_command(struct command *c)
     c->store->n_sent--;
 }
 
-bool redis_error_passes(const char *error)
-{
-    static const char *const starts[] = {
-        "OOM ",    "LOADING ",  "READONLY ",   "BUSY ",     "MASTERDOWN ",  "NOREPLICAS ",
-        "NOAUTH ", "NOPERM ",   "MISCONF ",    "TRYAGAIN ", "CLUSTERDOWN ", "MOVED ",
-        "ASK ",    "NOSCRIPT ", "UNKILLABLE ", "WRONGPASS "};
-    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
-        if (!strncmp(error, starts[i], strlen(starts[i])))
-            return true;
-    return false;
-}
-
 /* An older record that was refused must not be written after a newer one of its id: it is
  * superseded. */
 static void drop_older(struct redis_store *s, const char *id)

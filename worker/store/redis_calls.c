@@ -28,6 +28,18 @@ struct redis_calls {
     unsigned n_attempts;
 };
 
+bool redis_error_passes(const char *error)
+{
+    static const char *const starts[] = {
+        "OOM ",    "LOADING ",  "READONLY ",   "BUSY ",     "MASTERDOWN ",  "NOREPLICAS ",
+        "NOAUTH ", "NOPERM ",   "MISCONF ",    "TRYAGAIN ", "CLUSTERDOWN ", "MOVED ",
+        "ASK ",    "NOSCRIPT ", "UNKILLABLE ", "WRONGPASS "};
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        if (!strncmp(error, starts[i], strlen(starts[i])))
+            return true;
+    return false;
+}
+
 static void call_free(struct call *call)
 {
     struct redis_calls *c = call->calls;
