@@ -39,9 +39,10 @@ FLAGS    := $(B)/flags
 SOURCES  := $(B)/sources
 UNIT     := $(patsubst test/unit/%.c,$(B)/test/%,$(wildcard test/unit/test_*.c))
 FUZZ     := $(patsubst test/fuzz/%.c,$(B)/test/%,$(wildcard test/fuzz/fuzz_*.c))
+FUZZ_FILES := $(wildcard test/golden/*/*.json test/samples/nmap/* test/samples/feeds/* test/fuzz/found/*)
 PYTEST   := .venv/bin/python -m pytest -q -n $(or $(JOBS),6) -p no:cacheprovider
 
-.PHONY: all debug asan check check-quick check-unit check-integration check-tools lint shape bench fault \
+.PHONY: all debug asan check check-quick check-unit check-integration check-tools lint shape bench fault fuzz \
         upstream demo install clean help FORCE
 
 all: $(B)/cworker $(B)/demo.so ## the program and the demo plugin (release, hardened)
@@ -93,7 +94,7 @@ $(B)/test/%: test/unit/%.c $(LIB) $(FLAGS)
 
 $(B)/test/fuzz_%: test/fuzz/fuzz_%.c $(LIB) $(FLAGS)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -DFUZZ_REPLAY $(LINK) -o $@ $< $(LIB) $(LIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP $(LINK) -o $@ $< $(LIB) $(LIBS)
 
 check: ## everything: lint, unit tests, integration tests; also under the sanitizers
 	$(Q)test/setup.sh all
@@ -107,6 +108,15 @@ check-quick: check-unit lint ## unit tests and lint only
 
 check-unit: all $(UNIT) $(FUZZ)
 	$(Q)for t in $(UNIT); do echo "  $$t"; timeout 120 $$t || exit 1; done
+	$(Q)for f in message tools; do echo "  $(B)/test/fuzz_$$f"; $(B)/test/fuzz_$$f 100 $(FUZZ_FILES) || exit 1; done
+
+fuzz: ## hostile messages and outputs of tools, searched for by clang's libFuzzer: SECONDS=600
+	$(Q)for f in message tools; do \
+	    $(MAKE) CC=clang B=build/fuzz SANITIZE=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' \
+	        LINK='-rdynamic -fsanitize=fuzzer,address,undefined' build/fuzz/test/fuzz_$$f && \
+	    mkdir -p build/fuzz/$$f && \
+	    build/fuzz/test/fuzz_$$f -max_total_time=$(or $(SECONDS),60) -artifact_prefix=build/fuzz/ \
+	        -verbosity=0 build/fuzz/$$f $(sort $(dir $(FUZZ_FILES))) || exit 1; done
 
 check-integration: all $(B)/ledger.so $(B)/upstream.so ## pytest with a real Celery, Redis, MongoDB-protocol server
 	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration test/fault

@@ -32,8 +32,10 @@ static const char *attribute(const XML_Char **list, const char *name)
 
 static void begin_host(struct nmap_xml *x)
 {
+    free(x->port.scripts); /* of a port that never ended */
     x->host = (struct nmap_host){0};
     x->port = (struct nmap_port){0};
+    x->in_port = false;
 }
 
 static void begin_port(struct nmap_xml *x, const XML_Char **list)

@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "test/fuzz/fuzz.h"
+
 #include "proto/envelope.h"
 #include "proto/message.h"
 
 #include "proto/base/mem.h"
 #include "proto/repr.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* What a tree prints must be readable again and print the same. */
 static void check_tree(const char *text, size_t size)
@@ -77,21 +73,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     time_parse(text, size, &time);
     return 0;
 }
-
-#ifdef FUZZ_REPLAY
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        FILE *file = fopen(argv[i], "rb");
-        if (!file) {
-            perror(argv[i]);
-            return 1;
-        }
-        static uint8_t data[4 << 20];
-        size_t size = fread(data, 1, sizeof data, file);
-        fclose(file);
-        LLVMFuzzerTestOneInput(data, size);
-    }
-    return 0;
-}
-#endif
