@@ -279,6 +279,19 @@ int occurrences_add(struct occurrences *o, const bson_t *document, const struct 
     return 0;
 }
 
+int occurrences_keep(struct occurrences *o, const char *document_id)
+{
+    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
+    doc_match_id(&filter, "team_id", o->team);
+    BCON_APPEND(&filter, "source", BCON_UTF8(o->source), "source_id", BCON_UTF8(document_id), "status",
+                "OPEN");
+    put_seen(o, &update);
+    int64_t n = mongo_update_many(o->t, "vulnerability_occurrences", &filter, &update);
+    bson_destroy(&filter);
+    bson_destroy(&update);
+    return n < 0 ? -1 : 0;
+}
+
 int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, int64_t since)
 {
     if (occurrences_flush(o) < 0)

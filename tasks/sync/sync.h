@@ -22,6 +22,8 @@ struct occurrences *occurrences_open(cw_task *t, const char *team, const char *s
 /* The document that the next findings come from; its team_id and _id are kept with them. */
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f);
 int occurrences_flush(struct occurrences *o);
+/* A document says nothing new for now: what is open by it stays so. */
+int occurrences_keep(struct occurrences *o, const char *document_id);
 /* What was open in this source (of this document, or of all when NULL) and was not seen since
  * `since` is gone: it is resolved. Flushes first. */
 int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, int64_t since);

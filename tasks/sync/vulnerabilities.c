@@ -66,8 +66,10 @@ static int on_document(cw_task *t, const bson_t *document, void *arg)
     if (!p->source->whole)
         return p->source->read(p->o, document);
     const char *id = doc_id(document, "_id", room);
-    if (!id || !is_whole(document))
+    if (!id)
         return 0;
+    if (!is_whole(document))
+        return occurrences_keep(p->o, id);
     if (p->source->read(p->o, document) < 0)
         return -1;
     return occurrences_resolve_unseen(p->o, id, p->began);
@@ -200,6 +202,9 @@ cw_outcome sync_all_teams_vulnerabilities(cw_task *t)
     for (int i = 0; i < SYNC_SOURCES; i++)
         if (mongo_distinct(t, sync_sources[i].collection, "team_id", on_team, &f) < 0)
             return cw_fail(t);
+    /* Teams whose findings are all gone have occurrences to be resolved. */
+    if (f.full && mongo_distinct(t, "vulnerability_occurrences", "team_id", on_team, &f) < 0)
+        return cw_fail(t);
     cJSON *result = cJSON_CreateObject();
     cJSON_AddNumberToObject(result, "teams", (double)f.n);
     return cw_return(t, result);

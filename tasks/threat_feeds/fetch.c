@@ -313,8 +313,10 @@ static int send_feed(cw_task *t, const bson_t *document, void *arg)
     struct fan_out *o = arg;
     char room[25], sub_task[CW_ID_SIZE];
     const char *id = doc_id(document, "_id", room);
-    if (!id)
+    if (!id) {
+        cw_log(t, CW_WARNING, "a feed is left out: its _id is neither a text nor an ObjectId");
         return 0;
+    }
     if (doc_date(document, "next_fetch_at", 0) > o->now + SLACK_MS) {
         o->waiting++;
         return 0;

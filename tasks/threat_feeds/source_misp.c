@@ -9,7 +9,7 @@
  * read is kept in threat_feed_events, written after its indicators: a pass that was killed goes on
  * with the events that are left. An event that cannot be read does not stop the others. */
 
-enum { DOCUMENT_MAX = 64 << 20 };
+enum { DOCUMENT_MAX = 32 << 20 };
 
 struct misp {
     struct feed *f;

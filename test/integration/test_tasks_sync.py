@@ -181,6 +181,25 @@ def test_odd_documents(app: Celery, worker: Any, db: Database) -> None:
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 3
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("status", ["PENDING", "RUNNING", "FAILED", "CANCELLED"])
+def test_an_image_that_is_scanned_again_loses_nothing(app: Celery, worker: Any, db: Database,
+                                                      full: bool, status: str) -> None:
+    scan = {"_id": "s", "team_id": "t1", "digest": "sha256:1", "status": "COMPLETED",
+            "finished_at": dt.datetime.utcnow(), "vulnerabilities": [
+                {"vulnerability_id": "CVE-1", "purl": "p"}, {"vulnerability_id": "CVE-2", "purl": "p"}]}
+    db.container_scans.insert_one(scan)
+    assert sync(app)["container"]["new"] == 2
+    stamp = {"updated_at": dt.datetime.utcnow()}
+    db.container_scans.update_one({}, {"$set": {"status": status, "vulnerabilities": [], **stamp}})
+    assert sync(app, full=full)["container"]["resolved"] == 0
+    db.container_scans.update_one({}, {"$set": {**scan, **stamp,
+                                                "vulnerabilities": scan["vulnerabilities"][:1]}})
+    assert sync(app, full=full)["container"]["resolved"] == 1
+    db.container_scans.delete_one({})
+    assert sync(app, full=True)["container"]["resolved"] == 1
+
+
 def test_all_teams(app: Celery, worker: Any, db: Database) -> None:
     team = ObjectId()
     db.cspm_findings.insert_many([cspm(1), {**cspm(2), "team_id": team}])
@@ -189,6 +208,18 @@ def test_all_teams(app: Celery, worker: Any, db: Database) -> None:
     assert done == {"teams": 2}
     wait_until(lambda: db.vulnerability_occurrences.count_documents({}) == 2)
     assert db.vulnerability_occurrences.find_one({"source_id": "f2"})["team_id"] == team
+
+
+def test_a_team_without_findings_is_resolved_by_a_full_pass(app: Celery, worker: Any,
+                                                            db: Database) -> None:
+    db.cspm_findings.insert_many([cspm(1), {**cspm(2), "team_id": "t2"}])
+    for team in ("t1", "t2"):
+        sync(app, team)
+    db.cspm_findings.delete_many({"team_id": "t2"})
+    name = "sync.sync_all_teams_vulnerabilities"
+    assert get(app.send_task(name, queue="sync")) == {"teams": 1}
+    assert get(app.send_task(name, kwargs={"full": True}, queue="sync")) == {"teams": 2}
+    wait_until(lambda: db.vulnerability_occurrences.find_one({"team_id": "t2"})["status"] == "RESOLVED")
 
 
 def test_a_killed_worker_changes_nothing(app: Celery, cworker: Callable[..., Any],
