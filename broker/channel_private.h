@@ -4,9 +4,10 @@
 
 /* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, and from
  * which may be fetched), pause.c, recover.c (what comes first on a connection), fetch.c, watch.c,
- * settle.c, outbox.c, replicas.c, delayed.c, hasten.c, peek.c, lease.c, rescue.c (what dead workers
+ * settle.c, effect.c, outbox.c, replicas.c, delayed.c, hasten.c, peek.c, lease.c, rescue.c (what dead workers
  * held), restore.c (what Python workers held), adopt.c. */
 
+#include "broker/arguments.h"
 #include "broker/channel.h"
 #include "broker/scripts.h"
 #include "broker/timer.h"
@@ -51,14 +52,6 @@ struct settlement {
     bool beside;                  /* leaves its delivery held: does nothing where that is gone */
     channel_settled_fn *fn;
     void *arg;
-};
-
-/* Keys, then arguments of a script, collected piece by piece. */
-struct argument_list {
-    struct buf bytes;
-    size_t *ends;
-    int n, capacity, n_keys;
-    struct slice *slices; /* made by arguments_seal */
 };
 
 struct channel {
@@ -182,17 +175,14 @@ void settlement_finish(struct settlement *s, int code); /* frees it, then tells 
 void settle_beside(struct channel *c, struct delivery *d, const struct effect *effect,
                    channel_settled_fn *fn, void *arg);
 void settle_dead(struct lane *lane, struct slice text, const char *reason);
-void arguments_add(struct argument_list *list, const void *data, size_t size);
-void arguments_text(struct argument_list *list, const char *text);
-const struct slice *arguments_seal(struct argument_list *list);
-void arguments_done(struct argument_list *list);
 
 /* outbox.c */
 char *outbox_key(const struct channel *c, const char *queue);    /* caller frees */
 char *outbox_field(const char *id, const char *tag);             /* caller frees */
-/* The keys of one effect, and what script_settle and script_restore want to know of it. */
-void effect_arguments_of(struct argument_list *keys, struct argument_list *rest, struct channel *c,
-                         const struct effect *e);
+
+/* effect.c: the keys of one effect, and what script_settle and script_restore want to know of it */
+void effect_keys(struct argument_list *list, struct channel *c, const struct effect *e);
+void effect_arguments(struct argument_list *list, struct channel *c, const struct effect *e);
 
 /* delayed.c */
 void delayed_look(evutil_socket_t fd, short what, void *arg);

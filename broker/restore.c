@@ -126,7 +126,8 @@ static void record_set_aside(struct record *r, struct slice text, const char *re
     struct effect dead = {.kind = EFFECT_DEAD, .queue = queue, .text = text, .reason = reason};
     note(c, true, "a message in %s is set aside in the dead-letter list of %s: %s", c->unacked.hash,
          queue, reason);
-    effect_arguments_of(&keys, &rest, c, &dead);
+    effect_keys(&keys, c, &dead);
+    effect_arguments(&rest, c, &dead);
     record_send(r, &keys, &rest);
 }
 

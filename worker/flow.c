@@ -207,20 +207,28 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
 
 /* --- dispatch ------------------------------------------------------------------------------------ */
 
+/* Redis has answered: true when the request is still ours to start. */
+static bool is_claimed(struct request *r, int code)
+{
+    r->worker->n_claiming--;
+    if (code == 0) {
+        request_move(r, REQUEST_READY);
+        return true;
+    }
+    r->worker->n_waiting--;
+    flow_done(r);
+    return false;
+}
+
 /* An early ack has to have happened before the task starts: a worker that lost its lease must not run
  * what somebody else already has. */
 static void on_claimed(int code, void *arg)
 {
     struct request *r = arg;
     struct worker *w = r->worker;
-    w->n_claiming--;
-    if (code != 0) {
-        w->n_waiting--;
-        flow_done(r);
+    if (!is_claimed(r, code))
         return;
-    }
     r->acked = true;
-    request_move(r, REQUEST_READY);
     if (!revoked(r))
         flow_run(r);
     worker_pump(w);
@@ -231,14 +239,9 @@ static void on_marked(int code, void *arg)
 {
     struct request *r = arg;
     struct worker *w = r->worker;
-    w->n_claiming--;
-    if (code != 0) {
-        w->n_waiting--;
-        flow_done(r);
+    if (!is_claimed(r, code))
         return;
-    }
     r->marked = true;
-    request_move(r, REQUEST_READY);
     if (w->phase != WORKER_RUNNING)
         flow_finish(r, OUTCOME_GIVEN_BACK);
     else if (!revoked(r))
