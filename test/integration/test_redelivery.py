@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from celery import chain, signature
+from celery import chain, chord, signature
 from harness import (get, inflight, make_message, read_ledger, run_cworker, wait_state,
                      wait_until)
 
@@ -324,3 +324,22 @@ def test_later_delayed_entries_and_workers_are_left(app, cworker, backend, keys)
     assert keys.hexists("cworker.incarnations", "later")
     assert worker.log.count("a later version") == 1
     keys.hdel("cworker.incarnations", "later")
+
+
+def test_recover_counts_the_part_of_a_chord(make_app, redis_backend, cworker, proxy, keys, ledger,
+                                            python_worker):
+    """A Python worker runs the other part and the body."""
+    app = make_app(redis_backend)
+    crash = Crash(cworker, proxy, ledger, keys, redis_backend)
+    parts = [signature("bench.noop", (1,), app=app),
+             signature("demo.add", (2, 3), app=app, queue="later")]
+    sent = []
+
+    def send():
+        sent.append(chord(parts, signature("demo.echo", app=app), app=app).apply_async())
+        return sent[0].parent.results[0]
+
+    crash.at(ACK, send)
+    assert ENDED in crash.hand_back()
+    python_worker("-Q", "celery,later")
+    assert get(sent[0], timeout=30)["args"] == [[None, 5]]

@@ -391,12 +391,13 @@ static int outboxes_remove(struct recovery *r)
     return status;
 }
 
-/* Registrations, pauses, leases of unique work, limits and the revoked set mean nothing to Celery's
+/* Registrations, pauses, leases of unique work, limits, counts and the revoked set mean nothing to Celery's
  * workers. */
 static int rest_remove(struct recovery *r)
 {
     static const char *const patterns[] = {"cworker.incarnations", "cworker.paused", "cworker.unique.*",
-                                           "cworker.limit.*", "cworker.revoked*", "cworker.hasten.*"};
+                                           "cworker.limit.*", "cworker.revoked*", "cworker.hasten.*",
+                                           "cworker.chord.*"};
     int status = outboxes_remove(r);
     for (size_t i = 0; status == 0 && i < sizeof patterns / sizeof *patterns; i++)
         status = keys_remove(r, patterns[i]);
