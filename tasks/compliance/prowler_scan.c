@@ -3,6 +3,7 @@
 #include "tasks/compliance/ocsf.h"
 #include "tasks/compliance/prowler.h"
 #include "tasks/lib/check.h"
+#include "tasks/lib/fields.h"
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/scan_job.h"
 #include "tasks/lib/severity.h"
@@ -52,26 +53,20 @@ static int read_list(struct prowler_scan *s, const char *name, bool (*check)(con
                      const char *ret[MAX_LIST + 1])
 {
     const cJSON *given = cw_json(s->t, name);
-    bson_iter_t list, at;
     int n = 0;
-    const char *text = NULL;
-    if (cJSON_IsArray(given)) {
-        for (const cJSON *item = given->child; item; item = item->next) {
-            text = cJSON_GetStringValue(item);
-            if (!text || !check(text) || n == MAX_LIST)
-                return cw_problem(s->t, false, "TypeError",
-                                  "argument '%s' must be a list of at most %d names, not %.60s",
-                                  name, MAX_LIST, text ? text : "something else");
-            ret[n++] = text;
-        }
-    } else if (doc_find(s->job.run, name, &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
-               bson_iter_recurse(&at, &list)) {
-        while ((text = doc_next_text(&list))) {
-            if (!check(text) || n == MAX_LIST)
-                return cw_problem(s->t, false, "ValueError", "scan run %s: %s holds \"%.60s\"",
-                                  s->run_id, name, text);
-            ret[n++] = text;
-        }
+    if (!cJSON_IsArray(given)) {
+        n = field_texts(s->t, s->job.run, cw_printf(s->t, "scan run %.80s", s->run_id), name, check,
+                        ret, MAX_LIST);
+        ret[n < 0 ? 0 : n] = NULL;
+        return n;
+    }
+    for (const cJSON *item = given->child; item; item = item->next) {
+        const char *text = cJSON_GetStringValue(item);
+        if (!text || !check(text) || n == MAX_LIST)
+            return cw_problem(s->t, false, "TypeError",
+                              "argument '%s' must be a list of at most %d names, not %.60s", name,
+                              MAX_LIST, text ? text : "something else");
+        ret[n++] = text;
     }
     ret[n] = NULL;
     return n;
@@ -122,8 +117,11 @@ static int read_role(struct prowler_scan *s)
 
 static int read_provider(struct prowler_scan *s)
 {
+    static const struct field_rule rules[] = {{"provider", CW_STR, 0, 0}, {0}};
     const char *given = doc_text(s->job.run, "provider");
     given = given ? given : "aws";
+    if (fields_check(s->t, s->job.run, rules) < 0)
+        return -1;
     for (size_t i = 0; prowler_providers[i] && !s->provider; i++)
         if (strcasecmp(given, prowler_providers[i]) == 0)
             s->provider = prowler_providers[i];
@@ -151,12 +149,10 @@ static int read_regions(struct prowler_scan *s)
 
 static int prepare(struct prowler_scan *s)
 {
-    bson_iter_t team;
-    if (read_provider(s) < 0)
-        return -1;
-    if (!doc_find(s->job.run, "team_id", &team))
-        return cw_problem(s->t, false, "ValueError", "scan run %s has no team_id", s->run_id);
-    if (read_role(s) < 0)
+    const char *what = cw_printf(s->t, "scan run %.80s", s->run_id);
+    if (field_id(s->t, s->job.run, what, "team_id", true) < 0 ||
+        field_id(s->t, s->job.run, what, "cloud_account_id", false) < 0 || read_provider(s) < 0 ||
+        read_role(s) < 0)
         return -1;
     s->n_regions = read_regions(s);
     int n = read_list(s, "frameworks", check_framework, s->frameworks);

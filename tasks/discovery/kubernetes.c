@@ -4,6 +4,7 @@
 #include "tasks/discovery/k8s_checks.h"
 #include "tasks/discovery/k8s_kinds.h"
 #include "tasks/lib/digest.h"
+#include "tasks/lib/fields.h"
 #include "tasks/lib/mongo.h"
 
 #include <string.h>
@@ -272,7 +273,6 @@ static cw_outcome discover(struct discovery *d)
 cw_outcome execute_kubernetes_cluster_discovery(cw_task *t)
 {
     struct discovery *d = cw_alloc(t, sizeof *d);
-    bson_iter_t team;
     char room[25];
     d->t = t;
     d->cluster = mongo_load(t, "k8s_clusters", "cluster", cw_str(t, "cluster_id"));
@@ -283,8 +283,8 @@ cw_outcome execute_kubernetes_cluster_discovery(cw_task *t)
     d->started = doc_now();
     d->skipped = cJSON_CreateArray();
     cw_defer(t, delete_tree, d->skipped);
-    if (!doc_find(d->cluster, "team_id", &team))
-        return cw_raise(t, "ValueError", "cluster %.80s has no team_id", d->cluster_id);
+    if (field_id(t, d->cluster, cw_printf(t, "cluster %.80s", d->cluster_id), "team_id", true) < 0)
+        return failed(d);
     d->resources = mongo_bulk_open(t, "k8s_resources");
     d->findings = mongo_bulk_open(t, "k8s_findings");
     if (!d->resources || !d->findings)

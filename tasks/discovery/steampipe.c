@@ -3,6 +3,7 @@
 #include "tasks/discovery/queries.h"
 #include "tasks/discovery/steampipe_service.h"
 #include "tasks/lib/check.h"
+#include "tasks/lib/fields.h"
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/scan_job.h"
 #include "tasks/lib/tool.h"
@@ -262,14 +263,17 @@ static int prepare(struct discovery *d)
     cw_task *t = d->t;
     const char *provider = doc_text(d->job.run, "provider"), *url;
     char room[25], *lower = cw_printf(t, "%s", provider ? provider : "aws");
-    bson_iter_t team;
+    static const struct field_rule rules[] = {{"provider", CW_STR, 0, 0}, {0}};
+    const char *what = cw_printf(t, "scan run %.80s", d->run_id);
+    if (field_id(t, d->job.run, what, "team_id", true) < 0 ||
+        field_id(t, d->job.run, what, "cloud_account_id", false) < 0 ||
+        fields_check(t, d->job.run, rules) < 0)
+        return -1;
     for (char *at = lower; *at; at++)
         *at = (char)tolower((unsigned char)*at);
     d->provider = lower;
     d->account = doc_id(d->job.run, "cloud_account_id", room);
     d->account = d->account && check_name(d->account) ? cw_printf(t, "%s", d->account) : NULL;
-    if (!doc_find(d->job.run, "team_id", &team))
-        return cw_problem(t, false, "ValueError", "scan run %.80s has no team_id", d->run_id);
     if (!check_name(d->provider))
         return cw_problem(t, false, "ValueError", "provider %.80s is not a name", d->provider);
     if (strcmp(d->provider, "aws") == 0 && !check_region(d->region))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/check.h"
+#include "tasks/lib/fields.h"
 #include "tasks/scans/cloud_scan.h"
 
 #include <string.h>
@@ -12,37 +13,25 @@
 
 static const char *const everywhere = "global";
 
-static int read_list(struct cloud_plan *p, const bson_t *run, const char *field,
-                     bool (*check)(const char *), const char **ret, int max)
-{
-    bson_iter_t at, list;
-    const char *text;
-    int n = 0;
-    if (!doc_find(run, field, &at) || BSON_ITER_HOLDS_NULL(&at))
-        return 0;
-    if (!BSON_ITER_HOLDS_ARRAY(&at) || !bson_iter_recurse(&at, &list))
-        return cw_problem(p->t, false, "ValueError", "scan run %s: %s is not a list", p->run_id,
-                          field);
-    while ((text = doc_next_text(&list))) {
-        if (!check(text) || n == max)
-            return cw_problem(p->t, false, "ValueError", "scan run %s: %s holds \"%.60s\"",
-                              p->run_id, field, text);
-        ret[n++] = text;
-    }
-    return n;
-}
-
 int cloud_plan_read(cw_task *t, const bson_t *run, const char *run_id, struct cloud_plan *ret)
 {
+    static const struct field_rule rules[] = {{"provider", CW_STR, 0, 0}, {0}};
     *ret = (struct cloud_plan){.t = t, .run_id = run_id};
     int64_t size = setting_int(t, "REGION_BATCH_SIZE", 3, 1, 64);
     int64_t delay = setting_int(t, "REGION_BATCH_DELAY", 60, 0, 3600);
     const char *provider = doc_text(run, "provider");
     ret->by_region = !provider || strcasecmp(provider, "aws") == 0;
-    ret->n_regions = read_list(ret, run, "regions", ret->by_region ? check_region : check_name,
-                               ret->regions, 64);
-    ret->n_frameworks = read_list(ret, run, "frameworks", check_framework, ret->frameworks, 60);
-    if (size < 0 || delay < 0 || ret->n_regions < 0 || ret->n_frameworks < 0)
+    const char *what = cw_printf(t, "scan run %.80s", run_id);
+    if (fields_check(t, run, rules) < 0 || field_id(t, run, what, "team_id", true) < 0 ||
+        field_id(t, run, what, "cloud_account_id", false) < 0)
+        return -1;
+    ret->n_regions = field_texts(t, run, what, "regions",
+                                 ret->by_region ? check_region : check_name, ret->regions, 64);
+    if (ret->n_regions < 0)
+        return -1;
+    ret->n_frameworks =
+        field_texts(t, run, what, "frameworks", check_framework, ret->frameworks, 60);
+    if (size < 0 || delay < 0 || ret->n_frameworks < 0)
         return -1;
     if (ret->n_regions == 0 && !ret->by_region)
         ret->regions[ret->n_regions++] = everywhere;

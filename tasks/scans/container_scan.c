@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/check.h"
+#include "tasks/lib/fields.h"
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/severity.h"
 #include "tasks/lib/tool.h"
@@ -244,6 +245,9 @@ static cw_outcome scan(struct container_scan *s)
         .arg = s,
     };
     const char *folder = cw_tmpdir(s->t);
+    const char *what = cw_printf(s->t, "container scan %.80s", s->state.id);
+    if (field_id(s->t, s->document, what, "team_id", true) < 0)
+        return failed(s);
     if (!s->image || !check_image(s->image)) {
         cw_problem(s->t, false, "ValueError", "image must be like registry/name:tag");
         return failed(s);

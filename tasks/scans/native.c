@@ -195,7 +195,9 @@ static cw_outcome go(struct native_scan *s, const struct native_kind *kind)
 {
     s->findings = mongo_bulk_open(s->t, "scan_findings");
     s->summary = mongo_bson(s->t);
-    if (!s->findings || kind->prepare(s) < 0 || check_approved(s) < 0)
+    const char *what = cw_printf(s->t, "native scan %.80s", s->state.id);
+    if (!s->findings || field_id(s->t, s->document, what, "team_id", true) < 0 ||
+        fields_check(s->t, s->document, kind->fields) < 0 || kind->prepare(s) < 0 || check_approved(s) < 0)
         return failed(s, kind);
     return kind->claim ? claim_and_run(s, kind) : run(s, kind);
 }
@@ -203,7 +205,6 @@ static cw_outcome go(struct native_scan *s, const struct native_kind *kind)
 cw_outcome native_run(cw_task *t, const struct native_kind *kind)
 {
     struct native_scan *s = cw_alloc(t, sizeof *s);
-    bson_iter_t team;
     s->t = t;
     s->state = (struct scan_state){.t = t, .collection = "native_scans", .label = "native scan",
                                    .type = kind->type, .id = cw_str(t, "scan_id")};
@@ -217,7 +218,5 @@ cw_outcome native_run(cw_task *t, const struct native_kind *kind)
         return cw_return_str(t, status);
     }
     s->target = doc_text(s->document, "target");
-    if (!doc_find(s->document, "team_id", &team))
-        return cw_raise(t, "ValueError", "native scan %.80s has no team_id", s->state.id);
     return go(s, kind);
 }

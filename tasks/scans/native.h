@@ -2,6 +2,7 @@
 #ifndef TASKS_SCANS_NATIVE_H
 #define TASKS_SCANS_NATIVE_H
 
+#include "tasks/lib/fields.h"
 #include "tasks/lib/mongo.h"
 #include "tasks/lib/severity.h"
 #include "tasks/scans/scan_state.h"
@@ -28,6 +29,7 @@ struct native_scan {
 
 struct native_kind {
     const char *type; /* "network", "ssl", "web": scan_type of the mirror, tool of the findings */
+    const struct field_rule *fields; /* of the document, checked first */
     /* Checks target and options and sets host; < 0 after cw_problem. */
     int (*prepare)(struct native_scan *s);
     int (*scan)(struct native_scan *s); /* < 0: the scan failed, by cw_problem or a helper */

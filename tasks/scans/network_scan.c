@@ -41,8 +41,6 @@ static int arguments_make(struct native_scan *s, struct network *n)
     }
     if (doc_bool(s->document, "options.service_detection", false))
         n->argv[i++] = "-sV";
-    if (timing < -1 || timing > 5)
-        return cw_problem(s->t, false, "ValueError", "options.timing must be 0 to 5");
     if (timing >= 0)
         n->argv[i++] = cw_printf(s->t, "-T%d", (int)timing);
     if (target_is_ipv6(s->target))
@@ -62,9 +60,6 @@ static int prepare(struct native_scan *s)
     if (!s->target || !target_is_valid(s->target))
         return cw_problem(s->t, false, "ValueError",
                           "target must be a host name, an address or a network");
-    bson_iter_t at;
-    if (doc_find(s->document, "options.ports", &at) && !BSON_ITER_HOLDS_UTF8(&at))
-        return cw_problem(s->t, false, "ValueError", "options.ports must be like 22,80,8000-8100");
     return arguments_make(s, n);
 }
 
@@ -167,6 +162,12 @@ static int scan(struct native_scan *s)
 
 cw_outcome execute_network_scan(cw_task *t)
 {
-    static const struct native_kind kind = {"network", prepare, scan};
+    static const struct field_rule fields[] = {
+        {"options", CW_OBJECT, 0, 0},
+        {"options.ports", CW_STR, 0, 0},
+        {"options.service_detection", CW_BOOL, 0, 0},
+        {"options.timing", CW_INT, 0, 5},
+        {0}};
+    static const struct native_kind kind = {"network", fields, prepare, scan};
     return native_run(t, &kind);
 }

@@ -228,6 +228,11 @@ static int scan(struct native_scan *s)
 
 cw_outcome execute_ssl_scan(cw_task *t)
 {
-    static const struct native_kind kind = {"ssl", prepare, scan};
+    static const struct field_rule fields[] = {
+        {"options", CW_OBJECT, 0, 0},
+        {"options.port", CW_INT, 1, 65535},
+        {"options.checks", CW_LIST, 0, 0},
+        {0}};
+    static const struct native_kind kind = {"ssl", fields, prepare, scan};
     return native_run(t, &kind);
 }

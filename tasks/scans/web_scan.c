@@ -183,6 +183,11 @@ static void release(struct native_scan *s, bool clean)
 
 cw_outcome execute_web_scan(cw_task *t)
 {
-    static const struct native_kind kind = {"web", prepare, scan, claim, release};
+    static const struct field_rule fields[] = {
+        {"options", CW_OBJECT, 0, 0},
+        {"options.active", CW_BOOL, 0, 0},
+        {"options.max_minutes", CW_INT, 1, 1440},
+        {0}};
+    static const struct native_kind kind = {"web", fields, prepare, scan, claim, release};
     return native_run(t, &kind);
 }

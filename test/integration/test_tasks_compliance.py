@@ -139,6 +139,21 @@ def test_kubernetes_needs_its_kubeconfig(app: Celery, cworker: Callable[..., Wor
     assert prowler.calls == []
 
 
+@pytest.mark.parametrize("fields", [
+    {"team_id": {"$ne": 1}}, {"cloud_account_id": {"$exists": True}}, {"team_id": [7]},
+    {"frameworks": "cis_1.4_aws"}, {"frameworks": ["cis_1.4_aws", None]}, {"regions": {"0": "x"}},
+    {"provider": 7}])
+def test_documents_of_wrong_types(app: Celery, worker: Worker, database: Database,
+                                  prowler: FakeTool, run_id: str, fields: dict[str, Any]) -> None:
+    """A team that is an operator would resolve what is not its own."""
+    database.cspm_findings.insert_one({"team_id": "other", "uid": "old", "status": "FAIL",
+                                       "cloud_account_id": "1", "scan_region": "eu-west-1"})
+    database.scan_runs.update_one({}, {"$set": fields})
+    with pytest.raises(ValueError):
+        get(send(app, PROWLER, run_id))
+    assert prowler.calls == [] and database.cspm_findings.find_one()["status"] == "FAIL"
+
+
 def test_one_uid_of_two_resources(app: Celery, worker: Worker, database: Database,
                                   prowler: FakeTool, run_id: str) -> None:
     """Prowler's uid holds the resource's name, which two resources may share: none hides the other."""

@@ -275,6 +275,7 @@ def test_refused_kubeconfigs(app: Celery, start: Callable[..., Worker], database
     ({"api_server": "http://127.0.0.1"}, "ValueError", "https"),
     ({"api_server": "https://user:pass@127.0.0.1"}, "ValueError", "https"),
     ({"in_cluster": True}, "ValueError", "pod"),
+    ({"team_id": {"$ne": 1}}, "ValueError", "team_id"),
 ])
 def test_hostile_clusters(app: Celery, start: Callable[..., Worker], database: Database,
                           cluster: KubernetesStandIn, change: dict[str, Any], error: str,

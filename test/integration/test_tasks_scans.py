@@ -169,6 +169,29 @@ def test_hostile_network_options(app: Celery, worker: Worker, database: Database
     assert isinstance(result.result, ValueError)
 
 
+@pytest.mark.parametrize("kind, fields, error", [
+    ("network", {"options": "fast"}, "options must be an object"),
+    ("network", {"options": {"timing": "fast"}}, "options.timing must be a whole number from 0 to 5"),
+    ("network", {"options": {"service_detection": 1}}, "options.service_detection must be true"),
+    ("ssl", {"options": {"checks": "protocols"}}, "options.checks must be a list of texts"),
+    ("ssl", {"options": {"checks": ["protocols", 7]}}, "options.checks must be a list of texts"),
+    ("ssl", {"options": {"port": 443.5}}, "options.port must be a whole number"),
+    ("web", {"options": {"active": "no"}}, "options.active must be true or false"),
+    ("web", {"options": {"max_minutes": 0}}, "options.max_minutes must be a whole number from 1"),
+    *((kind, {"team_id": team}, "team_id") for kind in ("network", "ssl", "web")
+      for team in ({"$ne": 1}, ["team-1"], {"$in": ["team-1"]}, "", None, 1.5))])
+def test_wrong_types(app: Celery, worker: Worker, database: Database, zap: Zap, testssl: FakeTool,
+                     kind: str, fields: dict[str, Any], error: str) -> None:
+    """Said, not passed over; a team that is an operator would be approved by other teams' targets."""
+    scan = put_scan(database, "http://127.0.0.1/" if kind == "web" else "127.0.0.1")
+    database.native_scans.update_one({"_id": scan}, {"$set": fields})
+    result = send(app, f"execute_{kind}_scan", scan)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError) and error in str(result.result)
+    assert error in database.native_scans.find_one({"_id": scan})["error"]
+    assert zap.asked == [] and testssl.calls == []
+
+
 def test_unknown_scan(app: Celery, worker: Worker) -> None:
     for name in ("network_scan", "ssl_scan", "web_scan", "container_scan", "cloud_scan"):
         result = send(app, f"execute_{name}", "5f50c31e8a7d4b1f9c1e4b2a")
@@ -483,7 +506,9 @@ def test_cloud_scan_is_sent_once(app: Celery, worker: Worker, database: Database
 
 
 @pytest.mark.parametrize("fields", [{"regions": []}, {"regions": ["--x"]}, {"regions": "all"},
-                                    {"frameworks": ["-q"]}])
+                                    {"frameworks": ["-q"]}, {"regions": ["eu-west-1", 7]},
+                                    {"frameworks": "cis"}, {"provider": 7}, {"team_id": None},
+                                    {"team_id": {"$ne": 1}}, {"cloud_account_id": {"$ne": 1}}])
 def test_cloud_scan_refused(app: Celery, worker: Worker, database: Database,
                             fields: dict[str, Any]) -> None:
     run = put_run(database, **fields)
