@@ -103,6 +103,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     struct worker *w = arg;
     greet(w, true);
+    if (!channel_owns(w->channel))
+        pool_recall(w->pool);
     revoked_save(w, false);
     if (w->phase != WORKER_RUNNING)
         worker_pump(w);

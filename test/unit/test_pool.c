@@ -586,7 +586,12 @@ static void test_fence(void **state)
         assert_int_equal(seen->runs[a] + seen->runs[b] + seen->runs[c], 0);
         pool_begin_until(rig->pool, INT64_MAX);
         UNTIL(job(b)->outcomes && job(c)->outcomes);
-        assert_int_equal(seen->runs[a], 0);
+        pool_begin_until(rig->pool, 0);
+        uint64_t d = submit(DO_RETURN, ""), e = submit(DO_RETURN, "");
+        pool_recall(rig->pool);
+        UNTIL(job(d)->losses && job(e)->losses);
+        assert_true(job(d)->why == POOL_UNSTARTED && job(e)->why == POOL_UNSTARTED);
+        assert_int_equal(seen->runs[a] + seen->runs[d] + seen->runs[e], 0);
         rig_close();
     }
 }

@@ -406,6 +406,23 @@ static bool job_take_back(struct pool *p, struct job *j)
     return true;
 }
 
+void pool_recall(struct pool *p)
+{
+    struct pool_child *c;
+    if (p->solo)
+        return;
+    backlog_return(p);
+    LIST_FOREACH(c, &p->children, link) {
+        for (int i = 0; i < c->n_lanes; i++) {
+            struct job *j = TAILQ_FIRST(&c->lanes[i].jobs), *next;
+            for (; j; j = next) {
+                next = TAILQ_NEXT(j, link);
+                job_take_back(p, j);
+            }
+        }
+    }
+}
+
 void pool_stop(struct pool *p, uint64_t job, unsigned stop)
 {
     struct job *j = job_find(p, job);

@@ -68,6 +68,7 @@ void pool_submit(struct pool *p, const struct task_frame *f); /* copies; needs p
 /* Tasks that are not acked yet begin until then only (CLOCK_BOOTTIME µs). Until the first call there is no
  * end; a later call with a later instant lets them begin again. */
 void pool_begin_until(struct pool *p, int64_t until);
+void pool_recall(struct pool *p); /* what has not begun comes back as POOL_UNSTARTED */
 void pool_stop(struct pool *p, uint64_t job, unsigned stop /* enum cw_stop */); /* asks it to end early */
 /* Sends `signal` to the child's group and SIGKILL 0.1 s later; false: not here. Both this and pool_stop
  * take a job that has not begun back from its child: it is POOL_UNSTARTED. */
