@@ -121,7 +121,7 @@ fuzz: ## hostile messages and outputs of tools, searched for by clang's libFuzze
 check-integration: all $(B)/ledger.so $(B)/upstream.so ## pytest with a real Celery, Redis, MongoDB-protocol server
 	$(Q)CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) test/integration test/fault
 
-check-tools: all ## the slow tests with real tools: a full testssl.sh, ZAP, prowler (2.3 GB, minutes)
+check-tools: all ## the slow tests with real tools: a full testssl.sh, ZAP, prowler (over 2 GB, minutes)
 	$(Q)test/setup.sh all && test/tools-check/install.sh
 	$(Q)CHECK_TOOLS=1 CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) -rs \
 	    test/integration/test_tasks_real_tools.py

@@ -2,7 +2,8 @@
 #ifndef WORKER_OPTIONS_TABLE_H
 #define WORKER_OPTIONS_TABLE_H
 
-/* Every option of every command as a row: options.c parses by it, help.c prints it. */
+/* Every option of every command as a row: options_read.c reads the command line by them,
+ * options_apply.c does what they say, help.c prints them. */
 
 #include "worker/command/command.h"
 
