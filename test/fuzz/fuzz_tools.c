@@ -4,10 +4,13 @@
 #include "test/fuzz/fuzz.h"
 
 #include "proto/base/mem.h"
+#include "tasks/lib/date.h"
 #include "tasks/lib/nmap_xml.h"
 #include "tasks/lib/targets.h"
 #include "tasks/lib/url.h"
+#include "tasks/threat_feeds/indicator.h"
 #include "tasks/threat_feeds/rows.h"
+#include "tasks/threat_feeds/stix.h"
 
 static size_t piece(const uint8_t *data, size_t left)
 {
@@ -80,11 +83,48 @@ static void check_names(const uint8_t *data, size_t size)
     free(text);
 }
 
+/* What is canonical stays as it is when it is read again. */
+static void check_indicator(const char *text, size_t size, const char *kind)
+{
+    struct indicator one, two;
+    if (indicator_read(text, size, kind, &one) != INDICATOR_GOOD)
+        return;
+    if (indicator_read(one.value, strlen(one.value), one.type, &two) != INDICATOR_GOOD ||
+        strcmp(one.type, two.type) != 0 || strcmp(one.value, two.value) != 0) {
+        fprintf(stderr, "%s %s: %s\n", one.type, one.value, two.value);
+        abort();
+    }
+}
+
+static void on_value(const char *kind, const char *value, size_t size, void *arg)
+{
+    ++*(int *)arg;
+    check_indicator(value, size, kind);
+}
+
+static void check_lines(const uint8_t *data, size_t size)
+{
+    static const char *const kinds[] = {NULL, "ip", "cidr", "domain", "url", "hash", "ip:port"};
+    for (size_t at = 0, n; at < size; at += n + 1) {
+        const uint8_t *end = memchr(data + at, '\n', size - at);
+        n = end ? (size_t)(end - data) - at : size - at;
+        char *line = mem_ndup((const char *)data + at, n);
+        int given = 0;
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+            check_indicator(line, strlen(line), kinds[i]);
+        if (stix_pattern_read(line, on_value, &given) != given)
+            abort();
+        date_read(line);
+        free(line);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     check_xml(data, size);
     check_rows(data, size, ',');
     check_rows(data, size, '\0');
     check_names(data, size);
+    check_lines(data, size);
     return 0;
 }
