@@ -46,6 +46,11 @@ def fail_n(self, key, n):
     raise self.retry(countdown=0.1, exc=ValueError(f"{key}: attempt {attempt} of {n}"))
 
 
+@app.task(name="demo.retry_forever", bind=True, max_retries=3)
+def retry_forever(self, countdown):
+    raise self.retry(countdown=countdown)
+
+
 @app.task(name="demo.reject", bind=True)
 def reject(self, requeue=False):
     raise Reject("not wanted", requeue=requeue)

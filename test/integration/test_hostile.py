@@ -2,11 +2,14 @@
 """Messages that nobody can run: the worker lives on, the next task runs, nothing is lost."""
 from __future__ import annotations
 
+import base64
 import copy
 import json
+from random import Random
 from typing import Any
 
 import pytest
+from celery import chain, chord
 from harness import body_of, dead_letters, get, inflight, make_message, wait_until
 
 DROP = object()
@@ -173,3 +176,69 @@ def test_a_storm_of_garbage(app, cworker, keys):
     cworker()
     assert [get(result) for result in results] == [i + 1 for i in range(len(bad))]
     wait_until(lambda: len(dead_letters(keys)) == len(bad), what="all dead letters")
+
+
+# --- well-formed messages with anything anywhere ------------------------------------------------------
+
+ANYTHING = [None, True, 0, -1, 5, 2**70, 1.5, 1e308, float("nan"), "", "x", "\x00", "ü😀", "\ud800", "a/b",
+            "a" * 5000, "1", [], [1], [[]], [None], {}, {"a": 1}, {"task": "demo.add"},
+            {"__type__": "datetime", "__value__": "x"}, [{"task": "demo.add", "args": [1]}],
+            "2030-01-01T00:00:00", "application/x-gzip", DROP, DROP, DROP]
+
+
+def places(value, path=()):
+    """The path of every member, at any depth."""
+    items = value.items() if isinstance(value, dict) else \
+        enumerate(value) if isinstance(value, list) else ()
+    for name, member in items:
+        yield (*path, name)
+        yield from places(member, (*path, name))
+
+
+def good_messages(app, keys):
+    signature = app.signature("demo.add", (1,))
+    stamped = app.signature("demo.add", (1, 2))
+    stamped.stamp(a="b", c=[1])
+    app.send_task("demo.add", (1, 2), priority=3, expires=600, headers={"t": 1})
+    app.send_task("demo.add", (1, 2), link=signature, link_error=app.signature("demo.echo"))
+    chain(app.signature("demo.add", (1, 2)), signature).apply_async()
+    chord([app.signature("demo.add", (1, 2)), app.signature("demo.fail", ("x",))],
+          app.signature("demo.xsum"), app=app).apply_async()
+    app.send_task("demo.unique", ("k", 0))
+    app.send_task("demo.add", (1, 2), countdown=1)
+    app.send_task("celery.chord_unlock", ("group", signature), {"result": [], "max_retries": 1})
+    app.send_task("celery.map", (), {"task": signature, "it": [[1, 2]]})
+    app.send_task("demo.fail_n", ("k", 2))
+    stamped.apply_async()
+    while text := keys.rpop("celery") or keys.rpop("celery\x06\x163"):
+        message = json.loads(text)
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+        yield message
+
+
+def mutated(message, random, number):
+    message = copy.deepcopy(message)
+    message["headers"]["id"] = f"m-{number}"
+    if random.random() < 0.3:
+        message["headers"]["redelivered"] = True
+    for _ in range(random.choice([1, 1, 2, 3])):
+        path = random.choice(list(places(message)))
+        change(*path, to=random.choice(ANYTHING))(message)
+    if "body" in message:
+        message["body"] = body_of(message["body"])
+    return json.dumps(message)
+
+
+def test_anything_anywhere(app, cworker, keys):
+    """Each is run or set aside; none ends the worker, comes round for ever, or keeps others waiting."""
+    random = Random(4)
+    good = list(good_messages(app, keys))
+    with keys.pipeline() as pipe:
+        for number in range(600):
+            pipe.lpush("celery", mutated(random.choice(good), random, number))
+        pipe.execute()
+    worker = cworker()
+    assert get(app.send_task("demo.add", (40, 2)), timeout=30) == 42
+    wait_until(lambda: not keys.llen("celery") and not inflight(keys), 30, "all ended")
+    assert worker.process.poll() is None and "CRITICAL" not in worker.log
+    assert len(dead_letters(keys)) > 100
