@@ -214,6 +214,9 @@ static void channel_free(struct channel *c)
     }
     for (int i = 0; i < c->n_queues; i++) {
         free(c->queues[i]->name);
+        free(c->queues[i]->exchange);
+        free(c->queues[i]->exchange_type);
+        free(c->queues[i]->routing_key);
         free(c->queues[i]);
     }
     pause_forget(c);

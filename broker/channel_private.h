@@ -31,6 +31,7 @@ struct lane {
  * lanes. */
 struct queue {
     char *name;
+    char *exchange, *exchange_type, *routing_key; /* to what it is bound */
     int index;
     bool open;       /* may be fetched from: the next two hold and the last does not */
     bool consumed;   /* false once it was cancelled */
@@ -132,7 +133,7 @@ struct lane *lane_after(struct lane *lane);
 struct lane *lane_find(struct channel *c, const char *queue, int step);
 void queue_append(struct channel *c, const char *name);
 void queue_update(struct channel *c, struct queue *queue); /* after one of its flags has changed */
-void queue_declare(struct channel *c, const char *name);   /* as Kombu registers it */
+void queue_declare(struct channel *c, const struct queue *queue); /* as Kombu registers it */
 void queues_register(struct channel *c);                   /* those that are not yet */
 
 /* pause.c */

@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +45,9 @@ void queue_append(struct channel *c, const char *name)
 {
     struct queue *queue = mem_zalloc(sizeof *queue + (size_t)c->n_steps * sizeof *queue->lanes);
     queue->name = mem_dup(name);
+    queue->exchange = mem_dup(name);
+    queue->exchange_type = mem_dup("direct");
+    queue->routing_key = mem_dup(name);
     queue->index = c->n_queues;
     queue->consumed = true;
     for (int step = 0; step < c->n_steps; step++) {
@@ -82,18 +86,54 @@ static void declared(const redisReply *reply, void *arg)
     note_error(arg, "declaring queues", reply);
 }
 
+/* As Kombu's escape_regex: all but letters and digits; wildcards within a word stay, too. */
+static void put_escaped(struct slice word, struct buf *out)
+{
+    for (size_t i = 0; i < word.size; i++) {
+        unsigned char c = (unsigned char)word.at[i];
+        if (c < 0x80 && !isalnum(c) && c != '#' && c != '*')
+            buf_char(out, '\\');
+        buf_char(out, (char)c);
+    }
+}
+
+/* The regular expression by which Kombu finds the queues of a topic: the words of the routing key, where
+ * * is one word and # any number of them. */
+static void put_pattern(const char *routing_key, struct buf *out)
+{
+    buf_char(out, '^');
+    for (const char *word = routing_key;; word++) {
+        size_t size = strcspn(word, ".");
+        if (size == 1 && *word == '*')
+            buf_str(out, "[^\\.]+");
+        else if (size == 1 && *word == '#')
+            buf_str(out, ".*?");
+        else
+            put_escaped((struct slice){word, size}, out);
+        word += size;
+        if (!*word)
+            break;
+        buf_str(out, "\\.");
+    }
+    buf_char(out, '$');
+}
+
 /* Both sets, as Kombu 5.7 writes them: its sweep deletes a table whose permanent twin is missing. */
-void queue_declare(struct channel *c, const char *name)
+void queue_declare(struct channel *c, const struct queue *queue)
 {
     static const char *const sets[] = {"_kombu.binding.", "_kombu.binding_permanent."};
-    char *member = mem_printf("%s" KEY_SEPARATOR KEY_SEPARATOR "%s", name, name);
+    struct buf member = BUF_INIT(SIZE_MAX / 4);
+    buf_printf(&member, "%s" KEY_SEPARATOR, queue->routing_key);
+    if (strcmp(queue->exchange_type, "topic") == 0)
+        put_pattern(queue->routing_key, &member);
+    buf_printf(&member, KEY_SEPARATOR "%s", queue->name);
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        char *key = mem_printf("%s%s%s", c->prefix, sets[i], name);
+        char *key = mem_printf("%s%s%s", c->prefix, sets[i], queue->exchange);
         redis_send(c->redis, declared, c, 3,
-                   (struct slice[]){slice_of("SADD"), slice_of(key), slice_of(member)});
+                   (struct slice[]){slice_of("SADD"), slice_of(key), {member.data, member.size}});
         free(key);
     }
-    free(member);
+    buf_done(&member);
 }
 
 /* Without an answer the next recovery registers it. */
@@ -117,7 +157,7 @@ void queues_register(struct channel *c)
     for (int i = 0; i < c->n_queues; i++) {
         if (c->queues[i]->registered || !c->ready)
             continue;
-        queue_declare(c, c->queues[i]->name);
+        queue_declare(c, c->queues[i]);
         redis_run(c->redis, &script_register, registered, c->queues[i], 1, 3,
                   (struct slice[]){slice_of(c->registry_key), slice_of(c->incarnation),
                                    slice_of(c->description)});
@@ -126,16 +166,41 @@ void queues_register(struct channel *c)
 
 int channel_add_queue(struct channel *c, const char *name)
 {
+    return channel_add_bound_queue(c, name, &(struct queue_binding){0});
+}
+
+static void bind_to(struct queue *queue, const struct queue_binding *binding)
+{
+    char **const members[] = {&queue->exchange, &queue->exchange_type, &queue->routing_key};
+    const char *const texts[] = {binding->exchange, binding->type, binding->routing_key};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (!texts[i])
+            continue;
+        free(*members[i]);
+        *members[i] = mem_dup(texts[i]);
+    }
+}
+
+struct queue_binding channel_binding(const struct channel *c, const char *name)
+{
+    const struct queue *queue = queue_find(c, name);
+    return queue ? (struct queue_binding){queue->exchange, queue->exchange_type, queue->routing_key}
+                 : (struct queue_binding){name, "direct", name};
+}
+
+int channel_add_bound_queue(struct channel *c, const char *name, const struct queue_binding *binding)
+{
     if (!name || !*name)
         return ERROR_INVALID;
     struct queue *queue = queue_find(c, name);
     if (queue) {
         queue->consumed = true;
         if (c->ready)
-            queue_declare(c, name);
+            queue_declare(c, queue);
     } else {
         queue_append(c, name);
         queue = c->queues[c->n_queues - 1];
+        bind_to(queue, binding);
         queue->paused = channel_paused(c, name);
         lease_describe(c);
         queues_register(c);

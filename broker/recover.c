@@ -161,7 +161,7 @@ static void lease_taken(const redisReply *reply, void *arg)
     for (int i = 0; i < c->n_queues; i++) {
         c->queues[i]->registered |= i < c->n_describing;
         if (c->queues[i]->consumed)
-            queue_declare(c, c->queues[i]->name);
+            queue_declare(c, c->queues[i]);
         queue_update(c, c->queues[i]);
     }
     c->n_comparing = c->n_queues * c->n_steps;

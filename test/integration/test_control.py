@@ -166,6 +166,15 @@ def test_what_is_in_hand(sides):
     ("revoke_by_stamped_headers", {"headers": ["a=1", "b=2"]}),
     ("revoke_by_stamped_headers", {"headers": ["a"]}),
     ("revoke_by_stamped_headers", {"headers": {"c": "1"}, "terminate": True}),
+    ("query_task", {"ids": None}), ("query_task", {"ids": 5}), ("revoke", {"task_id": 5}),
+    ("revoke", {"task_id": "three", "terminate": True, "signal": "9"}),
+    ("revoke", {"task_id": "three", "terminate": True, "signal": ""}),
+    ("rate_limit", {"task_name": "demo.add", "rate_limit": "10/"}),
+    ("rate_limit", {"task_name": "demo.add", "rate_limit": [1]}),
+    ("rate_limit", {"task_name": "demo.add", "rate_limit": None}),
+    ("revoke_by_stamped_headers", {"headers": None}),
+    ("revoke_by_stamped_headers", {"headers": "a=1"}),
+    ("pool_grow", {"n": "x"}), ("pool_grow", {"n": 1.5}), ("pool_grow", {"n": None}),
     ("pool_grow", {"n": 1}), ("pool_grow", {}),
     ("pool_restart", {}), ("autoscale", {"max": 3, "min": 1}),
     ("add_consumer", {"queue": "extra"}), ("add_consumer", {"queue": "extra", "exchange": "x"}),
@@ -197,6 +206,57 @@ def test_queues_come_and_go(sides):
     wait_until(consumes, TIMEOUT, "the queue")
     side.app.control.cancel_consumer("more", reply=True, destination=[side.node])
     wait_until(lambda: not consumes(), TIMEOUT, "its end")
+
+
+def test_attributes_of_tasks(sides):
+    """As they are now: with the limits that remote control has set."""
+    names = ["rate_limit", "max_retries", "name", "ignore_result", "acks_late", "serializer",
+             "default_retry_delay", "track_started", "send_events", "time_limit", "soft_time_limit",
+             "acks_on_failure_or_timeout", "reject_on_worker_lost", "no_such_attribute"]
+    for limit in ({"rate_limit": "7/m"}, {"rate_limit": 9}, {"rate_limit": 0}, {"rate_limit": ""},
+                  {"rate_limit": None}):
+        ours, theirs = ([side.call("rate_limit", task_name="demo.add", **limit),
+                         side.call("time_limit", task_name="demo.add", soft=5, hard=9),
+                         *(line for line in side.call("registered", taskinfoitems=names)
+                           if line.startswith("demo.add "))] for side in sides)
+        assert ours == theirs and len(ours) == 3
+    for side in sides:
+        side.call("time_limit", task_name="demo.add")
+
+
+BOUND = {
+    "bound-1": {"exchange": "ex"},
+    "bound-2": {"exchange": "ex", "exchange_type": "direct", "routing_key": "key"},
+    "bound-3": {"exchange": "tx", "exchange_type": "topic", "routing_key": "a-1.*.#"},
+    "bound-4": {"routing_key": "own"},
+}
+
+
+@pytest.mark.parametrize("queue", BOUND)
+def test_bindings_of_added_queues(sides, queue):
+    def seen(side: Side) -> Any:
+        assert side.call("add_consumer", queue=queue, **BOUND[queue]) == {"ok": f"add consumer {queue}"}
+        info, = wait_until(lambda: [q for q in side.call("active_queues") if q["name"] == queue], TIMEOUT)
+        with side.app.connection() as connection:
+            client = connection.default_channel.client
+            keys = sorted(client.keys(f"_kombu.binding*.{info['exchange']['name']}"))
+            return info, {key: {m for m in client.smembers(key) if m.endswith(queue.encode())}
+                          for key in keys}
+    ours, theirs = map(seen, sides)
+    assert ours == theirs and len(ours[1]) == 2
+
+
+def test_queues_of_exchanges(app, cworker):
+    """A producer that knows but the exchange reaches them."""
+    cworker()
+    for queue, options in BOUND.items():
+        app.control.add_consumer(queue, reply=True, destination=["w1@test"], timeout=TIMEOUT, **options)
+    for exchange, key in (("ex", "bound-1"), ("ex", "key"), ("bound-4", "own")):
+        result = app.send_task("demo.add", (1, 2), exchange=exchange, routing_key=key)
+        assert result.get(timeout=TIMEOUT) == 3
+    reply = app.control.broadcast("add_consumer", reply=True, timeout=TIMEOUT, limit=1,
+                                  arguments={"queue": "f", "exchange_type": "fanout"})
+    assert "direct or topic" in reply[0]["w1@test"]["error"]
 
 
 @pytest.mark.parametrize("command", [

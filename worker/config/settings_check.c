@@ -80,6 +80,8 @@ bool settings_rate(const char *text, double *ret_per_second)
         number = isdigit((unsigned char)*text) || *text == '.' ? strtod(text, &end) : -1;
         if (number < 0 || !isfinite(number))
             return false;
+        if (*end == '/' && !end[1])
+            end++; /* as in Celery: a second */
         if (*end == '/' && end[1] && strchr("smh", end[1]) && !end[2])
             seconds = end[1] == 's' ? 1 : end[1] == 'm' ? 60 : 3600;
         else if (*end)

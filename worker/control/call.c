@@ -98,6 +98,17 @@ const cJSON *call_argument(const struct call *call, const char *name)
     return cJSON_IsNull(value) ? NULL : value;
 }
 
+const char *call_type(const cJSON *value)
+{
+    int64_t number;
+    return cJSON_IsString(value)   ? "str"
+           : cJSON_IsBool(value)   ? "bool"
+           : cJSON_IsNumber(value) ? json_as_int(value, &number) ? "int" : "float"
+           : cJSON_IsArray(value)  ? "list"
+           : cJSON_IsObject(value) ? "dict"
+                                   : "NoneType";
+}
+
 bool call_flag(const struct call *call, const char *name)
 {
     const cJSON *value = call_argument(call, name);

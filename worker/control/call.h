@@ -32,6 +32,7 @@ const cJSON *call_argument(const struct call *call, const char *name); /* NULL: 
  * array. */
 const char **call_texts(const struct call *call, const char *name, size_t *ret_n);
 bool call_flag(const struct call *call, const char *name);
+const char *call_type(const cJSON *value); /* Python's name of its type */
 /* Python's repr of a JSON value. Caller frees. */
 char *call_repr(const cJSON *value);
 

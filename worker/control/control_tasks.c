@@ -21,14 +21,16 @@ static int signal_of(const cJSON *value, cJSON **ret_error)
     const char *name = cJSON_IsString(value) ? value->valuestring : NULL;
     int64_t number;
     *ret_error = NULL;
-    if (!value)
+    if (!value || (name && !*name))
         return SIGTERM;
     if (json_as_int(value, &number) && number > 0 && number < NSIG)
         return (int)number;
-    for (const char *at = name; name && *at; at++)
-        if (islower((unsigned char)*at))
-            name = NULL;
-    if (!name) {
+    bool upper = false, lower = false;
+    for (const char *at = name; name && *at; at++) {
+        upper |= isupper((unsigned char)*at) != 0;
+        lower |= islower((unsigned char)*at) != 0;
+    }
+    if (!upper || lower) {
         *ret_error = call_raise("TypeError", "signal name must be uppercase string.");
         return 0;
     }
@@ -87,9 +89,23 @@ static cJSON *terminated(cJSON *found)
     return reply;
 }
 
+/* The first that is no text; NULL: there is none. */
+static const cJSON *find_other(const cJSON *ids)
+{
+    const cJSON *id = cJSON_IsArray(ids) ? ids->child : ids;
+    for (; id; id = cJSON_IsArray(ids) ? id->next : NULL)
+        if (!cJSON_IsString(id))
+            return id;
+    return NULL;
+}
+
 static cJSON *revoke_ids(struct call *call, bool terminate)
 {
     cJSON *error, *reply;
+    const cJSON *other = find_other(call_argument(call, "task_id"));
+    if (other)
+        return call_raise("TypeError", "sequence item 0: expected str instance, %s found",
+                          call_type(other));
     int number = signal_of(call_argument(call, "signal"), &error);
     if (terminate && error)
         return error;
@@ -183,8 +199,10 @@ cJSON *call_revoke_by_stamped_headers(struct call *call)
     cJSON *headers = cJSON_IsArray(given) ? headers_of(given) : cJSON_Duplicate(given, true);
     if (!cJSON_IsObject(headers)) {
         cJSON_Delete(headers);
-        return cJSON_IsArray(given) ? call_raise("IndexError", "list index out of range")
-                                    : call_raise("AttributeError", "headers must be a dictionary");
+        return cJSON_IsArray(given)
+                   ? call_raise("IndexError", "list index out of range")
+                   : call_raise("AttributeError", "'%s' object has no attribute 'items'",
+                                call_type(given));
     }
     cJSON *found = flow_revoke_stamped(call->worker, headers, terminate, number);
     char *text = found && found->child ? print_found(found) : call_repr(headers);
@@ -236,6 +254,9 @@ cJSON *call_rate_limit(struct call *call)
     char *limit = cJSON_IsString(value)   ? mem_dup(value->valuestring)
                   : cJSON_IsNumber(value) ? json_text(value)
                                           : NULL;
+    if ((cJSON_IsArray(value) || cJSON_IsObject(value)) && value->child)
+        return call_raise("TypeError", "float() argument must be a string or a real number, not '%s'",
+                          call_type(value));
     bool off = !limit || !*limit || (cJSON_IsNumber(value) && value->valuedouble == 0);
     struct error err = {0};
     int code = rate_set(call->worker, task ? task : "", limit, &err);

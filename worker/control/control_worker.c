@@ -20,8 +20,11 @@ static cJSON *pool_change(struct call *call, const char *name, int sign)
     if (w->autoscale)
         return call_nok("pool_%s is not supported with autoscale. Adjust autoscale range instead.",
                         name);
-    if (given && !json_as_int(given, &n))
-        return call_raise("TypeError", "n must be a whole number");
+    if (cJSON_IsBool(given))
+        n = cJSON_IsTrue(given);
+    else if (given && !json_as_int(given, &n))
+        return call_raise("TypeError", "'%s' object cannot be interpreted as an integer",
+                          call_type(given));
     int now = pool_lanes(w->pool), most = pool_most(w->pool);
     if (sign < 0 && n >= now)
         return call_raise("ValueError", "Can't shrink pool. At least one process has to stay!");
@@ -90,10 +93,20 @@ static cJSON *no_queue(void)
     return call_raise("TypeError", "queue must be the name of a queue");
 }
 
+static const char *text_of(const struct call *call, const char *name)
+{
+    const char *text = json_get_string(call->arguments, name);
+    return text && *text ? text : NULL;
+}
+
 cJSON *call_add_consumer(struct call *call)
 {
     const char *queue = queue_of(call);
-    if (!queue || channel_add_queue(call->worker->channel, queue) < 0)
+    struct queue_binding binding = {text_of(call, "exchange"), text_of(call, "exchange_type"),
+                                    text_of(call, "routing_key")};
+    if (binding.type && strcmp(binding.type, "direct") != 0 && strcmp(binding.type, "topic") != 0)
+        return call_raise("ValueError", "exchange_type must be direct or topic");
+    if (!queue || channel_add_bound_queue(call->worker->channel, queue, &binding) < 0)
         return no_queue();
     log_info("Started consuming from %s", queue);
     return call_ok("add consumer %s", queue);

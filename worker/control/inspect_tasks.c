@@ -65,6 +65,8 @@ static void find_request(const struct request *r, enum request_place place, void
 
 cJSON *call_query_task(struct call *call)
 {
+    if (!call_argument(call, "ids"))
+        return call_raise("TypeError", "'NoneType' object is not iterable");
     struct listing l = {.list = cJSON_CreateObject()};
     l.ids = call_texts(call, "ids", &l.n_ids);
     requests_each(call->worker, find_request, &l);
@@ -165,7 +167,7 @@ static void add_attribute(struct buf *out, const struct registry_entry *e, const
         {"acks_late", python_flag(d->flags & CW_ACKS_LATE ||
                                   (!(d->flags & CW_ACKS_EARLY) && s->task_acks_late))},
         {"reject_on_worker_lost",
-         python_flag(d->flags & CW_REJECT_ON_LOST || s->task_reject_on_worker_lost)},
+         d->flags & CW_REJECT_ON_LOST || s->task_reject_on_worker_lost ? "True" : NULL},
         {"acks_on_failure_or_timeout", python_flag(s->task_acks_on_failure_or_timeout)},
         {"store_errors_even_if_ignored", python_flag(s->task_store_errors_even_if_ignored)},
         {"send_events", python_flag(true)},
@@ -219,23 +221,23 @@ cJSON *call_registered(struct call *call)
 
 /* --- queues -------------------------------------------------------------------------------------------- */
 
-/* Queue.as_dict(recurse=True) of a plain direct queue, which is all that this worker consumes. */
-static cJSON *queue_info(const char *name)
+/* Queue.as_dict(recurse=True). */
+static cJSON *queue_info(const char *name, struct queue_binding binding)
 {
     static const char form[] =
-        "{\"name\": %s, \"exchange\": {\"name\": %s, \"type\": \"direct\", \"arguments\": null, "
+        "{\"name\": null, \"exchange\": {\"name\": null, \"type\": null, \"arguments\": null, "
         "\"durable\": true, \"passive\": false, \"auto_delete\": false, \"delivery_mode\": null, "
-        "\"no_declare\": false}, \"routing_key\": %s, \"queue_arguments\": null, "
+        "\"no_declare\": false}, \"routing_key\": null, \"queue_arguments\": null, "
         "\"binding_arguments\": null, \"consumer_arguments\": null, \"durable\": true, "
         "\"exclusive\": false, \"auto_delete\": false, \"no_ack\": false, \"alias\": null, "
         "\"bindings\": [], \"no_declare\": null, \"expires\": null, \"message_ttl\": null, "
         "\"max_length\": null, \"max_length_bytes\": null, \"max_priority\": null}";
-    struct buf quoted = BUF_INIT(1 << 20);
-    json_print_string(name, strlen(name), &quoted);
-    char *text = mem_printf(form, quoted.data, quoted.data, quoted.data);
-    cJSON *info = json_parse(text, strlen(text), NULL);
-    free(text);
-    buf_done(&quoted);
+    cJSON *info = json_parse(form, sizeof form - 1, NULL);
+    cJSON *exchange = cJSON_GetObjectItemCaseSensitive(info, "exchange");
+    cJSON_ReplaceItemInObject(info, "name", cJSON_CreateString(name));
+    cJSON_ReplaceItemInObject(info, "routing_key", cJSON_CreateString(binding.routing_key));
+    cJSON_ReplaceItemInObject(exchange, "name", cJSON_CreateString(binding.exchange));
+    cJSON_ReplaceItemInObject(exchange, "type", cJSON_CreateString(binding.type));
     return info;
 }
 
@@ -244,7 +246,7 @@ cJSON *call_active_queues(struct call *call)
     const char **queues = channel_queues(call->worker->channel);
     cJSON *list = cJSON_CreateArray();
     for (size_t i = 0; queues[i]; i++)
-        cJSON_AddItemToArray(list, queue_info(queues[i]));
+        cJSON_AddItemToArray(list, queue_info(queues[i], channel_binding(call->worker->channel, queues[i])));
     free(queues);
     return list;
 }
