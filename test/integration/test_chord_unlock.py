@@ -119,3 +119,16 @@ def test_two_unlocks_send_one_body(producer: Celery, store: str, keys: Any, tmp_
     wait_until(lambda: worker.log.count("chord_unlock") >= 7 and not keys.llen("celery"), 15, "the others")
     get(sig("add", 1, 1).apply_async())
     assert [first for first, _ in read_ledger(ledger)] == [7]
+
+
+def test_kills_lose_no_body(producer: Celery, store: str, keys: Any,
+                            cworker: Callable[..., Worker]) -> None:
+    """Worker after worker dies while parts are counted and unlocks come forward: none waits for its hour."""
+    sent = [chord([sig("add", i, n) for i in range(10)], sig("xsum")).apply_async() for n in range(20)]
+    for at in (40, 90, 140, 180):
+        worker = start(cworker, store, name="mortal@test")
+        wait_until(lambda at=at: sum(int(keys.hget(key, "n") or 10) for key in
+                                     keys.scan_iter("cworker.chord.*")) >= at, 15, "some counts")
+        worker.kill()
+    start(cworker, store, name="mortal@test")
+    assert [get(result, timeout=60) for result in sent] == [45 + 10 * n for n in range(20)]
