@@ -127,8 +127,10 @@ void effect_arguments(struct argument_list *list, struct channel *c, const struc
         char *field = outbox_field(e->id, e->tag);
         arguments_text(list, e->kind == EFFECT_RECORD ? "H" : "D");
         arguments_text(list, field);
-        if (e->kind == EFFECT_RECORD)
+        if (e->kind == EFFECT_RECORD) { /* it may be large, and is copied once */
+            buf_printf(&list->bytes, "%d ", OUTBOX_VERSION);
             arguments_add(list, e->text.at, e->text.size);
+        }
         free(field);
     } else if (e->kind == EFFECT_LEASE) {
         char *ms = mem_printf("%lld", (long long)(e->due + 999) / 1000);

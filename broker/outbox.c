@@ -13,8 +13,6 @@
  * A kill -9 before the script that writes leaves no record; after it, a record that the next run of the
  * same delivery replaces, publishes or removes. */
 
-enum { OUTBOX_VERSION = 1 };
-
 struct reading {
     channel_outbox_fn *fn;
     void *arg;
@@ -68,11 +66,7 @@ int channel_outbox_read(struct channel *c, const char *queue, const char *id, co
 void channel_outbox_write(struct channel *c, struct delivery *d, const char *id, const char *tag,
                           struct slice text, channel_settled_fn *fn, void *arg)
 {
-    struct buf value = BUF_INIT(SIZE_MAX / 4);
-    buf_printf(&value, "%d ", OUTBOX_VERSION);
-    buf_add(&value, text.at, text.size);
     struct effect record = {.kind = EFFECT_RECORD, .queue = d->queue, .id = id, .tag = tag,
-                            .text = {value.data, value.size}};
+                            .text = text};
     settle_beside(c, d, &record, fn, arg);
-    buf_done(&value);
 }

@@ -44,8 +44,13 @@ static void element_arguments(struct argument_list *list, struct slice text)
 static struct argument_list *script_arguments(struct channel *c, struct lane *lane, struct slice text,
                                               const struct effect *effects, size_t n)
 {
+    enum { BESIDE_TEXT = 256 }; /* keys and words of one effect, roughly */
     struct argument_list *list = mem_zalloc(sizeof *list);
+    size_t size = text.size + BESIDE_TEXT;
+    for (size_t i = 0; i < n; i++)
+        size += effects[i].text.size + BESIDE_TEXT;
     list->bytes = BUF_INIT(SIZE_MAX / 4);
+    buf_reserve(&list->bytes, size);
     if (lane)
         arguments_add(list, lane->inflight.at, lane->inflight.size);
     else

@@ -268,15 +268,17 @@ struct group_run {
     cJSON *results;
 };
 
-/* A group in a group is its members, each counted from 0 again. */
+/* A group in a group is its members, each counted from 0 again. Each is freed when it is a message. */
 static int apply_members(struct group_run *run, cJSON *tasks, struct error *err)
 {
     int64_t index = 0;
     int code = 0;
-    for (cJSON *task = tasks->child; task && code == 0; task = task->next, index++) {
+    for (; tasks->child && code == 0; index++) {
+        cJSON *task = cJSON_DetachItemViaPointer(tasks, tasks->child);
         if (canvas_is(task, "group")) {
             cJSON *inner = canvas_tasks(task);
             code = inner ? apply_members(run, inner, err) : 0;
+            cJSON_Delete(task);
             continue;
         }
         struct membership m = {.ids = run->c->ids, .root_id = run->root_id, .group_id = run->id, .has_index = true,
@@ -289,6 +291,7 @@ static int apply_members(struct group_run *run, cJSON *tasks, struct error *err)
             run->n_parts += count_parts(task);
         }
         code = apply(run->c, task, &run->given, err);
+        cJSON_Delete(task);
     }
     return code;
 }
@@ -572,6 +575,12 @@ int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *ar
                                     : error_set(err, ERROR_INVALID, "a signature is no object");
     cJSON_Delete(copy);
     return code;
+}
+
+int canvas_apply_last(const struct canvas *c, cJSON *signature, struct error *err)
+{
+    return cJSON_IsObject(signature) ? apply(c, signature, &(struct given){0}, err)
+                                     : error_set(err, ERROR_INVALID, "a signature is no object");
 }
 
 int canvas_apply_group(const struct canvas *c, const cJSON *signatures, const cJSON *args,

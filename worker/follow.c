@@ -74,12 +74,13 @@ static int expand_rows(struct continuation *c, struct request *r, struct error *
     c->canvas.sends = r->sends = cJSON_CreateArray();
     while (rows->child && code == 0) {
         cJSON *row = cJSON_DetachItemViaPointer(rows, rows->child);
-        const cJSON *signature = json_get(row, "apply"), *instead = json_get(row, "replace");
+        const cJSON *instead = json_get(row, "replace");
         const cJSON *revoke = json_get(row, "revoke"), *part = json_get(row, "part");
+        cJSON *signature = json_get(row, "apply");
         if (part)
             code = continuation_add_to_chord(c, part, err);
         else if (signature)
-            code = canvas_apply(&c->canvas, signature, NULL, NULL, err);
+            code = canvas_apply_last(&c->canvas, signature, err);
         else if (instead)
             code = continuation_replace(c, instead, err);
         else if (revoke)
