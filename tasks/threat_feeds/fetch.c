@@ -236,7 +236,8 @@ static cw_outcome fail(struct feed *f)
 {
     bool transient = false;
     const char *text = cw_problem_text(f->t, &transient);
-    int64_t wait = spacing_ms(f);
+    double spacing = (double)spacing_ms(f) / 1000;
+    double wait = spacing > f->asked_wait ? spacing : f->asked_wait;
     bson_t set = BSON_INITIALIZER;
     text = cw_printf(f->t, "%s", text ? text : "unknown");
     BSON_APPEND_UTF8(&set, "status", "ERROR");
@@ -247,8 +248,8 @@ static cw_outcome fail(struct feed *f)
         return cw_stopped(f->t);
     }
     cw_outcome outcome = cw_stopping(f->t) != CW_GO ? cw_stopped(f->t)
-                         : transient && wait ? cw_retry(f->t, (double)wait / 1000, "ConnectionError",
-                                                        "%s", text)
+                         : transient && spacing > 0 ? cw_retry(f->t, wait, "ConnectionError", "%s",
+                                                        text)
                                              : cw_fail(f->t);
     if (save(f, &set) < 0)
         cw_log(f->t, CW_WARNING, "feed %s: its error could not be stored", f->name);

@@ -71,8 +71,10 @@ static size_t add_validators(struct feed *f, const char *url, const char **heade
 
 static int refused(struct feed *f, const struct cw_reply *reply)
 {
-    if ((reply->status == 429 || reply->status == 503) && reply->retry_after > long_wait)
-        f->deferred = reply->retry_after;
+    if (reply->status == 429 || reply->status == 503)
+        f->asked_wait = reply->retry_after;
+    if (f->asked_wait > long_wait)
+        f->deferred = f->asked_wait;
     return -1;
 }
 

@@ -320,6 +320,19 @@ def test_long_retry_after_becomes_an_eta(app: Celery, worker: Any, db: Database,
     assert fetch(app, "abuse")["status"] == "NOT_DUE"
 
 
+@pytest.mark.parametrize(("spacing", "least"), [(0, 300), (5, 300), (450, 450)])
+def test_retry_after_and_spacing(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                                 keys: Any, spacing: int, least: int) -> None:
+    add_feed(db, "busy", "plain", feeds.serve("/x", b"", 429, Retry_After="300"),
+             min_interval=spacing)
+    task = app.send_task("threat_feeds.fetch_feed", args=["busy"], queue="threat_feeds")
+    wait_state(task, "RETRY")
+    delayed = "{threat_feeds}.cworker.delayed"
+    wait_until(lambda: keys.zcard(delayed) == 1)
+    (_, due), = keys.zrange(delayed, 0, -1, withscores=True)
+    assert least - 20 < due / 1e6 - dt.datetime.now().timestamp() <= least + 61
+
+
 def test_short_retry_after_is_waited_for(app: Celery, worker: Any, db: Database,
                                          feeds: FeedServer) -> None:
     answers = iter([(429, {"Retry-After": "1"}, b""), (200, {}, LIST)])
