@@ -245,6 +245,21 @@ canvas("deep-fails-in-chain-of-chords", lambda m: m.chain(
 canvas("deep-fails-before-chord", lambda m: m.chain(
     m.add(1, 1), m.fail(), m.group(m.add(1), m.add(2)), m.sum()))
 
+# --- what a chord gives to its members ---------------------------------------------------------------
+
+
+def chord_with_kwargs(m: Make, header: Any, body: Signature, **kwargs: Any) -> Signature:
+    return chord(header, body, kwargs={"kwargs": kwargs}, app=m.app)
+
+
+canvas("chord-kwargs", lambda m: chord_with_kwargs(m, [m("add", 1), m("add", 2)], m.sum(), y=5))
+canvas("chord-kwargs-in-chain", lambda m: m.chain(
+    m.add(1, 1), chord_with_kwargs(m, [m("add"), m.chain(m("add"), m.add(1))], m.sum(), y=5)))
+canvas("chord-kwargs-immutable-part", lambda m: m.chain(
+    m.add(1, 1), chord_with_kwargs(m, [m("add"), m.add(3, 3, immutable=True)], m.sum(), y=5)))
+canvas("chord-options-in-chain", lambda m: m.chain(
+    m.add(1, 1), m.chord([m.add(1), m.add(2)], m.sum()).set(priority=3, max_retries=99)))
+
 # --- nothing in it ----------------------------------------------------------------------------------
 
 canvas("empty-chord", lambda m: m.chord([], m.sum()))

@@ -2,6 +2,7 @@
 """Canvases: what a producer's chain, group, chord and callbacks give, on both result stores."""
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import os
@@ -139,6 +140,18 @@ def test_errbacks_of_both_styles(current: Celery, backend: str,
     result = fail("broken").apply_async(link_error=errbacks)
     assert get(AsyncResult("old-style", app=current)) == result.id
     assert get(AsyncResult("new-style", app=current)) == result.id
+
+
+def test_an_errback_that_is_not_here(current: Celery, backend: str, cworker: Callable[..., Worker],
+                                     keys: Any) -> None:
+    """It goes on with the id alone, as Celery sends what it does not know, for a worker that has it."""
+    start(cworker, backend)
+    errback = signature("python.only", args=(7,), queue="elsewhere", kwargs={"k": 1})
+    result = fail("broken").apply_async(link_error=errback)
+    wait_until(lambda: keys.llen("elsewhere"), 15, "the errback")
+    message = json.loads(keys.lindex("elsewhere", 0))
+    assert json.loads(base64.b64decode(message["body"]))[:2] == [[result.id, 7], {"k": 1}]
+    assert (message["headers"]["task"], message["headers"]["parent_id"]) == ("python.only", result.id)
 
 
 def test_errbacks_of_a_chord(current: Celery, backend: str, cworker: Callable[..., Worker]) -> None:
