@@ -69,7 +69,7 @@ def test_same_answers_as_celerys_command(cworker, python_worker, ours, theirs):
 
 
 @pytest.mark.parametrize("words", [
-    "inspect", "inspect hello", "inspect nope", "control ping", "control pool_grow 1 2"])
+    "inspect", "inspect hello", "inspect nope", "status now", "control ping", "control pool_grow 1 2"])
 def test_usage_errors(ours, theirs, words):
     assert ours(*words.split()).returncode == theirs(*words.split()).exit_code == 2
 

@@ -82,7 +82,7 @@ int command_purge_now(struct options *o)
         printf("Purged %lld %s from %d known task %s.\n", (long long)n_messages,
                n_messages == 1 ? "message" : "messages", n_queues, queues);
     else
-        printf("No messages purged from %d %s\n", n_queues, queues);
+        printf("No messages purged from %d %s.\n", n_queues, queues);
     fflush(stdout);
     return 0;
 }

@@ -325,5 +325,7 @@ int command_control(struct options *o)
 
 int command_status(struct options *o)
 {
+    if (command_word(o, 0))
+        return command_usage(o, "unexpected argument \"%.60s\"", command_word(o, 0));
     return run_question(o, "ping", NULL, false);
 }
