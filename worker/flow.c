@@ -154,6 +154,8 @@ static void run_native(struct request *r)
     request_move(r, REQUEST_READY);
     request_move(r, REQUEST_RUNNING);
     r->started_at = monotonic_now();
+    r->worker->totals[r->def]++;
+    events_task(r->worker, EVENT_STARTED, r);
     registry[r->def].native(r);
 }
 

@@ -216,6 +216,17 @@ def test_sent_event_of_call(app, redis, make_app, ear):
     assert not ear.of(quiet)
 
 
+def test_tasks_that_run_in_main(app, cworker, ear):
+    cworker("-E")
+    part = app.send_task("demo.add", (1, 2), countdown=0.5)
+    unlock = app.send_task("celery.chord_unlock", ("group", app.signature("demo.xsum")),
+                           {"result": [[[part.id, None], None]], "interval": 0.1, "max_retries": None})
+    wait_until(lambda: SUCCEEDED in ear.types(unlock.id), TIMEOUT, "the unlock")
+    types = ear.types(unlock.id)
+    assert types[:3] == [RECEIVED, STARTED, RETRIED] and types[-2:] == [STARTED, SUCCEEDED]
+    assert ear.of(unlock.id)[2]["exception"] == "None" and ear.of(unlock.id)[-1]["runtime"] > 0
+
+
 def test_an_event_of_the_tasks_own(app, cworker, ear):
     """Heard without -E too, as Task.send_event's are."""
     cworker()

@@ -18,7 +18,7 @@ from harness import TIMEOUT, descendants, get, wait_state
 from services.process import wait_until
 
 pytestmark = pytest.mark.timeout(240)
-PATIENCE = 30.0
+PATIENCE = 60.0
 QUIET = ("--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
          "--disable-background-networking --disable-component-update --disable-sync "
          "--disable-default-apps --disable-extensions --window-size=1400,1200")

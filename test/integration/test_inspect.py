@@ -65,6 +65,7 @@ def test_tasks_that_run_in_main(app, cworker, store, look):
     inspect = app.control.inspect([NODE], timeout=TIMEOUT)
     [entry] = wait_until(lambda: inspect.scheduled()[NODE], TIMEOUT, "the next look")
     assert entry["request"]["id"] == unlock.id and not look("active")
+    assert inspect.stats()[NODE]["total"] == {"celery.chord_unlock": 1}
 
 
 def test_while_it_is_looked_up(app, cworker, keys, store, look):
