@@ -156,6 +156,7 @@ static bson_t *fields_of(enum records_of of)
     for (int i = 0; fields[of][i]; i++)
         BSON_APPEND_INT32(&projection, fields[of][i], 1);
     bson_append_document_end(opts, &projection);
+    BSON_APPEND_INT32(opts, "batchSize", 2 * BATCH);
     return opts;
 }
 

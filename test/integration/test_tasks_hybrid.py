@@ -3,6 +3,8 @@
 the cloud and the clusters say."""
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import Worker, get, wait_state
+from harness import Worker, descendants, get, wait_state
+from services.process import wait_until
 from tools import FakeTool
 
 HOST = """<host><status state="up" reason="arp-response"/><address addr="{ip}" addrtype="ipv4"/>
@@ -179,3 +182,27 @@ def test_hostile_documents(app: Celery, start: Callable[..., Worker], database: 
     for _ in range(2):
         assert run(app)["assets"] == 6
     assert database.hybrid_assets.count_documents({"gone": False}) == 6
+
+
+def test_many_and_killed(app: Celery, start: Callable[..., Worker], database: Database) -> None:
+    """More than are read at once; a child that is killed in the middle, and a second run, change nothing."""
+    pairs, alone = 900, 700
+    database.assets.insert_many(
+        [{"team_id": "t1", "provider": provider, "resource_id": f"{provider}:{i}", "source": provider,
+          "name": f"{provider}-{i}", "macs": [f"0a:00:00:00:{i >> 8:02x}:{i & 255:02x}"], "gone": False}
+         for provider, n in (("onprem", pairs), ("aws", pairs + alone)) for i in range(n)])
+    worker = start()
+    result = app.send_task("discovery.execute_hybrid_asset_discovery", args=("t1",), queue="discovery")
+    wait_until(lambda: database.hybrid_assets.count_documents({}) >= 500, 30, "the first documents")
+    for child in descendants(worker.pid)[1:]:
+        os.kill(child, signal.SIGKILL)
+    counts = {"records": 2 * pairs + alone, "assets": pairs + alone, "merged": pairs, "gone": 0}
+    assert get(result, timeout=60).items() >= counts.items()
+
+    def seen() -> dict[str, Any]:
+        return {a["asset_key"]: (a["name"], a["kinds"], a["source_count"], a["gone"])
+                for a in database.hybrid_assets.find()}
+    first = seen()
+    assert len(first) == pairs + alone
+    assert sum(one[1:] == (["aws", "onprem"], 2, False) for one in first.values()) == pairs
+    assert run(app).items() >= counts.items() and seen() == first
