@@ -9,13 +9,12 @@
 
 enum { DUPLICATE_KEY = 11000, UPSERT_ATTEMPTS = 3 };
 
-/* Codes of a server that is going away, electing, short of time for the moment, or that has closed a
- * cursor which waited for too long. */
+/* Codes of a server that is going away, electing, short of time for the moment, or that has closed
+ * a cursor which waited for too long. */
 static bool is_transient_code(uint32_t code)
 {
-    static const uint32_t codes[] = {6,   7,   43,   50,    64,    89,    91,    112,   133,
-                                     189, 237, 262,  9001,  10107, 11600, 11602, 13435, 13436,
-                                     13388};
+    static const uint32_t codes[] = {6,   7,   43,   50,    64,    89,    91,    112,   133,  189,
+                                     237, 262, 9001, 10107, 11600, 11602, 13435, 13436, 13388};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
         if (codes[i] == code)
             return true;

@@ -10,18 +10,22 @@
  * older goes, in batches. A policy is a document, so it can only name collections of the list below
  * or of the operator's setting.
  *
- * With `archive` a batch is copied first and removed only when every copy is seen: a kill -9 between
- * the two leaves documents in both places, and the next cycle finds their copies and removes them. */
+ * With `archive` a batch is copied first and removed only when every copy is seen: a kill -9
+ * between the two leaves documents in both places, and the next cycle finds their copies and
+ * removes them. */
 
 enum { BATCH = 500, BATCH_BYTES = 16 << 20, FULL = -2 };
 static const int64_t day_ms = 86400000;
 
-static const char *const listed[] = {
-    "assets",          "compliance_snapshots", "container_scans", "cspm_findings",
-    "k8s_findings",    "k8s_resources",        "native_scans",    "notifications",
-    "quality_reports", "scan_findings",        "scan_jobs",       "scan_runs",
-    "sla_breaches",    "threat_indicators",    "uptime_samples",  "unified_scan_results",
-    "worker_metrics",  "vulnerability_occurrences"};
+static const char *const listed[] = {"assets",          "compliance_snapshots",
+                                     "container_scans", "cspm_findings",
+                                     "k8s_findings",    "k8s_resources",
+                                     "native_scans",    "notifications",
+                                     "quality_reports", "scan_findings",
+                                     "scan_jobs",       "scan_runs",
+                                     "sla_breaches",    "threat_indicators",
+                                     "uptime_samples",  "unified_scan_results",
+                                     "worker_metrics",  "vulnerability_occurrences"};
 
 struct cycle {
     cw_task *t;
@@ -137,17 +141,19 @@ static void put_ids(const struct policy *p, bson_t *filter)
     bson_append_document_end(filter, &in);
 }
 
-/* A copy that is there already may be of an older state: it was made before a kill, and the document was
- * touched since. So each copy is replaced by what is about to be removed. */
+/* A copy that is there already may be of an older state: it was made before a kill, and the
+ * document was touched since. So each copy is replaced by what is about to be removed. */
 static int put_copies(struct policy *p, const char *name)
 {
     mongoc_collection_t *c = cw_collection(p->t, name);
-    bson_t *unordered = BCON_NEW("ordered", BCON_BOOL(false)), *upsert = BCON_NEW("upsert", BCON_BOOL(true));
+    bson_t *unordered = BCON_NEW("ordered", BCON_BOOL(false)),
+           *upsert = BCON_NEW("upsert", BCON_BOOL(true));
     bson_error_t error = {0};
     bson_t reply;
     bool good = c;
     if (c) {
-        mongoc_bulk_operation_t *bulk = mongoc_collection_create_bulk_operation_with_opts(c, unordered);
+        mongoc_bulk_operation_t *bulk =
+            mongoc_collection_create_bulk_operation_with_opts(c, unordered);
         for (int i = 0; good && i < p->n; i++) {
             bson_t key = BSON_INITIALIZER;
             doc_copy(&key, "_id", p->documents[i], "_id");

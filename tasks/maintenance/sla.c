@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-/* check_sla_breaches_all_teams: an open occurrence has so many days by its severity. Past them it is a
- * breach, shortly before them a warning.
+/* check_sla_breaches_all_teams: an open occurrence has so many days by its severity. Past them it
+ * is a breach, shortly before them a warning.
  *
- * The record and the notification have the occurrence and its opening time as their _id and are only
- * ever made, never changed; the mark on the occurrence comes after them. A kill -9 between them leaves
- * an unmarked occurrence, whose record and notification the next run finds made. */
+ * The record and the notification have the occurrence and its opening time as their _id and are
+ * only ever made, never changed; the mark on the occurrence comes after them. A kill -9 between
+ * them leaves an unmarked occurrence, whose record and notification the next run finds made. */
 
 enum { BATCH = 200, NEVER = 0, DAYS_MAX = 36500 };
 static const int64_t day_ms = 86400000;
@@ -119,7 +119,8 @@ static int pass(struct check *c, const bson_value_t *team, int64_t older_than)
     bson_destroy(&filter);
     if (code < 0 || flush(c) < 0)
         return -1;
-    int64_t marked = mongo_bulk_counts(c->marks).modified; /* by us, not by another run at the same time */
+    int64_t marked =
+        mongo_bulk_counts(c->marks).modified; /* by us, not by another run at the same time */
     *(c->warning ? &c->warnings : &c->breaches) += marked - c->marked;
     c->marked = marked;
     return 0;

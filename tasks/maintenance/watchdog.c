@@ -9,12 +9,13 @@
 #include <string.h>
 
 /* run_data_sync_watchdog, first part: runs that are RUNNING for too long fail, their tasks are
- * revoked, and the mirror tells it. Second part: where a team's findings are newer than what was made
- * of them, the task that makes it is sent.
+ * revoked, and the mirror tells it. Second part: where a team's findings are newer than what was
+ * made of them, the task that makes it is sent.
  *
  * A run is failed by compare-and-set on (status, started_at) and remembers the watchdog's task id:
- * revocations leave with this task's success, so a redelivered watchdog finds by that id what it had
- * failed before it was killed, and revokes again. What was sent is remembered in the same way. */
+ * revocations leave with this task's success, so a redelivered watchdog finds by that id what it
+ * had failed before it was killed, and revokes again. What was sent is remembered in the same way.
+ */
 
 static const int64_t hour_ms = 3600000, grace_ms = 900000, again_ms = 6 * 3600000;
 
@@ -42,8 +43,8 @@ static void revoke_later(struct watchdog *w, const char *id)
     w->ids[w->n_ids++] = cw_printf(w->t, "%s", id);
 }
 
-/* When the run began: a date, or what other programs write in its place (ISO 8601, seconds); else when it
- * was made. DATE_NONE: nobody knows. */
+/* When the run began: a date, or what other programs write in its place (ISO 8601, seconds); else
+ * when it was made. DATE_NONE: nobody knows. */
 static int64_t began_at(const bson_t *run, const char *field)
 {
     int64_t date = doc_date(run, field, DATE_NONE), seconds = doc_int(run, field, 0);
@@ -66,9 +67,9 @@ static int on_running(cw_task *t, const bson_t *run, void *arg)
         return 0;
     bson_t key = BSON_INITIALIZER;
     const char *why = cw_printf(t, "stuck: RUNNING for more than %lld hours", (long long)w->hours);
-    bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "error", BCON_UTF8(why),
-                              "finished_at", BCON_DATE_TIME(w->now), "failed_by", BCON_UTF8(w->id),
-                              "}");
+    bson_t *update =
+        BCON_NEW("$set", "{", "status", "FAILED", "error", BCON_UTF8(why), "finished_at",
+                 BCON_DATE_TIME(w->now), "failed_by", BCON_UTF8(w->id), "}");
     doc_copy(&key, "_id", run, "_id");
     doc_copy(&key, "started_at", run, "started_at");
     BSON_APPEND_UTF8(&key, "status", "RUNNING");
@@ -112,10 +113,10 @@ static const char *kind_of(struct watchdog *w, const char *run_id)
     bson_destroy(key);
     if (code < 0)
         return NULL;
-    return kind                                         ? kind
-           : strcmp(w->collection, "scan_runs") == 0    ? "cloud"
+    return kind                                            ? kind
+           : strcmp(w->collection, "scan_runs") == 0       ? "cloud"
            : strcmp(w->collection, "container_scans") == 0 ? "container"
-                                                        : "native";
+                                                           : "native";
 }
 
 static int on_failed(cw_task *t, const bson_t *run, void *arg)
@@ -142,8 +143,8 @@ static int fail_stuck(struct watchdog *w)
 {
     static const char *const collections[] = {"scan_runs", "native_scans", "container_scans"};
     bson_t *running = BCON_NEW("status", "RUNNING");
-    bson_t *fields = BCON_NEW("projection", "{", "started_at", BCON_INT32(1), "created_at",
-                              BCON_INT32(1), "}");
+    bson_t *fields =
+        BCON_NEW("projection", "{", "started_at", BCON_INT32(1), "created_at", BCON_INT32(1), "}");
     bson_t *mine = BCON_NEW("status", "FAILED", "failed_by", BCON_UTF8(w->id));
     int code = 0;
     for (size_t i = 0; code >= 0 && i < sizeof collections / sizeof *collections; i++) {
@@ -171,9 +172,9 @@ static int send_once(struct watchdog *w, const char *task, const char *team, int
     const char *parts[] = {"watchdog", task, team, text, NULL};
     digest_hex(parts, key);
     digest_id(parts, id);
-    bson_t *record = BCON_NEW("_id", BCON_UTF8(key), "task", BCON_UTF8(task), "team_id",
-                              BCON_UTF8(team), "sent_by", BCON_UTF8(w->id), "sent_at",
-                              BCON_DATE_TIME(w->now));
+    bson_t *record =
+        BCON_NEW("_id", BCON_UTF8(key), "task", BCON_UTF8(task), "team_id", BCON_UTF8(team),
+                 "sent_by", BCON_UTF8(w->id), "sent_at", BCON_DATE_TIME(w->now));
     bson_t *mine = BCON_NEW("_id", BCON_UTF8(key), "sent_by", BCON_UTF8(w->id));
     int made = mongo_insert(w->t, "watchdog_sends", record);
     int64_t own = made == 0 ? mongo_count(w->t, "watchdog_sends", mine) : made;
@@ -249,7 +250,9 @@ static int check_source(struct watchdog *w, const struct lagging *s, const char 
     if (newest > synced && w->now - newest > grace_ms)
         return send_once(w, sync, team, newest, false);
     int empty = synced && newest <= synced ? is_empty(w, s, team) : 0;
-    return empty < 0 ? -1 : empty ? send_once(w, sync, team, 0, true) : 0; /* not after each sync again */
+    return empty < 0 ? -1
+           : empty   ? send_once(w, sync, team, 0, true)
+                     : 0; /* not after each sync again */
 }
 
 static int check_posture(struct watchdog *w, const char *team)

@@ -5,15 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Findings become vulnerability_occurrences, 500 at a time, by statements that name one dedup_key each:
- * what is open is upserted, what had been resolved is opened again, what is not open is resolved. Most
- * findings of a real scan pass and have no occurrence: one look-up a batch tells for which of them, and
- * of those that may have to be opened again, there is anything to write.
+/* Findings become vulnerability_occurrences, 500 at a time, by statements that name one dedup_key
+ * each: what is open is upserted, what had been resolved is opened again, what is not open is
+ * resolved. Most findings of a real scan pass and have no occurrence: one look-up a batch tells for
+ * which of them, and of those that may have to be opened again, there is anything to write.
  *
- * Each write holds the state it starts from (or is an upsert under the unique dedup_key), so a second
- * pass over the same findings, at the same time or after a kill -9, changes nothing that the first
- * one did. Times of opening and resolving are set by the write that moves the state, once. The
- * statements of one batch may run in any order and end in the same documents. */
+ * Each write holds the state it starts from (or is an upsert under the unique dedup_key), so a
+ * second pass over the same findings, at the same time or after a kill -9, changes nothing that the
+ * first one did. Times of opening and resolving are set by the write that moves the state, once.
+ * The statements of one batch may run in any order and end in the same documents. */
 
 enum { BATCH = 500 };
 
@@ -21,7 +21,7 @@ struct row {
     char key[DIGEST_SIZE];
     bool open, twin;
     bool stored_open, stored_resolved; /* as the look-up found it */
-    bson_t *fields; /* NULL when it is not open */
+    bson_t *fields;                    /* NULL when it is not open */
     int64_t first_seen;
 };
 
@@ -89,8 +89,8 @@ struct occurrence_counts occurrences_counts(const struct occurrences *o)
 
 static struct row **slot_of(struct occurrences *o, const char *key)
 {
-    unsigned at = (unsigned)strtoul((char[]){key[0], key[1], key[2], key[3], key[4], key[5], '\0'},
-                                    NULL, 16);
+    unsigned at =
+        (unsigned)strtoul((char[]){key[0], key[1], key[2], key[3], key[4], key[5], '\0'}, NULL, 16);
     for (;; at++) {
         struct row **slot = &o->slots[at % (4 * BATCH)];
         if (!*slot || strcmp((*slot)->key, key) == 0)
@@ -167,11 +167,11 @@ static int write_open(struct occurrences *o, const struct row *r)
 static int write_reopen(struct occurrences *o, const struct row *r)
 {
     bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key), "status", "RESOLVED");
-    bson_t *update = BCON_NEW("$inc", "{", "reopen_count", BCON_INT32(1), "}", "$unset", "{",
-                              "resolved_at", BCON_UTF8(""), "sla_breached_at", BCON_UTF8(""),
-                              "sla_warned_at", BCON_UTF8(""), "}", "$set", "{", "status", "OPEN",
-                              "opened_at", BCON_DATE_TIME(o->now), "reopened_at",
-                              BCON_DATE_TIME(o->now), "}");
+    bson_t *update =
+        BCON_NEW("$inc", "{", "reopen_count", BCON_INT32(1), "}", "$unset", "{", "resolved_at",
+                 BCON_UTF8(""), "sla_breached_at", BCON_UTF8(""), "sla_warned_at", BCON_UTF8(""),
+                 "}", "$set", "{", "status", "OPEN", "opened_at", BCON_DATE_TIME(o->now),
+                 "reopened_at", BCON_DATE_TIME(o->now), "}");
     put_seen(o, update);
     int code = mongo_bulk_update(o->reopen, key, update, false);
     bson_destroy(key);
@@ -182,8 +182,8 @@ static int write_reopen(struct occurrences *o, const struct row *r)
 static int write_resolved(struct occurrences *o, const struct row *r)
 {
     bson_t *key = BCON_NEW("dedup_key", BCON_UTF8(r->key), "status", "OPEN");
-    bson_t *update = BCON_NEW("$set", "{", "status", "RESOLVED", "resolved_at",
-                              BCON_DATE_TIME(o->now), "}");
+    bson_t *update =
+        BCON_NEW("$set", "{", "status", "RESOLVED", "resolved_at", BCON_DATE_TIME(o->now), "}");
     int code = mongo_bulk_update(o->resolve, key, update, false);
     o->any_resolved = true;
     bson_destroy(key);
@@ -283,8 +283,8 @@ int occurrences_keep(struct occurrences *o, const char *document_id)
 {
     bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
     doc_match_id(&filter, "team_id", o->team);
-    BCON_APPEND(&filter, "source", BCON_UTF8(o->source), "source_id", BCON_UTF8(document_id), "status",
-                "OPEN");
+    BCON_APPEND(&filter, "source", BCON_UTF8(o->source), "source_id", BCON_UTF8(document_id),
+                "status", "OPEN");
     put_seen(o, &update);
     int64_t n = mongo_update_many(o->t, "vulnerability_occurrences", &filter, &update);
     bson_destroy(&filter);

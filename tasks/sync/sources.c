@@ -72,8 +72,8 @@ static int read_k8s(struct occurrences *o, const bson_t *d)
         .first_seen = doc_date(d, "first_seen", 0),
     };
     snprintf(asset, sizeof asset, "%s/%s/%s/%s", or_nothing(cluster),
-             or_nothing(doc_text(d, "namespace")),
-             or_nothing(doc_text(d, "kind")), or_nothing(doc_text(d, "name")));
+             or_nothing(doc_text(d, "namespace")), or_nothing(doc_text(d, "kind")),
+             or_nothing(doc_text(d, "name")));
     return occurrences_add(o, d, &f);
 }
 

@@ -3,18 +3,18 @@
 
 #include <string.h>
 
-/* sync_vulnerabilities_for_team: what changed in the three sources since the last pass (or all of it)
- * becomes occurrences. For each source, in this order:
+/* sync_vulnerabilities_for_team: what changed in the three sources since the last pass (or all of
+ * it) becomes occurrences. For each source, in this order:
  *
  *   1. the store's clock is read: the pass begins;
  *   2. findings are read, and written in batches: what is open, opened again, resolved;
  *   3. a full pass resolves what it did not meet;
  *   4. the watermark moves, to when the pass began less an overlap.
  *
- * A kill -9 before the fourth leaves the old watermark, and the next pass reads the same findings again,
- * which changes nothing; after it, nothing is left to do. All times are the store's own, whichever
- * worker runs; findings of our own tasks carry its time too (updated_at), those of others may be stamped by
- * clocks that differ, or be written late, by as much as the overlap. */
+ * A kill -9 before the fourth leaves the old watermark, and the next pass reads the same findings
+ * again, which changes nothing; after it, nothing is left to do. All times are the store's own,
+ * whichever worker runs; findings of our own tasks carry its time too (updated_at), those of others
+ * may be stamped by clocks that differ, or be written late, by as much as the overlap. */
 
 static const int64_t overlap_ms = 300000;
 
@@ -134,8 +134,8 @@ static int sync_source(struct pass *p, cJSON *result)
     p->o = occurrences_open(p->t, p->team, p->source->name, p->began, p->since > 0);
     if (!p->o || read_source(p) < 0)
         return -1;
-    int code = p->since ? occurrences_flush(p->o)
-                        : occurrences_resolve_unseen(p->o, NULL, p->began);
+    int code =
+        p->since ? occurrences_flush(p->o) : occurrences_resolve_unseen(p->o, NULL, p->began);
     if (code < 0 || save_watermark(p) < 0)
         return -1;
     cJSON_AddItemToObject(result, p->source->name, counts_of(p->o));

@@ -3,8 +3,9 @@
 
 #include <string.h>
 
-/* cleanup_old_indicators: what has run out, and what nobody has told of for max_age_days, goes, some at a
- * time. Each step removes documents by a date of their own, so it can end anywhere and be run again. */
+/* cleanup_old_indicators: what has run out, and what nobody has told of for max_age_days, goes,
+ * some at a time. Each step removes documents by a date of their own, so it can end anywhere and be
+ * run again. */
 
 enum { BATCH = 1000 };
 
@@ -28,7 +29,8 @@ static int keep_id(cw_task *t, const bson_t *document, void *arg)
 static int64_t remove_batch(cw_task *t, const bson_t *old)
 {
     struct batch b = {.ids = bson_new()};
-    bson_t *opts = BCON_NEW("limit", BCON_INT64(BATCH), "projection", "{", "_id", BCON_INT32(1), "}");
+    bson_t *opts =
+        BCON_NEW("limit", BCON_INT64(BATCH), "projection", "{", "_id", BCON_INT32(1), "}");
     int64_t n = mongo_each(t, "threat_indicators", old, opts, keep_id, &b);
     if (n == 0 && b.n) {
         bson_t filter = BSON_INITIALIZER, in;

@@ -11,13 +11,13 @@ struct feed {
     cw_task *t;
     const bson_t *document;
     const char *id, *name, *kind, *url;
-    const char *key;      /* the secret, or NULL */
-    int64_t now;          /* of this pass, ms */
-    int64_t lifetime;     /* ms that an indicator counts after it was last seen */
-    int confidence;       /* where the feed tells none; < 0: none */
-    size_t bytes_left;    /* of max_bytes, over all requests of the pass */
-    double asked_wait;    /* seconds the service asks to be left alone; 0: it does not */
-    double deferred;      /* the same, where that is too long for a retry */
+    const char *key;   /* the secret, or NULL */
+    int64_t now;       /* of this pass, ms */
+    int64_t lifetime;  /* ms that an indicator counts after it was last seen */
+    int confidence;    /* where the feed tells none; < 0: none */
+    size_t bytes_left; /* of max_bytes, over all requests of the pass */
+    double asked_wait; /* seconds the service asks to be left alone; 0: it does not */
+    double deferred;   /* the same, where that is too long for a retry */
     struct sink *sink;
     int64_t good, bad, other, withdrawn;
     int64_t reported; /* good + bad + other at the last progress */
@@ -51,15 +51,17 @@ bool feed_is_same_origin(const struct feed *f, const char *url);
 /* --- indicators --- */
 
 struct sighting {
-    const char *kind; /* the feed's word for the type; NULL: by looks */
-    int confidence;   /* 0 to 100; < 0: the feed's own */
+    const char *kind;                       /* the feed's word for the type; NULL: by looks */
+    int confidence;                         /* 0 to 100; < 0: the feed's own */
     int64_t first_seen, last_seen, expires; /* ms; DATE_NONE: not told */
-    const cJSON *tags; /* list of texts or of {name}; or NULL */
-    const char *tag;   /* one more, or several with commas; or NULL */
-    bool withdrawn;    /* the feed takes it back */
+    const cJSON *tags;                      /* list of texts or of {name}; or NULL */
+    const char *tag;                        /* one more, or several with commas; or NULL */
+    bool withdrawn;                         /* the feed takes it back */
 };
 #define SIGHTING_NONE                                                                              \
-    {.confidence = -1, .first_seen = DATE_NONE, .last_seen = DATE_NONE, .expires = DATE_NONE}
+    {                                                                                              \
+        .confidence = -1, .first_seen = DATE_NONE, .last_seen = DATE_NONE, .expires = DATE_NONE    \
+    }
 
 int sink_open(struct feed *f);
 /* A value as the feed tells it. Bad ones are counted. < 0 only when the store fails or the task is

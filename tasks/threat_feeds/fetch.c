@@ -6,14 +6,14 @@
 
 #include <string.h>
 
-/* fetch_all_enabled_feeds sends one fetch_feed for each feed that is due; each of these makes one pass
- * over one feed, so that a bad feed is a failed sub-task and nothing more.
+/* fetch_all_enabled_feeds sends one fetch_feed for each feed that is due; each of these makes one
+ * pass over one feed, so that a bad feed is a failed sub-task and nothing more.
  *
- * A pass claims its feed by one update: nobody else reads it (`claimed_until`, at most as long as a task may
- * run), and nobody does before `next_fetch_at` (a minimum spacing guards limits like five calls a day).
- * Then it reads, and writes status, counts and cursor, and gives the claim back, in one update at its
- * end. A kill -9 before the claim leaves nothing; after it, the redelivered task finds its own claim
- * and reads again: indicators are upserts, and the cursor has not moved. */
+ * A pass claims its feed by one update: nobody else reads it (`claimed_until`, at most as long as a
+ * task may run), and nobody does before `next_fetch_at` (a minimum spacing guards limits like five
+ * calls a day). Then it reads, and writes status, counts and cursor, and gives the claim back, in
+ * one update at its end. A kill -9 before the claim leaves nothing; after it, the redelivered task
+ * finds its own claim and reads again: indicators are upserts, and the cursor has not moved. */
 
 static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600, spacing_max = 366 * 86400;
 static const double wait_max = 7 * 86400;
@@ -37,8 +37,8 @@ static feed_source *source_of(const char *kind)
 
 /* --- the feed's document --- */
 
-/* Documents name a secret, and only one that is meant for feeds: else whoever can write a feed could
- * have any secret of the worker's environment sent to a place of their own. */
+/* Documents name a secret, and only one that is meant for feeds: else whoever can write a feed
+ * could have any secret of the worker's environment sent to a place of their own. */
 static int read_key(struct feed *f)
 {
     const char *name = doc_text(f->document, "secret");
@@ -94,16 +94,17 @@ static int64_t claim_ms(const struct feed *f)
     return (int64_t)((limit > 0 ? limit : 3600) * 1000);
 }
 
-/* This delivery may come back and go on, whatever the spacing; a retry of the same task keeps to that.
- * `over`: a holder that has ended, or NULL. */
+/* This delivery may come back and go on, whatever the spacing; a retry of the same task keeps to
+ * that. `over`: a holder that has ended, or NULL. */
 static void put_claim(const struct feed *f, const char *over, bson_t *filter)
 {
     const char *own = cw_info(f->t)->id;
     /* What is no date holds nobody off, nor does a claim for longer than claims are made. */
-    bson_t *free_or_ours = BCON_NEW(
-        "$or", "[", "{", "claimed_until", "{", "$not", "{", "$gt", BCON_DATE_TIME(f->now), "}", "}", "}",
-        "{", "claimed_until", "{", "$gt", BCON_DATE_TIME(f->now + 2 * claim_ms(f)), "}", "}", "{", "claimed_task", "{", "$in", "[", BCON_UTF8(own), BCON_UTF8(over ? over : own), "]", "}",
-        "}", "]");
+    bson_t *free_or_ours =
+        BCON_NEW("$or", "[", "{", "claimed_until", "{", "$not", "{", "$gt", BCON_DATE_TIME(f->now),
+                 "}", "}", "}", "{", "claimed_until", "{", "$gt",
+                 BCON_DATE_TIME(f->now + 2 * claim_ms(f)), "}", "}", "{", "claimed_task", "{",
+                 "$in", "[", BCON_UTF8(own), BCON_UTF8(over ? over : own), "]", "}", "}", "]");
     bson_t *due = BCON_NEW("$or", "[", "{", "next_fetch_at", "{", "$not", "{", "$gt",
                            BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "}", "{", "claimed_by",
                            BCON_UTF8(claim_key(f)), "}", "]");
@@ -116,11 +117,11 @@ static int try_claim(struct feed *f, const char *over)
 {
     const struct cw_info *info = cw_info(f->t);
     bson_t filter = BSON_INITIALIZER;
-    bson_t *update = BCON_NEW(
-        "$set", "{", "status", BCON_UTF8("RUNNING"), "claimed_by", BCON_UTF8(claim_key(f)),
-        "claimed_task", BCON_UTF8(info->id), "claimed_until",
-        BCON_DATE_TIME(f->now + claim_ms(f)), "started_at", BCON_DATE_TIME(f->now),
-        "next_fetch_at", BCON_DATE_TIME(f->now + spacing_ms(f)), "}");
+    bson_t *update =
+        BCON_NEW("$set", "{", "status", BCON_UTF8("RUNNING"), "claimed_by", BCON_UTF8(claim_key(f)),
+                 "claimed_task", BCON_UTF8(info->id), "claimed_until",
+                 BCON_DATE_TIME(f->now + claim_ms(f)), "started_at", BCON_DATE_TIME(f->now),
+                 "next_fetch_at", BCON_DATE_TIME(f->now + spacing_ms(f)), "}");
     doc_copy(&filter, "_id", f->document, "_id");
     put_claim(f, over, &filter);
     int code = mongo_update(f->t, "threat_feeds", &filter, update, false);
@@ -224,14 +225,15 @@ static cw_outcome defer(struct feed *f)
     int code = save(f, &set);
     bson_destroy(&set);
     cJSON_AddItemToArray(args, cJSON_CreateString(f->id));
-    struct cw_send send = {.task = "threat_feeds.fetch_feed", .args = args, .countdown = wait,
-                           .id = id};
+    struct cw_send send = {
+        .task = "threat_feeds.fetch_feed", .args = args, .countdown = wait, .id = id};
     if (cw_send(f->t, send, NULL) < 0 || code < 0)
         return cw_fail(f->t);
     return cw_return(f->t, summary(f, "DEFERRED"));
 }
 
-/* A feed that may not be asked again soon is not retried by backoff, only when its time has come. */
+/* A feed that may not be asked again soon is not retried by backoff, only when its time has come.
+ */
 static cw_outcome fail(struct feed *f)
 {
     bool transient = false;
@@ -248,9 +250,9 @@ static cw_outcome fail(struct feed *f)
         return cw_stopped(f->t);
     }
     cw_outcome outcome = cw_stopping(f->t) != CW_GO ? cw_stopped(f->t)
-                         : transient && spacing > 0 ? cw_retry(f->t, wait, "ConnectionError", "%s",
-                                                        text)
-                                             : cw_fail(f->t);
+                         : transient && spacing > 0
+                             ? cw_retry(f->t, wait, "ConnectionError", "%s", text)
+                             : cw_fail(f->t);
     if (save(f, &set) < 0)
         cw_log(f->t, CW_WARNING, "feed %s: its error could not be stored", f->name);
     bson_destroy(&set);

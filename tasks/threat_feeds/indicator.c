@@ -13,8 +13,8 @@
 #include <strings.h>
 
 /* Validation and normalisation of indicators. Addresses go through inet_pton and back, so every
- * spelling of one is one value; private, loopback and reserved ones are refused, because a feed that
- * names them would make its readers block themselves. */
+ * spelling of one is one value; private, loopback and reserved ones are refused, because a feed
+ * that names them would make its readers block themselves. */
 
 enum { HOST_SIZE = 254 };
 
@@ -67,7 +67,7 @@ static bool bits_equal(const unsigned char *a, const unsigned char *b, int bits)
 /* A wide network is refused when one of our walls stands inside it. */
 static bool covers_private(const unsigned char *bytes, int bits)
 {
-    static const unsigned char closed[][4] = {{10},       {100, 64},  {127},
+    static const unsigned char closed[][4] = {{10},       {100, 64}, {127},
                                               {169, 254}, {172, 16}, {192, 168}};
     for (size_t i = 0; i < sizeof closed / sizeof *closed; i++)
         if (bits_equal(bytes, closed[i], bits))
@@ -337,7 +337,8 @@ static bool read_as(const char *text, enum form form, struct indicator *ret)
     if (!is_plain(text))
         return false;
     switch (form) {
-    case ADDRESS: /* feeds write networks under an address's word, and addresses under a network's */
+    case ADDRESS: /* feeds write networks under an address's word, and addresses under a network's
+                   */
     case NETWORK:
         return strchr(text, '/') ? read_cidr(text, ret) : read_ip(text, ret);
     case DOMAIN:
@@ -401,7 +402,8 @@ static void undo_defang(char *text)
 {
     char *out = text;
     for (const char *at = text; *at; at++) {
-        if (strncmp(at, "[.]", 3) == 0 || strncmp(at, "(.)", 3) == 0 || strncmp(at, "[:]", 3) == 0) {
+        if (strncmp(at, "[.]", 3) == 0 || strncmp(at, "(.)", 3) == 0 ||
+            strncmp(at, "[:]", 3) == 0) {
             *out++ = at[1];
             at += 2;
         } else {

@@ -83,15 +83,16 @@ static bool is_redirect(long status)
     return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
-/* A host inside our walls may not send us to others there: each step is looked at like the first one. cw_http
- * follows by itself where nothing private can be reached. */
+/* A host inside our walls may not send us to others there: each step is looked at like the first
+ * one. cw_http follows by itself where nothing private can be reached. */
 static int get(struct feed *f, struct cw_http http, struct cw_reply *ret_reply)
 {
     for (int hop = 0;; hop++) {
         http.allow_private = http.no_redirects = is_listed(f->t, http.url);
         if (http_patient(f->t, &http, ret_reply) < 0)
             return refused(f, ret_reply);
-        const char *location = is_redirect(ret_reply->status) ? cw_header(ret_reply, "location") : NULL;
+        const char *location =
+            is_redirect(ret_reply->status) ? cw_header(ret_reply, "location") : NULL;
         if (!location)
             return 0;
         const char *url = url_resolve(f->t, http.url, location);

@@ -4,15 +4,15 @@
 
 #include <string.h>
 
-/* Indicators into threat_indicators, one document under (type, value) whoever tells of it. Each write
- * only widens what is known ($addToSet, $min, $max), so that feeds that run at the same time, a pass
- * that was killed half-way and one that runs twice all end in the same document. */
+/* Indicators into threat_indicators, one document under (type, value) whoever tells of it. Each
+ * write only widens what is known ($addToSet, $min, $max), so that feeds that run at the same time,
+ * a pass that was killed half-way and one that runs twice all end in the same document. */
 
 enum { TAG_MAX = 100, TAGS_MAX = 32, REPORT_EVERY = 20000 };
 
-/* Two batches wait: what the feed tells, and what it takes back. No key is in both, so the order of two
- * batches does not matter; the keys are known by their hash, and two that share one are only written
- * earlier than they need be. */
+/* Two batches wait: what the feed tells, and what it takes back. No key is in both, so the order of
+ * two batches does not matter; the keys are known by their hash, and two that share one are only
+ * written earlier than they need be. */
 enum { WAITING_MAX = 400, SLOTS = 1024 };
 
 struct keys {
@@ -156,8 +156,9 @@ static void forget_withdrawn(void *sink)
     memset(&s->taken_back, 0, sizeof s->taken_back);
 }
 
-/* The feed's word goes first; then what nobody's word is left for has run out now. A kill between the
- * two leaves such an indicator until the next pass, which reads the same (the cursor has not moved). */
+/* The feed's word goes first; then what nobody's word is left for has run out now. A kill between
+ * the two leaves such an indicator until the next pass, which reads the same (the cursor has not
+ * moved). */
 static int flush_withdrawn(struct feed *f)
 {
     struct sink *s = f->sink;

@@ -10,10 +10,11 @@
 #include <stdio.h>
 #include <string.h>
 
-/* TAXII 2.1: the objects of one collection, of every readable one of an API root, or of all API roots that
- * a server names, page by page. The cursor of a collection is the server's own
+/* TAXII 2.1: the objects of one collection, of every readable one of an API root, or of all API
+ * roots that a server names, page by page. The cursor of a collection is the server's own
  * X-TAXII-Date-Added-Last of the last page; a `next` that the server has forgotten (400) begins the
- * collection once more. Of several collections, one that refuses us does not stop the others: its cursor stays. */
+ * collection once more. Of several collections, one that refuses us does not stop the others: its
+ * cursor stays. */
 
 enum { PAGES_MAX = 10000, LIMIT_MAX = 100000, PLACES_MAX = 500, NAME_MAX_SIZE = 128 };
 
@@ -240,8 +241,8 @@ static int read_root(struct taxii *x, const char *root, const char *prefix,
     return 0;
 }
 
-/* An API root is a URL of its own, or a path of the server's. The key travels to the feed's own origin
- * only, so roots elsewhere are feeds of their own. */
+/* An API root is a URL of its own, or a path of the server's. The key travels to the feed's own
+ * origin only, so roots elsewhere are feeds of their own. */
 static int add_root(cw_task *t, const cJSON *root, void *arg)
 {
     struct taxii *x = arg;
@@ -254,7 +255,8 @@ static int add_root(cw_task *t, const cJSON *root, void *arg)
         x->refused++;
         return 0;
     }
-    add_place(x, &x->roots, cw_printf(t, "%.*s%s", (int)size, url, url[size - 1] == '/' ? "" : "/"));
+    add_place(x, &x->roots,
+              cw_printf(t, "%.*s%s", (int)size, url, url[size - 1] == '/' ? "" : "/"));
     return 0;
 }
 
@@ -284,7 +286,8 @@ static int read_server(struct taxii *x, const char *url)
         return -1;
     int code = x->roots.n || x->refused ? read_roots(x) : read_root(x, url, "", &reply);
     if (code == 0 && x->refused && !x->read)
-        return cw_problem(x->f->t, false, "PermissionError", "no collection of the server may be read");
+        return cw_problem(x->f->t, false, "PermissionError",
+                          "no collection of the server may be read");
     return code;
 }
 
