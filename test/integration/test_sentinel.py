@@ -38,6 +38,8 @@ def test_tasks(fleet, producer, worker):
     log = worker()
     assert [get(producer.send_task("demo.add", (i, 1))) for i in range(10)] == list(range(1, 11))
     assert "sentinel://127.0.0.1" in log.log
+    done = run_cworker("-b", fleet.url(), *fleet.worker_options(), "inspect", "ping", "--json")
+    assert done.returncode == 0 and '"pong"' in done.stdout, done.stderr
 
 
 def test_master_dies(fleet, producer, worker):
