@@ -233,6 +233,7 @@ int prowler_run(cw_task *t, const struct prowler_run *run, const char **ret_path
         .on_line = on_line,
         .on_tick = on_tick,
         .arg = &talk,
+        .max_output = (size_t)1 << 30, /* it tells of each check; none of it is kept */
         .hint = "install it (pip install prowler, in an environment of its own) or set "
                 "CWORKER_PROWLER to its path",
     };

@@ -168,8 +168,11 @@ static int run_program(struct discovery *d, const char *sql)
     d->rows = json_stream_open(d->t, &options);
     if (tool_run(d->t, command, NULL, &end) < 0)
         return -1;
-    if (end.signal || end.status)
-        return cw_problem(d->t, end.signal || end.status == 31 || end.status == 32, "RuntimeError",
+    if (end.signal)
+        return cw_problem(d->t, true, "RuntimeError", "steampipe (%s) was ended by signal %d",
+                          d->query->name, end.signal);
+    if (end.status)
+        return cw_problem(d->t, end.status == 31 || end.status == 32, "RuntimeError",
                           "steampipe (%s) ended with exit status %d: %.500s", d->query->name,
                           end.status, end.errors);
     return d->unreadable ? -1 : json_stream_end(d->rows);

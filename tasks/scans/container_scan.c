@@ -26,6 +26,7 @@ struct container_scan {
     uint32_t kept, secrets_kept;
     int64_t found, severities[N_SEVERITIES];
     char *digest, *os;
+    bool is_report; /* it told its schema: without it, "nothing found" would be believed */
 };
 
 /* --- the report --- */
@@ -116,9 +117,12 @@ static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg
     struct container_scan *s = arg;
     const char *family = tree_text(value, "OS.Family"), *version = tree_text(value, "OS.Name");
     const char *digest = tree_text(value, "RepoDigests.0");
-    if (strcmp(name, "SchemaVersion") == 0 && cJSON_IsNumber(value) && value->valueint != 2)
-        return cw_problem(t, false, "ValueError", "trivy: report schema %d is not known",
-                          value->valueint);
+    if (strcmp(name, "SchemaVersion") == 0) {
+        s->is_report = cJSON_IsNumber(value) && value->valueint == 2;
+        return s->is_report ? 0
+                            : cw_problem(t, false, "ValueError", "trivy: report schema %d is not known",
+                                         value->valueint);
+    }
     if (strcmp(name, "Metadata") != 0)
         return 0;
     digest = digest ? digest : tree_text(value, "ImageID");
@@ -259,6 +263,10 @@ static cw_outcome scan(struct container_scan *s)
         return cw_return_str(s->t, "CANCELLED");
     if (run_trivy(s, path) < 0 || json_stream_file(s->t, path, &options, NULL) < 0)
         return failed(s);
+    if (!s->is_report) {
+        cw_problem(s->t, false, "ValueError", "trivy: what it wrote is not a report: no SchemaVersion");
+        return failed(s);
+    }
     return finish(s);
 }
 

@@ -22,6 +22,7 @@ struct ssl {
     const char *port, *problem;
     char *protocols;
     int64_t not_after; /* ms; 0: not seen */
+    bool heard;        /* it wrote anything at all */
     bool complete;     /* it said how long it took */
 };
 
@@ -135,6 +136,7 @@ static int on_element(cw_task *t, const cJSON *element, void *arg)
     if (!id || !severity)
         return cw_problem(t, false, "ValueError", "testssl: a finding without id or severity");
     finding = finding ? finding : "";
+    x->heard = true;
     note(x, id, finding);
     if (strcmp(severity, "FATAL") == 0)
         x->problem = cw_printf(t, "%.500s", finding);
@@ -189,7 +191,7 @@ static int judge(struct ssl *x, const struct cw_exit *end)
     if (end->status == 247)
         return cw_problem(t, false, "ValueError", "%s",
                           x->problem ? x->problem : "the host cannot be resolved");
-    if (end->status == 1)
+    if (end->status == 1 && x->heard) /* without a word in its file it failed by itself */
         return cw_problem(t, false, "ValueError", "%s:%s does not speak TLS", x->s->host, x->port);
     if (end->status || x->problem || !x->complete)
         return cw_problem(t, false, "RuntimeError", "testssl failed (status %d): %.500s",

@@ -242,11 +242,13 @@ def test_ssl(app: Celery, worker: Worker, database: Database, testssl: FakeTool)
     ("closed-port-exit246", 246, "RETRY", "Can't connect"),
     ("unresolved-exit247", 247, "FAILURE", "No IPv4/IPv6"),
     ("not-tls-exit1", 1, "FAILURE", "does not speak TLS"),
+    ("", 1, "FAILURE", "failed (status 1)"),
     ("truncated-by-sigterm", 0, "FAILURE", "it stops"),
 ])
 def test_ssl_failures(app: Celery, worker: Worker, database: Database, testssl: FakeTool, name: str,
                       exit: int, state: str, error: str) -> None:
-    testssl.set({"*": {"write": sample(f"testssl/{name}.json"), "exit": exit}})
+    report = {"write": sample(f"testssl/{name}.json")} if name else {}
+    testssl.set({"*": {**report, "exit": exit}})
     scan = put_scan(database, "127.0.0.1")
     result = send(app, "execute_ssl_scan", scan)
     assert wait_state(result, "RETRY", "FAILURE") == state
@@ -433,6 +435,8 @@ def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeT
     ("app:1", {"write": '{"SchemaVersion": 2, "Results": [{'}, "ValueError"),
     ("app:1", {"write": '{"SchemaVersion": 9, "Results": []}'}, "ValueError"),
     ("app:1", {"write": '{"SchemaVersion": 2, "Results": [7]}'}, "ValueError"),
+    ("app:1", {"write": '[{"Vulnerabilities": []}]'}, "ValueError"),
+    ("app:1", {"write": "{}"}, "ValueError"),
 ])
 def test_container_failures(app: Celery, worker: Worker, database: Database, trivy: FakeTool,
                             image: str, step: dict[str, Any], error: str) -> None:
@@ -442,6 +446,12 @@ def test_container_failures(app: Celery, worker: Worker, database: Database, tri
     wait_state(result, "FAILURE")
     assert type(result.result).__name__ == error
     assert database.container_scans.find_one()["status"] == "FAILED"
+
+
+def test_no_results_is_clean(app: Celery, worker: Worker, database: Database, trivy: FakeTool) -> None:
+    trivy.set({"*": {"write": '{"SchemaVersion": 2, "Results": null}'}})
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
+    assert get(send(app, "execute_container_scan", "c1"))["vulnerabilities"] == 0
 
 
 @pytest.mark.parametrize("words", ["truncate -s 3M", "yes | head -c 3M >"])
