@@ -47,7 +47,9 @@ static enum pool_kind pool_kind_of(const char *name)
 
 static int run_worker(struct options *o)
 {
-    const struct settings *s = &o->settings;
+    struct settings *s = &o->settings;
+    s->worker_prefetch_multiplier =
+        registry_prefetch(o->queues, s->task_default_queue, s->worker_prefetch_multiplier);
     struct pool_options pool = {
         .kind = pool_kind_of(s->worker_pool),
         .concurrency = (int)s->worker_concurrency,

@@ -211,6 +211,25 @@ void registry_set_aliases(const cJSON *object, bool by_last_part)
     }
 }
 
+static bool is_among(const char *name, char *const *list)
+{
+    while (*list && strcmp(*list, name) != 0)
+        list++;
+    return *list != NULL;
+}
+
+int64_t registry_prefetch(char *const *queues, const char *default_queue, int64_t setting)
+{
+    for (int i = 0; i < registry_size; i++) {
+        const struct cw_table *table = registry[i].table;
+        int asked = table ? table->prefetch_multiplier : 0;
+        if (asked > 0 && (setting == 0 || asked < setting) &&
+            is_among(table->queue ? table->queue : default_queue, queues))
+            setting = asked;
+    }
+    return setting;
+}
+
 int registry_find(const char *name)
 {
     int index = name_find(&exact, name);

@@ -34,6 +34,10 @@ int registry_load_plugin(const char *path, struct error *err);
 int registry_add_commands(const cJSON *rows, struct error *err);
 void registry_set_aliases(const cJSON *aliases, bool by_last_part);
 
+/* How many messages to hold for each task that can run: `setting` (0: any number), or less where a table of
+ * one of these queues asks for less. */
+int64_t registry_prefetch(char *const *queues, const char *default_queue, int64_t setting);
+
 int registry_find(const char *name); /* index, or -1 */
 
 /* One argument of a call: given by its name, by its place, or its fallback; null where there is

@@ -93,3 +93,9 @@ def test_order_and_doubles(app, cworker, look):
     wait_state(running, "REVOKED")
     wait_until(lambda: not look("active") and not look("reserved"), TIMEOUT, "nothing")
     assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+def test_prefetch_of_the_built_in_queues(app, cworker):
+    """Long scans that wait should wait in Redis, where any pod can take them."""
+    cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=2)
+    assert app.control.inspect().stats()[NODE]["prefetch_count"] == 2
