@@ -261,6 +261,7 @@ struct cw_command {
     const char *input;       /* standard input, or NULL */
     size_t input_size;
     const char *const *environment; /* "NAME=value" beside PATH, HOME, TMPDIR, LANG; NULL: none */
+    const char *folder;             /* it runs there; NULL: where the worker runs */
     double timeout;                 /* seconds; 0: what the limits leave */
     size_t max_output;              /* bytes of standard output; 0: 64 MiB */
     size_t max_file;                /* bytes of each file it writes: beyond it, SIGXFSZ; 0: any */

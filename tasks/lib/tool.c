@@ -20,6 +20,9 @@ int tool_run(cw_task *t, struct cw_command command, const char *said, struct cw_
     if (megabytes < 0)
         return -1;
     command.max_file = (size_t)megabytes << 20;
+    /* What it writes beside its report goes with the delivery. A relative path is the worker's. */
+    if (*command.argv[0] == '/' || !strchr(command.argv[0], '/'))
+        command.folder = cw_tmpdir(t);
     if (cw_exec(t, &command, ret_exit) < 0)
         return -1;
     if (ret_exit->signal == SIGXFSZ || ret_exit->status == 128 + SIGXFSZ || /* as shells say it */

@@ -74,6 +74,7 @@ def test_findings_are_stored(app: Celery, worker: Worker, database: Database, pr
     assert call["argv"][:4] == ["aws", "--region", "eu-west-1", "--compliance"]
     assert call["env"]["AWS_SECRET_ACCESS_KEY"] == "secret"
     assert call["env"]["AWS_EC2_METADATA_DISABLED"] == "true"
+    assert call["cwd"] == call["env"]["TMPDIR"] and not os.path.exists(call["cwd"])
     assert "PRIVATE_VALUE" not in call["env"] and "secret" not in worker.log
     job = database.scan_jobs.find_one({"scan_run_id": run_id})
     assert (job["status"], job["summary"]["fail"]) == ("COMPLETED", 1)

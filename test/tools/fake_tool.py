@@ -45,7 +45,7 @@ def main() -> int:
     calls = Path(f"{plan_path}.calls")
     before = calls.read_text().count(f'"target": {json.dumps(target)}') if calls.exists() else 0
     with open(calls, "a") as file:
-        file.write(json.dumps({"target": target, "argv": arguments, "env": dict(os.environ),
+        file.write(json.dumps({"target": target, "argv": arguments, "env": dict(os.environ), "cwd": os.getcwd(),
                                "pid": os.getpid()}) + "\n")
     step = plan.get(target) or plan["*"]
     if before and "then" in step:

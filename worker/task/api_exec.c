@@ -112,6 +112,8 @@ static int spawn(struct program *p, char **environment, int in, int out, int err
     posix_spawn_file_actions_adddup2(&files, out, 1);
     posix_spawn_file_actions_adddup2(&files, err, 2);
     posix_spawn_file_actions_addclosefrom_np(&files, 3);
+    if (p->command->folder)
+        posix_spawn_file_actions_addchdir_np(&files, p->command->folder);
     posix_spawnattr_init(&how);
     posix_spawnattr_setflags(&how, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     posix_spawnattr_setsigmask(&how, &none);
