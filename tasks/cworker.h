@@ -104,7 +104,7 @@ struct cw_table {
     int api;                      /* CW_API */
     const char *queue;            /* where `cworker call` sends them; NULL: the default queue */
     const struct cw_def *defs;    /* ends with {0} */
-    int prefetch_multiplier;      /* at most, for workers of this queue; 0: the setting's */
+    int prefetch_multiplier;      /* of workers of this queue, unless set; 0: the setting's */
     int (*open)(void **ret_data); /* once in each process, before its first task; or NULL */
     void (*close)(void *data);
     const struct cw_index *indexes; /* ends with {0}; or NULL */

@@ -47,9 +47,12 @@ static enum pool_kind pool_kind_of(const char *name)
 
 static int run_worker(struct options *o)
 {
-    struct settings *s = &o->settings;
-    s->worker_prefetch_multiplier =
-        registry_prefetch(o->queues, s->task_default_queue, s->worker_prefetch_multiplier);
+    struct settings *s = &o->settings, defaults;
+    int prefetch = registry_prefetch(o->queues, s->task_default_queue);
+    settings_init(&defaults);
+    if (prefetch && s->worker_prefetch_multiplier == defaults.worker_prefetch_multiplier)
+        s->worker_prefetch_multiplier = prefetch;
+    settings_done(&defaults);
     struct pool_options pool = {
         .kind = pool_kind_of(s->worker_pool),
         .concurrency = (int)s->worker_concurrency,

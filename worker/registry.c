@@ -218,16 +218,17 @@ static bool is_among(const char *name, char *const *list)
     return *list != NULL;
 }
 
-int64_t registry_prefetch(char *const *queues, const char *default_queue, int64_t setting)
+int registry_prefetch(char *const *queues, const char *default_queue)
 {
+    int least = 0;
     for (int i = 0; i < registry_size; i++) {
         const struct cw_table *table = registry[i].table;
         int asked = table ? table->prefetch_multiplier : 0;
-        if (asked > 0 && (setting == 0 || asked < setting) &&
+        if (asked > 0 && (least == 0 || asked < least) &&
             is_among(table->queue ? table->queue : default_queue, queues))
-            setting = asked;
+            least = asked;
     }
-    return setting;
+    return least;
 }
 
 int registry_find(const char *name)

@@ -97,5 +97,11 @@ def test_order_and_doubles(app, cworker, look):
 
 def test_prefetch_of_the_built_in_queues(app, cworker):
     """Long scans that wait should wait in Redis, where any pod can take them."""
-    cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=2)
-    assert app.control.inspect().stats()[NODE]["prefetch_count"] == 2
+    def count() -> int:
+        return app.control.inspect([NODE], timeout=TIMEOUT).stats()[NODE]["prefetch_count"]
+
+    worker = cworker(queues="celery,scans", concurrency=2)
+    assert count() == 2
+    worker.stop()
+    cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=2, name=NODE)
+    assert count() == 16

@@ -26,7 +26,7 @@ def ours(keys):
 
 def dead_worker(app, cworker, keys):
     """A worker with running, waiting and delayed tasks, killed; its lease is made to lapse."""
-    worker = cworker(queues="celery,scans", concurrency=1)
+    worker = cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=1)
     delayed = app.send_task("demo.add", (10, 1), countdown=3)
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
     running = app.send_task("demo.sleep", (0.7,))

@@ -27,10 +27,11 @@ def test_init(mongo: MongoServer, mongo_database: str) -> None:
         for _ in range(2):
             done = run_cworker("tasks", "init", *url)
             assert done.returncode == 0, done.stderr
-            assert "cspm_findings: team_id, uid (unique)" in done.stdout
+            assert "cspm_findings: team_id, uid, resource_id (unique)" in done.stdout
             indexes = client[name].cspm_findings.index_information()
-            assert indexes["team_id_1_uid_1"]["unique"]
-            assert indexes["team_id_1_uid_1"]["key"] == [("team_id", 1), ("uid", 1)]
+            key = indexes["team_id_1_uid_1_resource_id_1"]
+            assert key["unique"]
+            assert key["key"] == [("team_id", 1), ("uid", 1), ("resource_id", 1)]
             runs = client[name].scan_runs.index_information()
             assert runs["team_id_1_created_at_-1"]["key"] == [("team_id", 1), ("created_at", -1)]
 
