@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/repr.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Follows celery.utils.saferepr in what it shows: three levels, the rest as "...", only the quote
- * escaped in strings, a cut at `max` with the open brackets closed behind it. */
-
-enum { LEVELS = 3 };
+ * escaped in strings, a cut at `max` with the open brackets closed behind it. Python's own repr()
+ * differs in the first two. */
 
 struct repr {
     struct buf *out;
     size_t left;
+    int levels;
+    bool python;
     bool cut;
 };
 
@@ -47,10 +50,43 @@ static size_t cut_size(const char *text, size_t size, size_t max)
     return max;
 }
 
+/* The letter after the backslash by which Python shows this byte; 0: it has none. */
+static char escape_of(char byte)
+{
+    static const char named[] = "\nn\rr\tt\\\\";
+    for (size_t i = 0; named[i]; i += 2)
+        if (named[i] == byte)
+            return named[i + 1];
+    return 0;
+}
+
+static void put_escaped(struct repr *r, const char *text, const char *end, char quote)
+{
+    for (const char *at = text; at < end; at++) {
+        char escape = *at == quote ? quote : escape_of(*at);
+        char shown[8];
+        if (escape)
+            snprintf(shown, sizeof shown, "\\%c", escape);
+        else if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            snprintf(shown, sizeof shown, "\\x%02x", (unsigned)*at);
+        else
+            snprintf(shown, sizeof shown, "%c", *at);
+        put_text(r, shown);
+    }
+}
+
 static void put_string(struct repr *r, const char *text)
 {
     size_t size = strlen(text), shown = cut_size(text, size, r->left);
     const char *end = text + shown;
+    if (r->python) {
+        char quote = strchr(text, '\'') && !strchr(text, '"') ? '"' : '\'';
+        put(r, &quote, 1);
+        put_escaped(r, text, end, quote);
+        put_text(r, shown < size ? "..." : "");
+        put(r, &quote, 1);
+        return;
+    }
     put(r, "'", 1);
     for (const char *at = text; at < end;) {
         const char *quote = memchr(at, '\'', (size_t)(end - at));
@@ -100,7 +136,7 @@ static void put_container(struct repr *r, const cJSON *value, bool tuple, int le
 {
     bool object = cJSON_IsObject(value);
     put_text(r, object ? "{" : tuple ? "(" : "[");
-    if (level >= LEVELS)
+    if (level >= r->levels)
         put_text(r, "...");
     else
         put_items(r, value, level);
@@ -138,6 +174,12 @@ static void put_value(struct repr *r, const cJSON *value, bool tuple, int level)
 
 void repr_print(const cJSON *value, bool tuple, size_t max, struct buf *out)
 {
-    struct repr r = {.out = out, .left = max};
+    struct repr r = {.out = out, .left = max, .levels = 3};
+    put_value(&r, value, tuple, 0);
+}
+
+void repr_python(const cJSON *value, bool tuple, size_t max, struct buf *out)
+{
+    struct repr r = {.out = out, .left = max, .levels = INT_MAX, .python = true};
     put_value(&r, value, tuple, 0);
 }

@@ -234,11 +234,11 @@ char *follow_exception_repr(const char *exception)
     buf_printf(&out, "%s(", dot ? dot + 1 : type);
     if (cJSON_IsArray(args))
         for (const cJSON *arg = args->child; arg; arg = arg->next) {
-            repr_print(arg, false, 4096, &out);
+            repr_python(arg, false, 4096, &out);
             buf_str(&out, arg->next ? ", " : "");
         }
     else if (args)
-        repr_print(args, false, 4096, &out);
+        repr_python(args, false, 4096, &out);
     buf_char(&out, ')');
     cJSON_Delete(e);
     return buf_take(&out);

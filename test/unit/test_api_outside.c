@@ -304,7 +304,7 @@ static void test_http(void **state)
     waitpid(other, NULL, 0);
     r = run_task("t.http", url_args("/"));
     assert_int_equal(r->o.kind, RESULT_RETRY);
-    assert_memory_equal(r->repr, "ConnectionError('127.0.0.1: ", 28);
+    assert_memory_equal(r->repr, "ConnectionError(\"127.0.0.1: ", 28);
     end(r);
     expect_failure("t.http", "[\"ftp://127.0.0.1/\"], {}", "ValueError",
                    "not a URL of http or https");

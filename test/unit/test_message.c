@@ -733,6 +733,25 @@ static void check_repr(const char *json, bool tuple, size_t max, const char *exp
     cJSON_Delete(value);
 }
 
+static void test_repr_of_python(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"[\"missing: 'y'\"]", "[\"missing: 'y'\"]"},
+        {"[\"both ' and \\\"\"]", "['both \\' and \"']"},
+        {"\"a\\nb\\t\\\\\\u001b\\u00e9\"", "'a\\nb\\t\\\\\\x1b\u00e9'"},
+        {"[[[[[1]]]], {\"a'b\": null}]", "[[[[[1]]]], {\"a'b\": None}]"},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        cJSON *value = json_parse(pairs[i][0], strlen(pairs[i][0]), NULL);
+        struct buf out = BUF_INIT(10000);
+        repr_python(value, false, 1000, &out);
+        assert_string_equal(out.data, pairs[i][1]);
+        buf_done(&out);
+        cJSON_Delete(value);
+    }
+}
+
 static void test_repr(void **state)
 {
     (void)state;
@@ -772,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_encode),        cmocka_unit_test(test_encode_little),
         cmocka_unit_test(test_redelivered),   cmocka_unit_test(test_retry),
         cmocka_unit_test(test_time),          cmocka_unit_test(test_repr),
+        cmocka_unit_test(test_repr_of_python),
         cmocka_unit_test(test_uuid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,35 +11,10 @@
 /* Arguments in, replies out. The one idea: a client cannot tell us from Celery, so what Python would
  * raise for wrong arguments is answered in the words of its repr(). */
 
-/* repr_print is Celery's saferepr, which does without escapes; exceptions show Python's own. */
-static void repr_text(const char *text, struct buf *out)
-{
-    static const char named[] = "\nn\rr\tt\\\\";
-    char quote = strchr(text, '\'') && !strchr(text, '"') ? '"' : '\'';
-    buf_char(out, quote);
-    for (const char *at = text; *at; at++) {
-        const char *name = NULL;
-        for (size_t i = 0; !name && named[i]; i += 2)
-            name = named[i] == *at ? &named[i + 1] : NULL;
-        if (name)
-            buf_printf(out, "\\%c", *name);
-        else if (*at == quote)
-            buf_printf(out, "\\%c", quote);
-        else if ((unsigned char)*at < 0x20 || *at == 0x7f)
-            buf_printf(out, "\\x%02x", (unsigned)*at);
-        else
-            buf_char(out, *at);
-    }
-    buf_char(out, quote);
-}
-
 char *call_repr(const cJSON *value)
 {
     struct buf out = BUF_INIT(1 << 26);
-    if (cJSON_IsString(value))
-        repr_text(value->valuestring, &out);
-    else
-        repr_print(value, false, 1 << 24, &out);
+    repr_python(value, false, 1 << 24, &out);
     return buf_take(&out);
 }
 

@@ -177,11 +177,11 @@ static void print_message(const struct exception *e, struct buf *out)
     } else if (first) {
         buf_str(out, ": ");
         if (first->next)
-            repr_print(e->args, true, 65536, out);
+            repr_python(e->args, true, 65536, out);
         else if (cJSON_IsString(first) && strcmp(e->type, "KeyError") != 0)
             buf_str(out, first->valuestring);
         else
-            repr_print(first, false, 65536, out);
+            repr_python(first, false, 65536, out);
     }
 }
 
@@ -200,7 +200,7 @@ void exception_repr(const struct exception *e, struct buf *out)
     buf_printf(out, "%s(", e->type);
     for (const cJSON *arg = e->args ? e->args->child : NULL; arg; arg = arg->next) {
         buf_str(out, separator);
-        repr_print(arg, false, 1024, out);
+        repr_python(arg, false, 1024, out);
         separator = ", ";
     }
     buf_char(out, ')');
