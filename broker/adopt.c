@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Taking over what a dead worker held, for `cworker recover`. The one idea: one script moves elements from
  * its in-flight list into ours, which our registration names since before; from there on they are settled
@@ -55,9 +56,13 @@ int channel_adopt(struct channel *c, const struct adoption *what, size_t most, c
     *a = (struct adopting){lane, fn, arg};
     char number[24];
     snprintf(number, sizeof number, "%zu", most);
-    struct slice argv[] = {slice_of(what->list), lane->inflight, slice_of(what->lease),
-                           slice_of(number), slice_of(what->containing)};
-    int code = redis_run(c->redis, &script_adopt, adopted, a, 3, what->containing ? 5 : 4, argv);
+    char *outbox = outbox_key(c, what->queue);
+    const char *tag = what->record ? strrchr(what->record, '/') + 1 : NULL;
+    struct slice all[] = {slice_of(what->list), lane->inflight, slice_of(what->lease), slice_of(number)};
+    struct slice one[] = {slice_of(what->list), lane->inflight, slice_of(what->lease), slice_of(outbox),
+                          slice_of("1"), slice_of(what->record), slice_of(tag)};
+    int code = redis_run(c->redis, &script_adopt, adopted, a, tag ? 4 : 3, tag ? 7 : 4, tag ? one : all);
+    free(outbox);
     if (code != 0)
         free(a);
     return code;

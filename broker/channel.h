@@ -178,7 +178,7 @@ struct adoption {
     const char *list, *lease; /* names with the prefix */
     const char *queue;
     int step;                 /* as in priority_steps */
-    const char *containing;   /* only the first that has this text in it; NULL: all */
+    const char *record;       /* only the message of this field of the outbox, if both are there; NULL: all */
 };
 typedef void channel_adopted_fn(int code, size_t n, void *arg);
 int channel_adopt(struct channel *c, const struct adoption *what, size_t most,

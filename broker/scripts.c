@@ -188,25 +188,26 @@ struct redis_script script_give_back = {.body = ALLOW_OOM
     "end\n"
     "return n"};
 
-/* KEYS list, our in-flight list, lease of the first one's owner. ARGV most to take, then maybe a text: only
- * the first element that has it in it. What was moved, newest first and in the same order in ours; -1 when
- * the owner lives. */
+/* KEYS list, our in-flight list, lease of the first one's owner; then maybe an outbox. ARGV most to take; or
+ * 1, a field of that outbox and a text: while the field is there, the first element to be taken next that
+ * has the text in it. What was moved, newest first and in the same order in ours; -1 when the owner lives. */
 struct redis_script script_adopt = {.body = ALLOW_OOM
     "if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end\n"
     "local moved = {}\n"
-    "local from, page = 0, ARGV[2] and redis.call('LRANGE', KEYS[1], 0, 999) or {}\n"
+    "if KEYS[4] and redis.call('HEXISTS', KEYS[4], ARGV[2]) == 0 then return moved end\n"
+    "local last, page = -1, KEYS[4] and redis.call('LRANGE', KEYS[1], -1000, -1) or {}\n"
     "while #page > 0 and #moved == 0 do\n"
-    "  for _, text in ipairs(page) do\n"
-    "    if string.find(text, ARGV[2], 1, true) then\n"
-    "      redis.call('LREM', KEYS[1], 1, text)\n"
-    "      moved[1] = text\n"
+    "  for i = #page, 1, -1 do\n"
+    "    if string.find(page[i], ARGV[3], 1, true) then\n"
+    "      redis.call('LREM', KEYS[1], -1, page[i])\n"
+    "      moved[1] = page[i]\n"
     "      break\n"
     "    end\n"
     "  end\n"
-    "  from = from + 1000\n"
-    "  page = redis.call('LRANGE', KEYS[1], from, from + 999)\n"
+    "  last = last - 1000\n"
+    "  page = redis.call('LRANGE', KEYS[1], last - 999, last)\n"
     "end\n"
-    "while not ARGV[2] and #moved < tonumber(ARGV[1]) do\n"
+    "while not KEYS[4] and #moved < tonumber(ARGV[1]) do\n"
     "  local text = redis.call('LPOP', KEYS[1])\n"
     "  if not text then break end\n"
     "  moved[#moved + 1] = text\n"

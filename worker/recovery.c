@@ -77,7 +77,9 @@ static void on_adopted(int code, size_t n, void *arg)
     v->asked = false;
     if (code == ERROR_LOST)
         end(v, 1, "a worker has come back meanwhile");
-    else if (code == 0 && (n == 0 || v->lists[v->at].containing))
+    else if (code != 0) /* it has been told why */
+        end(v, EXIT_UNAVAILABLE, NULL);
+    else if (n == 0 || v->lists[v->at].record)
         v->at++;
     worker_pump(&v->w);
 }

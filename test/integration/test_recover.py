@@ -125,6 +125,12 @@ def test_killed_in_the_midst(app, keys, redis):
     assert ours(keys) == []
 
 
+def test_a_list_that_is_none(keys, redis):
+    keys.set("{q}.cworker.inflight.w.h.b.1.0123456789abcdef", "?")
+    done = run_cworker("-b", redis.url(), "--result-backend", redis.url(), "recover")
+    assert done.returncode == 69 and done.stderr.count("WRONGTYPE") == 1, done
+
+
 def test_nothing_else_is_left(app, cworker, keys, redis, recover):
     """Revoked ids, unique work, limits: keys that a fleet of Celery's would carry on for hours."""
     worker = cworker("--set", 'task_fleet_limits={"demo.mul": {"rate": "1/m"}}')

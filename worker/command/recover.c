@@ -188,7 +188,7 @@ static void list_free(struct adoption *list)
     free((char *)list->list);
     free((char *)list->lease);
     free((char *)list->queue);
-    free((char *)list->containing);
+    free((char *)list->record);
 }
 
 static int inflight_give_back(struct recovery *r, const char *name)
@@ -259,7 +259,7 @@ static void outbox_read(const redisReply *reply, void *arg)
                 .lease = lease_key(s->r, "nobody"),
                 .queue = mem_dup(s->queue),
                 .step = (int)strtol(steps[step], NULL, 10),
-                .containing = mem_dup(tag + 1),
+                .record = mem_dup(reply->element[i]->str),
             };
     }
 }
