@@ -207,7 +207,8 @@ static void run_again(struct request *r, const char *why)
     log_error("Task %s[%s] runs again: %s", request_name(r), request_id(r), why);
     cJSON_Delete(r->sends);
     cJSON_Delete(r->parts);
-    r->sends = r->parts = NULL;
+    cJSON_Delete(r->counts);
+    r->sends = r->parts = r->counts = NULL;
     r->outcome = OUTCOME_GIVEN_BACK;
     settle(r);
 }
@@ -231,7 +232,10 @@ static void on_stored(int code, const char *why, void *arg)
             cJSON_Delete(r->sends); /* what belongs to a success must not leave with a failure */
             cJSON_Delete(r->children);
             r->sends = r->children = NULL;
+            bool recorded = r->recorded; /* the success, and what follows from that */
+            r->recorded = false;
             r->outcome = follow_add(r, OUTCOME_FAILED);
+            r->recorded = recorded;
             follow_prepare(r, put_result);
             return;
         }

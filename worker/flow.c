@@ -209,11 +209,12 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
 
 /* --- dispatch ------------------------------------------------------------------------------------ */
 
-/* Redis has answered: true when the request is still ours to start. */
+/* Redis has answered: true when the request is still ours to start. What was lost meanwhile may have come
+ * to us again, as another request whose entry looks the same. */
 static bool is_claimed(struct request *r, int code)
 {
     r->worker->n_claiming--;
-    if (code == 0) {
+    if (code == 0 && !r->lost) {
         request_move(r, REQUEST_READY);
         return true;
     }

@@ -18,7 +18,8 @@
  * A worker may die of a task, and the next one of it, too. So what was delivered before is marked in the
  * same record as it starts, and a message with too many marks is set aside (task_max_deliveries). A mark
  * lasts until the record of the task's end replaces it or the message is settled; what was only held when
- * its worker died has none.
+ * its worker died has none. It keeps what an earlier run sent: that run's worker may only have been paused, and
+ * store its SUCCESS yet.
  *
  * While the store is down the record tells the end itself, unless its result is large, and is written
  * before the result is put: whoever gets the message after a kill stores that and does not run the task.
@@ -91,7 +92,7 @@ static void on_record(int code, struct slice text, void *arg)
     if (text.at) {
         cJSON *record = json_parse(text.at, text.size, NULL);
         r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
-        r->recorded = !json_get(record, "starts"); /* else a start's: what follows is derived */
+        r->recorded = r->sends || !json_get(record, "starts"); /* else what follows is derived */
         cJSON_Delete(record);
     }
     log_info("Task %s[%s] Task already completed successfully.", request_name(r), request_id(r));
@@ -138,7 +139,13 @@ bool redelivery_must_mark(const struct request *r)
 
 void redelivery_mark(struct request *r, channel_settled_fn *fn)
 {
-    char *text = mem_printf("{\"starts\": %lld}", (long long)r->starts + 1);
+    cJSON *record = cJSON_CreateObject();
+    json_set(record, "starts", json_int(r->starts + 1));
+    if (r->sent_before)
+        json_set(record, "sends", r->sent_before);
+    r->sent_before = NULL;
+    char *text = json_text(record);
+    cJSON_Delete(record);
     channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
                          slice_of(text), fn, r);
     free(text);
@@ -212,6 +219,10 @@ static void on_kept(int code, struct slice text, void *arg)
         return;
     cJSON *record = code == 0 && text.at ? json_parse(text.at, text.size, NULL) : NULL;
     json_as_int(json_get(record, "starts"), &r->starts);
+    cJSON_Delete(r->sent_before);
+    r->sent_before = json_get(record, "end")
+                         ? NULL
+                         : cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
     if (code == ERROR_UNAVAILABLE)
         ask_later(r);
     else if (code != 0)

@@ -65,6 +65,7 @@ void request_free(struct request *r)
     free(r->reason);
     unique_free(r);
     free(r->repr);
+    cJSON_Delete(r->sent_before);
     cJSON_Delete(r->sends);
     cJSON_Delete(r->prepares);
     cJSON_Delete(r->children);

@@ -68,6 +68,7 @@ struct request {
     bool sent;      /* the task itself sent others */
     bool marked;    /* its start is in the outbox */
     int64_t starts; /* of these before, that no end followed */
+    cJSON *sent_before; /* by such a run, as recorded. Owned */
     bool recorded;  /* there is a record in the outbox, or may be */
     bool given_up;  /* went back, as no store answers, and is kept for its callbacks */
     bool stored;    /* its final state was in the store when it came */

@@ -214,6 +214,42 @@ def test_ignored_results_run_again(app, cworker, backend, keys, ledger):
     wait_until(lambda: runs(ledger) == {5: 1}, what="the run")
 
 
+def test_errback_of_a_result_that_cannot_be_stored(make_app, cworker, mongo_backend, keys, ledger):
+    """What was recorded belongs to the success that it is not."""
+    app = make_app(mongo_backend)
+    errback = signature("bench.noop", (3,), app=app, immutable=True)
+    app.send_task("demo.text", (17 << 20,), queue="template", link_error=errback)
+    message = json.loads(keys.rpop("template"))
+    message["headers"]["redelivered"] = True
+    message["properties"]["delivery_info"] |= {"redelivered": True, "routing_key": "celery"}
+    keys.lpush("celery", json.dumps(message))
+    cworker(backend=mongo_backend, env={"BENCH_TRACE": str(ledger)})
+    wait_state(app.AsyncResult(message["headers"]["id"]), "FAILURE")
+    wait_until(lambda: runs(ledger) == {3: 1}, what="the errback")
+    wait_until(lambda: not keys.exists("{celery}.cworker.outbox"), what="the record's end")
+
+
+def test_a_mark_keeps_what_was_sent(app, cworker, backend, keys, ledger):
+    """An earlier worker was only paused when the next one began, and stores its SUCCESS yet."""
+    child = make_message(app, keys, "bench.noop", (7,))
+    message = make_message(app, keys, "demo.sleep", (60,))
+    message["properties"]["delivery_info"]["redelivered"] = message["headers"]["redelivered"] = True
+    task_id = message["headers"]["id"]
+    field = task_id + "/" + message["properties"]["delivery_tag"]
+    row = {"queue": "celery", "priority": 0, "due": None, "id": "child", "text": json.dumps(child)}
+    keys.hset("{celery}.cworker.outbox", field, "1 " + json.dumps({"sends": [row]}))
+    keys.lpush("celery", json.dumps(message))
+    options = {"backend": backend, "concurrency": 1, "env": {"BENCH_TRACE": str(ledger)}}
+    worker = cworker(**options)
+    wait_until(lambda: b"starts" in keys.hget("{celery}.cworker.outbox", field), what="the mark")
+    worker.kill()
+    app.backend.store_result(task_id, None, "SUCCESS")
+    cworker(**options).wait_log(COMPLETED)
+    wait_until(lambda: runs(ledger) == {7: 1}, what="what was sent")
+    wait_until(lambda: not inflight(keys), what="the acks")
+    assert not keys.exists("{celery}.cworker.outbox")
+
+
 def test_expired_meanwhile_is_still_a_success(app, crash, ledger):
     """Its callback is due although the message is too late to be run."""
     link = signature("bench.noop", (2,), app=app, immutable=True)
