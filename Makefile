@@ -12,7 +12,7 @@ Q        := $(if $(V),,@)
 
 PACKAGES := hiredis libmongoc-1.0 libcjson libevent libevent_openssl libevent_pthreads libcurl \
             openssl zlib liblzma expat
-OPTIONAL := $(foreach p,libzstd libbrotlienc yaml-0.1 libpq,$(shell pkg-config --exists $(p) && echo $(p)))
+OPTIONAL := $(foreach p,libzstd libbrotlienc yaml-0.1 libpq,$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p)))
 
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
             -Wno-missing-field-initializers \
