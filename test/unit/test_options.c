@@ -184,6 +184,7 @@ static void test_refusals(void **state)
     refused("--quiet=1", "takes no value");
     refused("wroker", "did you mean worker?");
     refused("frobnicate", "unknown command");
+    refused("revoke", "did you mean control revoke?");
     refused("worker extra", "unexpected argument");
     refused("purge -c 2", "is an option of `cworker worker`");
     refused("-c 2 purge", "is an option of `cworker worker`");

@@ -2,6 +2,7 @@
 #include "worker/config/options_read.h"
 
 #include "proto/base/mem.h"
+#include "worker/command/remote_table.h"
 #include "worker/config/settings_names.h"
 
 #include <getopt.h>
@@ -171,6 +172,11 @@ static int read_part(struct options_line *p, int argc, char **argv, int *first_w
 
 static int unknown_command(const char *word)
 {
+    for (int i = 0; i < n_remote_commands; i++)
+        if (strcmp(remote_commands[i].name, word) == 0) {
+            const char *kind = remote_commands[i].kind == REMOTE_INSPECT ? "inspect" : "control";
+            return options_usage("unknown command %s; did you mean %s %s?", word, kind, word);
+        }
     const char *near = name_nearest(word, command_names, N_COMMANDS);
     if (near)
         return options_usage("unknown command %s; did you mean %s?", word, near);
