@@ -3,7 +3,7 @@
  * memory and its pointers are moved when it comes back. The file has no name and dies with the process:
  * it saves memory, it does not keep results. Nothing in it has been acked, so a kill -9 loses none: its
  * messages are delivered again and the tasks run again. Who waits for a record stays in memory, so that what
- * cannot be read back is told, and its task runs again too. */
+ * cannot be read back as it was is told, and its task runs again too. */
 #include "worker/store/spool.h"
 
 #include "proto/base/mem.h"
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 struct spool {
     char *folder;
@@ -28,6 +29,7 @@ struct place {
     struct place *next;
     size_t size;
     off_t at;
+    unsigned long sum;
     const struct store_entry *was_at;
     store_done_fn *fn;
     void *arg;
@@ -116,7 +118,8 @@ int spool_push(struct spool *s, struct store_entry *e, struct error *err)
     if (!write_all(s->fd, e, e->size, s->end))
         return error_set(err, ERROR_SYSTEM, "spool file in %s: %s", s->folder, strerror(errno));
     struct place *p = mem_alloc(sizeof *p);
-    *p = (struct place){NULL, e->size, s->end, e, e->fn, e->arg, e->store};
+    *p = (struct place){.size = e->size, .at = s->end, .sum = crc32_z(0, (const void *)e, e->size),
+                        .was_at = e, .fn = e->fn, .arg = e->arg, .store = e->store};
     *(s->first ? &s->last->next : &s->first) = p;
     s->last = p;
     s->end += (off_t)e->size;
@@ -136,7 +139,7 @@ static struct store_entry *entry_lost(const struct place *p)
 static struct store_entry *entry_read(const struct spool *s, const struct place *p)
 {
     struct store_entry *e = mem_alloc(p->size);
-    if (!read_all(s->fd, e, p->size, p->at)) {
+    if (!read_all(s->fd, e, p->size, p->at) || crc32_z(0, (const void *)e, p->size) != p->sum) {
         free(e);
         return entry_lost(p);
     }
