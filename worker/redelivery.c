@@ -159,11 +159,15 @@ static void on_read(int code, const char *text, void *arg)
     struct worker *w = r->worker;
     if (r->given_up)
         return;
-    if (code != 0) {
+    bool unreadable = code == ERROR_INVALID || code == ERROR_UNSUPPORTED; /* now and later */
+    if (code != 0 && !unreadable) {
         ask_later(r);
         return;
     }
-    cJSON *record = text ? json_parse(text, strlen(text), NULL) : NULL;
+    if (unreadable)
+        log_warning("Task %s[%s] came again, and its stored result cannot be read: taken as none",
+                    request_name(r), request_id(r));
+    cJSON *record = text && !unreadable ? json_parse(text, strlen(text), NULL) : NULL;
     const char *state = json_get_string(record, "status");
     if (r->lost) {
         flow_finish(r, OUTCOME_GIVEN_BACK);

@@ -379,3 +379,17 @@ def test_recover_counts_the_part_of_a_chord(make_app, redis_backend, cworker, pr
     assert ENDED in crash.hand_back()
     python_worker("-Q", "celery,later")
     assert get(sent[0], timeout=30)["args"] == [[None, 5]]
+
+
+def test_a_stored_result_that_cannot_be_read(make_app, redis_backend, cworker, keys, ledger):
+    """Of a Python worker with another serializer, say: nobody knows whether it has succeeded."""
+    app = make_app(redis_backend)
+    message = redelivered(app, keys)
+    task_id = message["headers"]["id"]
+    keys.set(f"celery-task-meta-{task_id}", b"\x80\x05pickled")
+    keys.lpush("celery", json.dumps(message))
+    worker = cworker(backend=redis_backend, env={"BENCH_TRACE": str(ledger)})
+    wait_until(lambda: runs(ledger) == {5: 1}, what="the run")
+    wait_until(lambda: not inflight(keys), what="the ack")
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+    assert "cannot be read" in worker.log
