@@ -352,11 +352,13 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     return true;
 }
 
-/* A record of an earlier run goes with the message, unless that comes back. */
+/* A record of an earlier run goes with the message, unless that comes back: also from the dead letters, to
+ * which a worker that does not know the task may have sent it. */
 static bool must_forget(const struct request *r)
 {
     enum disposal dispose = outcome_rows[r->outcome].dispose;
-    bool goes = dispose == DISPOSE_ACK || dispose == DISPOSE_RETRY || dispose == DISPOSE_DEAD;
+    bool goes = dispose == DISPOSE_ACK || dispose == DISPOSE_RETRY ||
+                r->outcome == OUTCOME_WORKER_LOST_TOO_OFTEN;
     return r->recorded || r->marked || (r->message.redelivered && goes && !r->acked);
 }
 

@@ -393,3 +393,16 @@ def test_a_stored_result_that_cannot_be_read(make_app, redis_backend, cworker, k
     wait_until(lambda: not inflight(keys), what="the ack")
     assert app.AsyncResult(task_id).state == "SUCCESS"
     assert "cannot be read" in worker.log
+
+
+def test_a_worker_without_the_task_leaves_its_record(make_app, redis_backend, cworker, keys):
+    """Who has the task publishes it when the dead letter is put back."""
+    app = make_app(redis_backend)
+    message = make_message(app, keys, "no.such")
+    message["properties"]["delivery_info"]["redelivered"] = message["headers"]["redelivered"] = True
+    field = message["headers"]["id"] + "/" + message["properties"]["delivery_tag"]
+    keys.hset("{celery}.cworker.outbox", field, '1 {"sends": []}')
+    keys.lpush("celery", json.dumps(message))
+    cworker(backend=redis_backend)
+    wait_until(lambda: keys.llen("{celery}.cworker.dead") == 1, what="the dead letter")
+    assert keys.hexists("{celery}.cworker.outbox", field)
