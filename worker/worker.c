@@ -167,13 +167,15 @@ static void on_up(void *arg)
     worker_pump(w);
 }
 
-/* Nothing can be acked without a broker: what is held comes back with the lease. */
-static bool gives_up(struct worker *w)
+/* The setting by which this failure is the last one, or NULL: nothing can be acked without a broker,
+ * and what is held comes back with the lease. */
+static const char *gives_up(struct worker *w)
 {
     const struct settings *s = &w->options->settings;
     int64_t most = s->broker_connection_max_retries;
-    bool retries = w->connected ? s->broker_connection_retry : s->broker_connection_retry_on_startup;
-    return !retries || (most > 0 && ++w->n_failures > most);
+    if (w->connected ? !s->broker_connection_retry : !s->broker_connection_retry_on_startup)
+        return w->connected ? "broker_connection_retry" : "broker_connection_retry_on_startup";
+    return most > 0 && ++w->n_failures > most ? "broker_connection_max_retries" : NULL;
 }
 
 static void on_down(const char *reason, void *arg)
@@ -187,8 +189,9 @@ static void on_down(const char *reason, void *arg)
     else
         log_error("consumer: Cannot connect to %s: %s. Trying again...", url, reason);
     free(url);
-    if (gives_up(w)) {
-        log_line(LOG_CRITICAL, "No connection to the broker: giving up, as broker_connection_retry says");
+    const char *setting = gives_up(w);
+    if (setting) {
+        log_line(LOG_CRITICAL, "No connection to the broker: giving up, as %s says", setting);
         w->exit_status = 1;
         event_base_loopbreak(w->base);
     }

@@ -99,7 +99,7 @@ def test_worker_without_redis_can_be_stopped(cworker):
 def test_gives_up_at_the_start(cworker, setting):
     worker = cworker("--set", setting, broker="redis://127.0.0.1:1/0", ready=False)
     assert worker.wait() == 1
-    assert "giving up" in worker.log
+    assert f"giving up, as {setting.partition('=')[0]} says" in worker.log
 
 
 def test_gives_up_when_redis_goes(cworker):
