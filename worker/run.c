@@ -234,7 +234,7 @@ static void crashed(struct request *r, pid_t pid, int status)
     free(reason);
 }
 
-/* A child that a SIGTERM has ended, while it is not known whether the worker has got one too. */
+/* A child that a signal to stop has ended, while it is not known whether the worker has got one too. */
 struct parting {
     struct request *r;
     pid_t pid;
@@ -250,14 +250,20 @@ static void part(evutil_socket_t fd, short what, void *arg)
     if (w->phase == WORKER_RUNNING) {
         crashed(p.r, p.pid, p.status);
     } else {
-        log_warning("Task %s[%s] goes back: SIGTERM came to its pool process %d as well",
-                    request_name(p.r), request_id(p.r), (int)p.pid);
+        log_warning("Task %s[%s] goes back: SIG%s came to its pool process %d as well",
+                    request_name(p.r), request_id(p.r), sigabbrev_np(WTERMSIG(p.status)), (int)p.pid);
         flow_finish(p.r, OUTCOME_GIVEN_BACK);
     }
     worker_pump(w);
 }
 
-/* Who ends a service may send SIGTERM to all of its processes, as systemd does: no fault of the task. */
+/* Who ends a service may send its signal to all of the processes, as systemd does: no fault of the
+ * task. */
+static bool asks_to_stop(int status)
+{
+    return WIFSIGNALED(status) && (WTERMSIG(status) == SIGTERM || WTERMSIG(status) == SIGQUIT);
+}
+
 static void part_soon(struct request *r, pid_t pid, int status)
 {
     static const struct timeval MOMENT = {.tv_usec = 300000};
@@ -293,7 +299,7 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
     r->pid = why == POOL_UNSTARTED ? 0 : pid;
     switch (why) {
     case POOL_CRASHED:
-        if (WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM)
+        if (asks_to_stop(status))
             part_soon(r, pid, status);
         else
             crashed(r, pid, status);

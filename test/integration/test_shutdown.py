@@ -146,10 +146,12 @@ def test_pod_is_ended(app, cworker, keys):
     assert messages[-1]["properties"]["delivery_info"]["redelivered"] is True
 
 
+@pytest.mark.parametrize("soft", [0, 5])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_all_processes_get_the_signal(app, cworker, keys, number):
+def test_all_processes_get_the_signal(app, cworker, keys, number, soft):
     """As from systemd, or a terminal: nothing fails, what cannot finish goes back."""
-    worker = cworker("--set", "task_track_started=true", concurrency=2)
+    worker = cworker("--set", "task_track_started=true",
+                     "--set", f"worker_soft_shutdown_timeout={soft}", concurrency=2)
     results = [app.send_task("demo.sleep", (0.8,)) for _ in range(5)]
     for result in results[:2]:
         wait_state(result, "STARTED")
