@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import contextlib
+import random
 import socket
 import subprocess
 import tempfile
@@ -13,9 +15,12 @@ from typing import Any, Self
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Not of those that the kernel gives to clients: one of these could take it before its server does."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 10, what: str = "") -> Any:
