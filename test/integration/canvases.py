@@ -168,6 +168,7 @@ canvas("chord-header-groups", lambda m: m.chord(
 canvas("chord-header-chords", lambda m: m.chord(
     [m.chord(m.adds(2), m.sum()), m.chord(m.adds(3), m.sum())], m.sum()))
 canvas("chord-header-fails", lambda m: m.chord([m.add(1, 1), m.fail("header")], m.sum()))
+canvas("chord-header-fails-in-quotes", lambda m: m.chord([m.add(1, 1), m.fail("it's\nü")], m.sum()))
 canvas("chord-header-all-fail", lambda m: m.chord([m.fail("a"), m.fail("a")], m.sum()))
 canvas("chord-header-chain-fails", lambda m: m.chord([m.add(1, 1), m.chain(m.add(1, 1), m.fail())], m.sum()))
 canvas("chord-guarded", lambda m: guarded(m.chord([m.add(1, 1), m.fail()], m.sum()), m.echo(1, immutable=True)))
