@@ -350,8 +350,12 @@ static int store_document(cw_task *t, const char *status, const char *result)
     mongoc_collection_t *results = cw_collection(t, "celery_taskmeta");
     if (!results)
         return -1;
+    /* All that Celery's client takes for given, with result_extended too. */
     bson_t *document = BCON_NEW("_id", BCON_UTF8(cw_info(t)->id), "status", BCON_UTF8(status),
-                                "result", BCON_UTF8(result), "traceback", BCON_NULL);
+                                "result", BCON_UTF8(result), "traceback", BCON_NULL, "children", "[",
+                                "]", "date_done", BCON_NULL, "name", BCON_NULL, "args", BCON_NULL,
+                                "kwargs", BCON_NULL, "worker", BCON_NULL, "queue", BCON_NULL,
+                                "retries", BCON_INT32(0));
     bool ok = mongoc_collection_insert_one(results, document, NULL, NULL, NULL);
     bson_destroy(document);
     return ok ? 0 : -1;
