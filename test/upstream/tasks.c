@@ -356,7 +356,15 @@ static int store_document(cw_task *t, const char *status, const char *result)
                                 "]", "date_done", BCON_NULL, "name", BCON_NULL, "args", BCON_NULL,
                                 "kwargs", BCON_NULL, "worker", BCON_NULL, "queue", BCON_NULL,
                                 "retries", BCON_INT32(0));
-    bool ok = mongoc_collection_insert_one(results, document, NULL, NULL, NULL);
+    /* Its STARTED may be there already. */
+    bson_t *selector = BCON_NEW("_id", BCON_UTF8(cw_info(t)->id));
+    bson_t *upsert = BCON_NEW("upsert", BCON_BOOL(true));
+    bson_error_t why;
+    bool ok = mongoc_collection_replace_one(results, selector, document, upsert, NULL, &why);
+    if (!ok)
+        cw_problem(t, true, "RuntimeError", "%s", why.message);
+    bson_destroy(upsert);
+    bson_destroy(selector);
     bson_destroy(document);
     return ok ? 0 : -1;
 }
