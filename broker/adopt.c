@@ -7,12 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Taking over what a dead worker held, for `cworker recover`. The one idea: one script moves elements from
- * its in-flight list into ours, which our registration names since before; from there on they are settled
- * like anything that was fetched.
+/* Taking over what a dead worker held, for `cworker recover`. The one idea: one script moves
+ * elements from its in-flight list into ours, which our registration names since before; from there
+ * on they are settled like anything that was fetched.
  *
- * A kill -9 before the script leaves them where they were; after it, in our list, with which the next
- * recover (or any worker, as our lease lapses) does the same. */
+ * A kill -9 before the script leaves them where they were; after it, in our list, with which the
+ * next recover (or any worker, as our lease lapses) does the same. */
 
 struct adopting {
     struct lane *lane;
@@ -44,8 +44,8 @@ static struct lane *lane_of_step(struct channel *c, const char *queue, int step)
     return NULL;
 }
 
-int channel_adopt(struct channel *c, const struct adoption *what, size_t most, channel_adopted_fn *fn,
-                  void *arg)
+int channel_adopt(struct channel *c, const struct adoption *what, size_t most,
+                  channel_adopted_fn *fn, void *arg)
 {
     struct lane *lane = lane_of_step(c, what->queue, what->step);
     if (!lane)
@@ -58,10 +58,13 @@ int channel_adopt(struct channel *c, const struct adoption *what, size_t most, c
     snprintf(number, sizeof number, "%zu", most);
     char *outbox = outbox_key(c, what->queue);
     const char *tag = what->record ? strrchr(what->record, '/') + 1 : NULL;
-    struct slice all[] = {slice_of(what->list), lane->inflight, slice_of(what->lease), slice_of(number)};
-    struct slice one[] = {slice_of(what->list), lane->inflight, slice_of(what->lease), slice_of(outbox),
-                          slice_of("1"), slice_of(what->record), slice_of(tag)};
-    int code = redis_run(c->redis, &script_adopt, adopted, a, tag ? 4 : 3, tag ? 7 : 4, tag ? one : all);
+    struct slice all[] = {slice_of(what->list), lane->inflight, slice_of(what->lease),
+                          slice_of(number)};
+    struct slice one[] = {slice_of(what->list), lane->inflight, slice_of(what->lease),
+                          slice_of(outbox),     slice_of("1"),  slice_of(what->record),
+                          slice_of(tag)};
+    int code =
+        redis_run(c->redis, &script_adopt, adopted, a, tag ? 4 : 3, tag ? 7 : 4, tag ? one : all);
     free(outbox);
     if (code != 0)
         free(a);

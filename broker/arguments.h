@@ -2,7 +2,8 @@
 #ifndef BROKER_ARGUMENTS_H
 #define BROKER_ARGUMENTS_H
 
-/* Keys, then arguments of a script, collected piece by piece: {.bytes = BUF_INIT(most)} begins one. */
+/* Keys, then arguments of a script, collected piece by piece: {.bytes = BUF_INIT(most)} begins
+ * one. */
 
 #include "proto/base/buf.h"
 #include "proto/base/slice.h"

@@ -9,12 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A channel's life: open, what it holds, close. The one idea: names and memory are made here once, for
- * as long as the channel lives; everything that talks to Redis is in the files beside it, and starts
- * from recover.c each time a connection is there.
+/* A channel's life: open, what it holds, close. The one idea: names and memory are made here once,
+ * for as long as the channel lives; everything that talks to Redis is in the files beside it, and
+ * starts from recover.c each time a connection is there.
  *
- * A kill -9 before channel_close leaves lease and registration; the lease lapses by itself and a rescuer
- * finds nothing to give back. After it nothing of ours is left. In the middle cannot be: one script. */
+ * A kill -9 before channel_close leaves lease and registration; the lease lapses by itself and a
+ * rescuer finds nothing to give back. After it nothing of ours is left. In the middle cannot be:
+ * one script. */
 
 static const double POLL_SECONDS = 1;
 
@@ -53,7 +54,8 @@ void note_error(struct channel *c, const char *what, const redisReply *reply)
 void note_later(struct channel *c, const char *what)
 {
     if (!c->met_later)
-        note(c, true, "a later version of cworker uses this Redis: %s in its format are left to it", what);
+        note(c, true, "a later version of cworker uses this Redis: %s in its format are left to it",
+             what);
     c->met_later = true;
 }
 
@@ -107,10 +109,10 @@ static void options_take(struct channel *c, const struct channel_options *o)
     c->ordered = o->ordered;
     c->lease = o->lease > 0 ? o->lease : 30;
     c->unacked.hash = mem_printf("%s%s", c->prefix, o->unacked_key ? o->unacked_key : "unacked");
-    c->unacked.index =
-        mem_printf("%s%s", c->prefix, o->unacked_index_key ? o->unacked_index_key : "unacked_index");
-    c->unacked.mutex =
-        mem_printf("%s%s", c->prefix, o->unacked_mutex_key ? o->unacked_mutex_key : "unacked_mutex");
+    c->unacked.index = mem_printf("%s%s", c->prefix,
+                                  o->unacked_index_key ? o->unacked_index_key : "unacked_index");
+    c->unacked.mutex = mem_printf("%s%s", c->prefix,
+                                  o->unacked_mutex_key ? o->unacked_mutex_key : "unacked_mutex");
     c->unacked.timeout = o->visibility_timeout;
     c->unacked.mutex_expire = o->unacked_mutex_expire > 0 ? o->unacked_mutex_expire : 300;
     c->unacked.limit = o->unacked_restore_limit;
@@ -185,8 +187,9 @@ static void channel_leave(struct channel *c)
     list.n_keys = list.n;
     arguments_text(&list, c->incarnation);
     const struct slice *words = arguments_seal(&list);
-    /* By its text, since nobody will be there to hear that Redis does not know its sum. An old Redis
-     * cannot read the text's first line, so the same follows without it: twice is as good as once. */
+    /* By its text, since nobody will be there to hear that Redis does not know its sum. An old
+     * Redis cannot read the text's first line, so the same follows without it: twice is as good as
+     * once. */
     const char *body = script_leave.body;
     for (int plain = 0; plain < 2; plain++) {
         struct slice *argv = mem_alloc((size_t)(list.n + 3) * sizeof *argv);
@@ -246,7 +249,8 @@ void channel_close(struct channel *c)
     channel_free(c);
 }
 
-void channel_hold(struct channel *c, struct delivery *d, struct slice text, const char *queue, int step)
+void channel_hold(struct channel *c, struct delivery *d, struct slice text, const char *queue,
+                  int step)
 {
     struct lane *lane = lane_find(c, queue, step);
     *d = (struct delivery){.text = text, .queue = queue, .step = step, .held = lane != NULL};

@@ -139,8 +139,9 @@ void channel_publish(struct channel *c, const struct effect *effects, size_t n_e
  * is not fetched from any more, what is held of it settles as ever. Both do nothing when it is so
  * already, and answer INVALID for an empty name. */
 int channel_add_queue(struct channel *c, const char *name);
-/* The same for producers that publish to an exchange: to which one, direct or topic, and by which routing
- * key or pattern. NULL members: as without them. A queue that is known already stays as it is bound. */
+/* The same for producers that publish to an exchange: to which one, direct or topic, and by which
+ * routing key or pattern. NULL members: as without them. A queue that is known already stays as it
+ * is bound. */
 struct queue_binding {
     const char *exchange, *type, *routing_key;
 };

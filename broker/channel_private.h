@@ -2,10 +2,10 @@
 #ifndef BROKER_CHANNEL_PRIVATE_H
 #define BROKER_CHANNEL_PRIVATE_H
 
-/* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, and from
- * which may be fetched), pause.c, recover.c (what comes first on a connection), fetch.c, watch.c,
- * settle.c, effect.c, outbox.c, replicas.c, delayed.c, hasten.c, peek.c, lease.c, rescue.c (what dead workers
- * held), restore.c (what Python workers held), adopt.c. */
+/* What the files of a channel share: channel.c (open, close, hold), queues.c (which queues, and
+ * from which may be fetched), pause.c, recover.c (what comes first on a connection), fetch.c,
+ * watch.c, settle.c, effect.c, outbox.c, replicas.c, delayed.c, hasten.c, peek.c, lease.c, rescue.c
+ * (what dead workers held), restore.c (what Python workers held), adopt.c. */
 
 #include "broker/arguments.h"
 #include "broker/channel.h"

@@ -5,12 +5,12 @@
 
 #include <stdlib.h>
 
-/* Promotion of delayed messages. The one idea: Redis' own clock decides what is due and says how long
- * the next one has to wait; the local timer is set from that answer, and looks every second besides for
- * what others have put there.
+/* Promotion of delayed messages. The one idea: Redis' own clock decides what is due and says how
+ * long the next one has to wait; the local timer is set from that answer, and looks every second
+ * besides for what others have put there.
  *
- * A kill -9 before the script leaves the entry delayed, and whoever looks next promotes it; after it the
- * message is in its queue. The script is one step. */
+ * A kill -9 before the script leaves the entry delayed, and whoever looks next promotes it; after
+ * it the message is in its queue. The script is one step. */
 
 enum { PROMOTE_MAX = 100 };
 static const int64_t LOOK_EVERY = 1000000, LOOK_AGAIN = 10000;

@@ -11,8 +11,9 @@
 
 /* Effects as keys and arguments: the caller's side of what script_settle and script_restore do. */
 
-/* How long it is remembered which parts have ended, and that the body has left: the first is only about
- * time, and the second outlasts the copies that a Python worker's visibility time-out makes. */
+/* How long it is remembered which parts have ended, and that the body has left: the first is only
+ * about time, and the second outlasts the copies that a Python worker's visibility time-out
+ * makes. */
 static const char *const PARTS_SECONDS = "86400", *const BODY_SECONDS = "7200";
 
 /* The message as a JSON string; in base64, and marked so, where a string would not give it back. */
@@ -21,7 +22,8 @@ static void dead_message(struct slice text, struct buf *out)
     struct buf string = BUF_INIT(SIZE_MAX / 4), back = BUF_INIT(SIZE_MAX / 4);
     json_print_string(text.at, text.size, &string);
     bool same = json_unquote((struct slice){string.data, string.size}, &back) == 0 &&
-                back.size == text.size && memcmp(back.data ? back.data : "", text.at, text.size) == 0;
+                back.size == text.size &&
+                memcmp(back.data ? back.data : "", text.at, text.size) == 0;
     if (same) {
         buf_add(out, string.data, string.size);
     } else {

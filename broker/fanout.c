@@ -7,11 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Fanout exchanges over PUB/SUB, as Kombu does them. The one idea: what is listened to is a list made
- * before the connection is there, so each connection simply subscribes to all of it again.
+/* Fanout exchanges over PUB/SUB, as Kombu does them. The one idea: what is listened to is a list
+ * made before the connection is there, so each connection simply subscribes to all of it again.
  *
- * A kill -9 leaves our members in the binding sets. They name queues that are never written (a fanout
- * goes by PUBLISH), and Kombu's deadline on the set lets its sweep drop them. A reply is one script. */
+ * A kill -9 leaves our members in the binding sets. They name queues that are never written (a
+ * fanout goes by PUBLISH), and Kombu's deadline on the set lets its sweep drop them. A reply is one
+ * script. */
 
 #define SEPARATOR "\x06\x16"
 
@@ -61,7 +62,7 @@ static struct redis_script script_reply = {
             "end\n"
             "return n"};
 
-/* --- names ---------------------------------------------------------------------------------------- */
+/* --- names ------------------------------------------------------------------------------------ */
 
 static char *prefix_of(const struct fanout_options *o, int db)
 {
@@ -88,7 +89,7 @@ static char *binding_key(const struct fanout *f, const char *exchange)
     return mem_printf("%s_kombu.binding.%s", f->prefix, exchange);
 }
 
-/* --- bindings ------------------------------------------------------------------------------------- */
+/* --- bindings --------------------------------------------------------------------------------- */
 
 static int queue_bind(struct fanout *f, const char *exchange, const char *routing_key,
                       const char *queue)
@@ -147,7 +148,7 @@ static void care(evutil_socket_t fd, short what, void *arg)
     event_add(f->care_timer, &(struct timeval){all ? CARE_SECONDS : 1, 0});
 }
 
-/* --- receiving ------------------------------------------------------------------------------------ */
+/* --- receiving -------------------------------------------------------------------------------- */
 
 static void subscribed(const redisReply *reply, void *arg)
 {
@@ -212,9 +213,10 @@ bool fanout_is_listening(const struct fanout *f)
     return redis_is_up(f->receive) && f->n_unheard == 0;
 }
 
-/* --- publishing ----------------------------------------------------------------------------------- */
+/* --- publishing ------------------------------------------------------------------------------- */
 
-int fanout_publish(struct fanout *f, const char *exchange, const char *routing_key, struct slice text)
+int fanout_publish(struct fanout *f, const char *exchange, const char *routing_key,
+                   struct slice text)
 {
     char *topic = fanout_topic(f, exchange, routing_key);
     int code = redis_send(f->commands, NULL, NULL, 3,
@@ -235,7 +237,7 @@ int fanout_reply(struct fanout *f, const char *exchange, const char *routing_key
     return code;
 }
 
-/* --- open and close --------------------------------------------------------------------------------- */
+/* --- open and close --------------------------------------------------------------------------- */
 
 struct fanout *fanout_open(struct event_base *base, const struct redis_url *url,
                            const struct fanout_options *options)

@@ -6,11 +6,12 @@
 #include <string.h>
 
 /* Fetching. The one idea: LLEN says what may be fetched, and never more LMOVEs are under way than
- * messages are known to wait and the window has room for, so an empty queue costs nothing and a window
- * of one is never exceeded. LLEN also arms the note that wakes an idle worker (watch.c).
+ * messages are known to wait and the window has room for, so an empty queue costs nothing and a
+ * window of one is never exceeded. LLEN also arms the note that wakes an idle worker (watch.c).
  *
- * A kill -9 before Redis runs the LMOVE leaves the message in its queue; after it, in our in-flight list,
- * whether or not the answer was read. The script used when Redis is out of memory is the same step. */
+ * A kill -9 before Redis runs the LMOVE leaves the message in its queue; after it, in our in-flight
+ * list, whether or not the answer was read. The script used when Redis is out of memory is the same
+ * step. */
 
 enum { MAX_UNDERWAY = 32 };
 static const double POLL_UNWATCHED = 0.05;
@@ -109,7 +110,8 @@ static int fetch_send(struct lane *lane)
                                        slice_of("RIGHT"), slice_of("LEFT")});
 }
 
-/* All queues at one step before any at the next. In turns, the queue that is served goes to the end. */
+/* All queues at one step before any at the next. In turns, the queue that is served goes to the
+ * end. */
 static struct lane *lane_next(struct channel *c)
 {
     for (int step = 0; step < c->n_steps; step++)
@@ -143,7 +145,8 @@ void fetch_pump(struct channel *c)
     }
 }
 
-/* Notes can be lost; a look every second bounds what that costs. Without notes it is the only way. */
+/* Notes can be lost; a look every second bounds what that costs. Without notes it is the only
+ * way. */
 void fetch_poll(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;

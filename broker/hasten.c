@@ -8,14 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Brings delayed messages forward, by their task ids or their stamps, so that a revoked task does not wait
- * for its ETA. The one idea: their due time becomes 0, and promotion does the rest; whoever takes one meets
- * the revoked set. The sets are searched in pieces, by one worker of the fleet for each list of ids.
+/* Brings delayed messages forward, by their task ids or their stamps, so that a revoked task does
+ * not wait for its ETA. The one idea: their due time becomes 0, and promotion does the rest;
+ * whoever takes one meets the revoked set. The sets are searched in pieces, by one worker of the
+ * fleet for each list of ids.
  *
- * A stamp is looked for as text in the message: what only looks like it is taken, found not to be revoked,
- * and delayed again until its ETA.
+ * A stamp is looked for as text in the message: what only looks like it is taken, found not to be
+ * revoked, and delayed again until its ETA.
  *
- * A kill -9 anywhere leaves each message delayed, due now or later: none is ever outside its set. */
+ * A kill -9 anywhere leaves each message delayed, due now or later: none is ever outside its
+ * set. */
 
 enum { SCAN_COUNT = 1000, CLAIM_SECONDS = 10 };
 
@@ -26,8 +28,8 @@ struct hasten {
     char *header; /* whose stamps these are, as JSON; NULL: task ids */
 };
 
-/* KEYS delayed set, hash. ARGV cursor, count, header, values. Answers the next cursor and how many are due
- * now. */
+/* KEYS delayed set, hash. ARGV cursor, count, header, values. Answers the next cursor and how many
+ * are due now. */
 static struct redis_script script_hasten_stamped = {
     .body = "#!lua flags=allow-oom\n"
             "local page = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', ARGV[2])\n"
@@ -85,7 +87,10 @@ static void scanned(const redisReply *reply, void *arg)
     const redisReply *members = reply->element[1];
     for (size_t i = 0; i + 1 < members->elements; i += 2)
         if (is_wanted(h, members->element[i])) {
-            struct slice argv[] = {slice_of("ZADD"), slice_of(h->set), slice_of("XX"), slice_of("0"),
+            struct slice argv[] = {slice_of("ZADD"),
+                                   slice_of(h->set),
+                                   slice_of("XX"),
+                                   slice_of("0"),
                                    {members->element[i]->str, members->element[i]->len}};
             redis_send(h->c->redis, NULL, NULL, 5, argv);
             delayed_expect(h->c, 0);
@@ -136,7 +141,8 @@ static void scan(struct hasten *h, const char *cursor)
 {
     if (h->header)
         scan_stamped(h, cursor);
-    else if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor, SCAN_COUNT) < 0)
+    else if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor,
+                         SCAN_COUNT) < 0)
         hasten_free(h);
 }
 
@@ -161,8 +167,8 @@ static void claim(struct hasten *h)
     buf_done(&text);
     for (int i = 0; i < 20; i++)
         snprintf(hex + 2 * i, 3, "%02x", digest[i]);
-    if (redis_sendf(h->c->redis, claimed, h, "SET %scworker.hasten.%s %s NX EX %d", h->c->prefix, hex,
-                    h->c->node, CLAIM_SECONDS) < 0)
+    if (redis_sendf(h->c->redis, claimed, h, "SET %scworker.hasten.%s %s NX EX %d", h->c->prefix,
+                    hex, h->c->node, CLAIM_SECONDS) < 0)
         hasten_free(h);
 }
 
@@ -186,7 +192,8 @@ void channel_hasten(struct channel *c, const char *const *ids, size_t n)
     search(c, NULL, ids, n);
 }
 
-void channel_hasten_stamped(struct channel *c, const char *header, const char *const *values, size_t n)
+void channel_hasten_stamped(struct channel *c, const char *header, const char *const *values,
+                            size_t n)
 {
     search(c, header, values, n);
 }

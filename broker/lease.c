@@ -10,12 +10,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Who we are, and the lease that says we live. The one idea: a node's name identifies nobody; one life of
- * one worker is host, boot, pid namespace, pid, the pid's start time and a random number, so two workers
- * never share a list and a death can be proved where all of these are known.
+/* Who we are, and the lease that says we live. The one idea: a node's name identifies nobody; one
+ * life of one worker is host, boot, pid namespace, pid, the pid's start time and a random number,
+ * so two workers never share a list and a death can be proved where all of these are known.
  *
- * The lease is renewed by PEXPIRE, which a Redis out of memory still grants. A kill -9 at any time only
- * stops the renewals. */
+ * The lease is renewed by PEXPIRE, which a Redis out of memory still grants. A kill -9 at any time
+ * only stops the renewals. */
 
 static void file_read(const char *path, char *out, size_t size)
 {
@@ -27,8 +27,8 @@ static void file_read(const char *path, char *out, size_t size)
     out[strcspn(out, "\n")] = '\0';
 }
 
-/* Fields 3 (state) and 22 (start time in ticks after boot) of a process; 0 when there is none. The name
- * in field 2 may hold anything, so counting starts behind its last parenthesis. */
+/* Fields 3 (state) and 22 (start time in ticks after boot) of a process; 0 when there is none. The
+ * name in field 2 may hold anything, so counting starts behind its last parenthesis. */
 static int64_t process_start(int64_t pid, char *ret_state)
 {
     char path[64], text[1024];
@@ -178,8 +178,8 @@ static void list_counted(const redisReply *reply, void *arg)
         recover_start(c);
 }
 
-/* A list that has changed behind our back (an old connection's last command, an operator) shows in its
- * length; then everything is compared. */
+/* A list that has changed behind our back (an old connection's last command, an operator) shows in
+ * its length; then everything is compared. */
 void lease_tick(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;

@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a task will cause, kept beside its queue from before its result is stored until its ack. The one
- * idea: a record belongs to one delivery (task id and delivery tag), is written only by who holds that
- * delivery, and is removed by the script that acks it (EFFECT_FORGET).
+/* What a task will cause, kept beside its queue from before its result is stored until its ack. The
+ * one idea: a record belongs to one delivery (task id and delivery tag), is written only by who
+ * holds that delivery, and is removed by the script that acks it (EFFECT_FORGET).
  *
- * A kill -9 before the script that writes leaves no record; after it, a record that the next run of the
- * same delivery replaces, publishes or removes. */
+ * A kill -9 before the script that writes leaves no record; after it, a record that the next run of
+ * the same delivery replaces, publishes or removes. */
 
 struct reading {
     channel_outbox_fn *fn;
@@ -53,9 +53,10 @@ int channel_outbox_read(struct channel *c, const char *queue, const char *id, co
     *reading = (struct reading){fn, arg};
     char *key = outbox_key(c, queue);
     char *field = outbox_field(id, tag);
-    int code = c->ready ? redis_send(c->redis, outbox_answered, reading, 3,
-                                     (struct slice[]){slice_of("HGET"), slice_of(key), slice_of(field)})
-                        : ERROR_UNAVAILABLE;
+    int code = c->ready
+                   ? redis_send(c->redis, outbox_answered, reading, 3,
+                                (struct slice[]){slice_of("HGET"), slice_of(key), slice_of(field)})
+                   : ERROR_UNAVAILABLE;
     free(key);
     free(field);
     if (code != 0)

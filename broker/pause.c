@@ -8,9 +8,9 @@
 #include <string.h>
 #include <time.h>
 
-/* Queues that are paused for the whole fleet. The one idea: the hash in Redis is the truth and is read
- * whole, before the first fetch of a connection, at each note that it has changed, and once a second; a
- * worker that missed the announcement, or starts next week, obeys all the same.
+/* Queues that are paused for the whole fleet. The one idea: the hash in Redis is the truth and is
+ * read whole, before the first fetch of a connection, at each note that it has changed, and once a
+ * second; a worker that missed the announcement, or starts next week, obeys all the same.
  *
  * A kill -9 before the HSET or HDEL leaves things as they were; after it every worker knows. */
 
@@ -55,7 +55,8 @@ static void pause_tell(struct channel *c, struct queue *queue)
     if (paused == queue->paused)
         return;
     queue->paused = paused;
-    note(c, false, paused ? "queue %s is paused: nothing is fetched from it" : "queue %s is resumed",
+    note(c, false,
+         paused ? "queue %s is paused: nothing is fetched from it" : "queue %s is resumed",
          queue->name);
     queue_update(c, queue);
 }

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A look at what waits for its time, for inspection. The one idea: it is one script that only reads, and
- * stops at a bound, because a million tasks may wait. */
+/* A look at what waits for its time, for inspection. The one idea: it is one script that only
+ * reads, and stops at a bound, because a million tasks may wait. */
 
 struct peek {
     channel_delayed_fn *fn;
@@ -16,8 +16,8 @@ struct peek {
     const char **queues; /* as they were when it was asked: names live as long as the channel */
 };
 
-/* KEYS delayed set and hash of each queue. ARGV most entries, most bytes. Triples: index of the queue, due
- * time, element. */
+/* KEYS delayed set and hash of each queue. ARGV most entries, most bytes. Triples: index of the
+ * queue, due time, element. */
 static struct redis_script script_peek = {
     .body = "local out, bytes, most, room = {}, 0, tonumber(ARGV[1]), tonumber(ARGV[2])\n"
             "for q = 1, #KEYS, 2 do\n"
@@ -38,7 +38,8 @@ static struct redis_script script_peek = {
 
 enum { PEEK_BYTES = 4 << 20 };
 
-static size_t entries_read(const struct peek *p, const redisReply *reply, struct delayed_entry *entries)
+static size_t entries_read(const struct peek *p, const redisReply *reply,
+                           struct delayed_entry *entries)
 {
     size_t n = 0;
     for (size_t i = 0; i + 2 < reply->elements; i += 3) {

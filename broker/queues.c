@@ -8,10 +8,12 @@
 #include <string.h>
 
 /* Which queues are consumed. The one idea: a queue is added and never taken out again; a flag says
- * whether it may be fetched from. So the addresses of its name and lanes hold for whatever is under way.
+ * whether it may be fetched from. So the addresses of its name and lanes hold for whatever is under
+ * way.
  *
- * A queue that is added while the channel runs is registered before the first LMOVE from it: a kill -9
- * before the registration leaves nothing of it; after it, a rescuer knows its in-flight lists. */
+ * A queue that is added while the channel runs is registered before the first LMOVE from it: a kill
+ * -9 before the registration leaves nothing of it; after it, a rescuer knows its in-flight
+ * lists. */
 
 struct lane *lane_first(struct channel *c)
 {
@@ -97,8 +99,8 @@ static void put_escaped(struct slice word, struct buf *out)
     }
 }
 
-/* The regular expression by which Kombu finds the queues of a topic: the words of the routing key, where
- * * is one word and # any number of them. */
+/* The regular expression by which Kombu finds the queues of a topic: the words of the routing key,
+ * where * is one word and # any number of them. */
 static void put_pattern(const char *routing_key, struct buf *out)
 {
     buf_char(out, '^');
@@ -118,7 +120,8 @@ static void put_pattern(const char *routing_key, struct buf *out)
     buf_char(out, '$');
 }
 
-/* Both sets, as Kombu 5.7 writes them: its sweep deletes a table whose permanent twin is missing. */
+/* Both sets, as Kombu 5.7 writes them: its sweep deletes a table whose permanent twin is
+ * missing. */
 void queue_declare(struct channel *c, const struct queue *queue)
 {
     static const char *const sets[] = {"_kombu.binding.", "_kombu.binding_permanent."};
@@ -188,7 +191,8 @@ struct queue_binding channel_binding(const struct channel *c, const char *name)
                  : (struct queue_binding){name, "direct", name};
 }
 
-int channel_add_bound_queue(struct channel *c, const char *name, const struct queue_binding *binding)
+int channel_add_bound_queue(struct channel *c, const char *name,
+                            const struct queue_binding *binding)
 {
     if (!name || !*name)
         return ERROR_INVALID;

@@ -6,14 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What happens on a connection before anything else: the old connection is killed, the lease is taken,
- * and the in-flight lists are compared with what is held. The one idea: while the lease exists no
- * rescuer's script touches our lists, so the lease comes first and the comparison is final. All that
- * follows is on one connection in order: at the moment of an answer, a list holds exactly what is held
- * or is being settled.
+/* What happens on a connection before anything else: the old connection is killed, the lease is
+ * taken, and the in-flight lists are compared with what is held. The one idea: while the lease
+ * exists no rescuer's script touches our lists, so the lease comes first and the comparison is
+ * final. All that follows is on one connection in order: at the moment of an answer, a list holds
+ * exactly what is held or is being settled.
  *
- * A kill -9 before the lease script leaves nothing new. After it, lease and registration exist: the lease
- * lapses, a rescuer finds the lists and returns what is in them, then removes the registration. */
+ * A kill -9 before the lease script leaves nothing new. After it, lease and registration exist: the
+ * lease lapses, a rescuer finds the lists and returns what is in them, then removes the
+ * registration. */
 
 /* --- the comparison --- */
 
@@ -209,7 +210,8 @@ static void save_read(const redisReply *reply, void *arg)
         note(c, true, "Redis keeps nothing on disk: its crash or restart loses all tasks");
     else
         note(c, true,
-             "Redis runs without append-only file: a crash of it loses what came since its last snapshot%s%.60s%s: "
+             "Redis runs without append-only file: a crash of it loses what came since its last "
+             "snapshot%s%.60s%s: "
              "tasks sent are gone, tasks acked run again",
              save ? " (save " : "", save ? save : "", save ? ")" : "");
 }
@@ -218,7 +220,8 @@ static void sync_read(const redisReply *reply, void *arg)
 {
     const char *sync = config_value(reply);
     if (sync && strcmp(sync, "always") != 0)
-        note(arg, false, "Redis syncs its append-only file %s: a crash of its host may lose the last %s",
+        note(arg, false,
+             "Redis syncs its append-only file %s: a crash of its host may lose the last %s",
              strcmp(sync, "everysec") == 0 ? "every second" : "when the system likes",
              strcmp(sync, "everysec") == 0 ? "second" : "minute");
 }

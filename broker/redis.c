@@ -18,8 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* The life of one connection: down, connecting, greeting, up, and down again by redis_drop, which every
- * end of it goes through, whether an error, a deadline or the owner is the reason. */
+/* The life of one connection: down, connecting, greeting, up, and down again by redis_drop, which
+ * every end of it goes through, whether an error, a deadline or the owner is the reason. */
 
 enum { READ_SIZE = 256 * 1024 };
 static const double CONNECT_TIMEOUT = 10, BACKOFF_FIRST = 0.1, BACKOFF_MAX = 10,
@@ -63,7 +63,8 @@ static void greet_checked(const redisReply *reply, void *arg)
 static void greet_role(const redisReply *reply, void *arg)
 {
     struct redis *r = arg;
-    bool told = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements && reply->element[0]->str;
+    bool told =
+        reply && reply->type == REDIS_REPLY_ARRAY && reply->elements && reply->element[0]->str;
     if (told && strcmp(reply->element[0]->str, "master") != 0)
         redis_drop(r, "the server is not the master any more");
 }
@@ -370,8 +371,8 @@ void redis_finish(struct redis *r, double seconds)
         int fd = bufferevent_getfd(r->bev);
         int64_t until = redis_clock() + (int64_t)(seconds * 1e6);
         bufferevent_disable(r->bev, EV_READ | EV_WRITE);
-        /* The server closes its side when it has read and done all: a close of ours with answers still
-         * unread would be a reset, which may overtake the commands. */
+        /* The server closes its side when it has read and done all: a close of ours with answers
+         * still unread would be a reset, which may overtake the commands. */
         if (output_write(r, fd, until) && shutdown(fd, SHUT_WR) == 0) {
             char ignored[4096];
             while (socket_wait(fd, POLLIN, until) && read(fd, ignored, sizeof ignored) > 0)

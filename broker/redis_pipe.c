@@ -9,11 +9,12 @@
 #include <string.h>
 #include <strings.h>
 
-/* Commands out and replies in. The one idea: Redis answers in order, so the callbacks of all commands
- * under way wait in one ring, and the nth reply belongs to the nth of them. */
+/* Commands out and replies in. The one idea: Redis answers in order, so the callbacks of all
+ * commands under way wait in one ring, and the nth reply belongs to the nth of them. */
 
 enum {
-    FEED_SIZE = 16 * 1024,   /* hiredis moves the rest of its buffer after each reply: keep it small */
+    FEED_SIZE =
+        16 * 1024, /* hiredis moves the rest of its buffer after each reply: keep it small */
     SMALL_COMMAND = 8 * 1024 /* formatted in one piece */
 };
 
@@ -31,7 +32,8 @@ static void pending_push(struct redis *r, redis_reply_fn *fn, void *arg)
         r->head = 0;
         r->capacity = capacity;
     }
-    r->ring[(r->head + r->n_pending++) & (r->capacity - 1)] = (struct redis_pending){fn, arg, redis_clock()};
+    r->ring[(r->head + r->n_pending++) & (r->capacity - 1)] =
+        (struct redis_pending){fn, arg, redis_clock()};
     if (!r->watching && r->state == STATE_UP) {
         redis_watch(r);
     }

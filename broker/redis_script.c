@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Lua by its sum: EVALSHA first, the whole text once Redis says that it does not know it. The arguments
- * are kept until then. */
+/* Lua by its sum: EVALSHA first, the whole text once Redis says that it does not know it. The
+ * arguments are kept until then. */
 
 struct script_run {
     struct redis *r;
@@ -64,8 +64,8 @@ static void script_answer(const redisReply *reply, void *arg)
     free(run);
 }
 
-int redis_run(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg, int n_keys,
-              int argc, const struct slice *argv)
+int redis_run(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg,
+              int n_keys, int argc, const struct slice *argv)
 {
     if (r->state != STATE_UP)
         return ERROR_UNAVAILABLE;

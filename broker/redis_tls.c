@@ -7,8 +7,8 @@
 #include <openssl/x509v3.h>
 #include <stdio.h>
 
-/* TLS for rediss:// URLs. The one idea: a certificate is verified, name included, unless the URL says
- * otherwise in so many words. */
+/* TLS for rediss:// URLs. The one idea: a certificate is verified, name included, unless the URL
+ * says otherwise in so many words. */
 
 static int openssl_error(struct error *err, const char *what)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/channel_private.h"
 
-/* Waiting for replicas. The one idea: WAIT covers all that this connection has written before it, so one
- * is under way at a time, and what is answered meanwhile shares the next one. Redis cannot undo what too
- * few replicas have, so an outcome counts all the same after a second, and the operator reads of it.
- * Nothing else is answered on the connection meanwhile; so while replicas are known to be missing, the next
- * ones wait only for a moment.
+/* Waiting for replicas. The one idea: WAIT covers all that this connection has written before it,
+ * so one is under way at a time, and what is answered meanwhile shares the next one. Redis cannot
+ * undo what too few replicas have, so an outcome counts all the same after a second, and the
+ * operator reads of it. Nothing else is answered on the connection meanwhile; so while replicas are
+ * known to be missing, the next ones wait only for a moment.
  *
- * A failover before the WAIT is answered may have lost the settlement, whole as it was: its entry is in
- * flight again, and it is sent again on the new connection. */
+ * A failover before the WAIT is answered may have lost the settlement, whole as it was: its entry
+ * is in flight again, and it is sent again on the new connection. */
 
 enum { PATIENCE_MS = 1000, IMPATIENCE_MS = 20 };
 
@@ -45,7 +45,8 @@ static void replicas_answered(const redisReply *reply, void *arg)
     note_error(c, "waiting for replicas", reply);
     bool few = reply->type == REDIS_REPLY_INTEGER && reply->integer < c->wait_replicas;
     if (few && !c->few_replicas)
-        note(c, true, "%lld of %d replicas have what was written within %d s (broker_wait_replicas)",
+        note(c, true,
+             "%lld of %d replicas have what was written within %d s (broker_wait_replicas)",
              reply->integer, c->wait_replicas, PATIENCE_MS / 1000);
     c->few_replicas = few;
     for (bool found = true; found;) {

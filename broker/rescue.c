@@ -7,15 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Giving back what dead workers held. The one idea: a lease that is missing proves nothing by itself:
- * Redis may have been away or frozen, or may have evicted it. It has lapsed when this worker saw it alive,
- * has had prompt answers ever since on one connection to one run of Redis, and finds it missing after its
- * time (Redis was there, and its owner did not renew it); else when it was watched be missing for its
- * whole length. On the same host the pid's end is proof enough.
+/* Giving back what dead workers held. The one idea: a lease that is missing proves nothing by
+ * itself: Redis may have been away or frozen, or may have evicted it. It has lapsed when this
+ * worker saw it alive, has had prompt answers ever since on one connection to one run of Redis, and
+ * finds it missing after its time (Redis was there, and its owner did not renew it); else when it
+ * was watched be missing for its whole length. On the same host the pid's end is proof enough.
  *
- * Each step is one script that looks at the lease first. A kill -9 before one leaves its entries in the
- * dead worker's list, where the next rescuer finds them; after it they are back in their queue. The
- * registration goes last, and only when no list is left. */
+ * Each step is one script that looks at the lease first. A kill -9 before one leaves its entries in
+ * the dead worker's list, where the next rescuer finds them; after it they are back in their queue.
+ * The registration goes last, and only when no list is left. */
 
 enum { GIVE_BACK_MAX = 100 };
 static const int64_t GRACE = 1000000, LOOK_AT_PIDS = 1000000;
@@ -240,7 +240,8 @@ static void rescue_start(struct look *look)
     r->n_lists = cJSON_GetArraySize(json_get(r->about, "lists"));
     c->rescues = r;
     if (look->gone)
-        redis_send(c->redis, NULL, NULL, 2, (struct slice[]){slice_of("DEL"), slice_of(r->lease_key)});
+        redis_send(c->redis, NULL, NULL, 2,
+                   (struct slice[]){slice_of("DEL"), slice_of(r->lease_key)});
     rescue_next(r);
 }
 
@@ -357,7 +358,8 @@ static void registration_look(struct channel *c, const redisReply *id, const red
     *look = (struct look){c, mem_dup(id->str), about, death_is_proved(about), time_boot(), c->era};
     peer_note(c, look);
     char *key = mem_printf("%scworker.lease.%s", c->prefix, id->str);
-    if (redis_send(c->redis, lease_seen, look, 2, (struct slice[]){slice_of("PTTL"), slice_of(key)}))
+    if (redis_send(c->redis, lease_seen, look, 2,
+                   (struct slice[]){slice_of("PTTL"), slice_of(key)}))
         look_free(look);
     free(key);
 }

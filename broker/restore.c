@@ -8,14 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Kombu's restore of `unacked`, run as Kombu's workers run it: what a Python worker took and did not ack
- * within the visibility timeout goes back to its queue. The one idea: the mutex only keeps workers out of
- * each other's way; what makes it safe is that each record goes by one script, which looks whether it is
- * still the same delivery, removes it and pushes it. Unlike Kombu, a record is never removed without a
- * push: one that is unreadable, or that no queue is bound for, goes to the dead-letter list.
+/* Kombu's restore of `unacked`, run as Kombu's workers run it: what a Python worker took and did
+ * not ack within the visibility timeout goes back to its queue. The one idea: the mutex only keeps
+ * workers out of each other's way; what makes it safe is that each record goes by one script, which
+ * looks whether it is still the same delivery, removes it and pushes it. Unlike Kombu, a record is
+ * never removed without a push: one that is unreadable, or that no queue is bound for, goes to the
+ * dead-letter list.
  *
- * A kill -9 before that script leaves the record where it was, and the mutex until it expires; after it
- * the message is in its queue. */
+ * A kill -9 before that script leaves the record where it was, and the mutex until it expires;
+ * after it the message is in its queue. */
 
 enum { BATCH = 100 };
 static const double LONGEST_INTERVAL = 10;
@@ -149,7 +150,8 @@ static bool topic_fits(const char *pattern, const char *key)
     size_t word = strcspn(pattern, "."), size = strcspn(key, ".");
     const char *rest = pattern + word + (pattern[word] == '.');
     if (word == 1 && *pattern == '#')
-        return topic_fits(rest, key) || (*key && topic_fits(pattern, key + size + (key[size] == '.')));
+        return topic_fits(rest, key) ||
+               (*key && topic_fits(pattern, key + size + (key[size] == '.')));
     if (!*key || !((word == 1 && *pattern == '*') ||
                    (word == size && memcmp(pattern, key, size) == 0)))
         return false;
@@ -193,8 +195,8 @@ static void bindings_read(const redisReply *reply, void *arg)
         record_send(r, &keys, &rest);
     } else {
         char reason[300];
-        snprintf(reason, sizeof reason, "no queue is bound to exchange %.100s for %.100s", r->exchange,
-                 r->routing_key);
+        snprintf(reason, sizeof reason, "no queue is bound to exchange %.100s for %.100s",
+                 r->exchange, r->routing_key);
         record_set_aside(r, slice_of(r->envelope), reason);
         arguments_done(&keys);
         arguments_done(&rest);

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Finding the master. The one idea: this happens anew before each connection, so following a failover is
- * nothing but reconnecting: Redis hangs up on everybody when it becomes a replica, and a dead one says
- * nothing. A sentinel that thinks the master down is not believed to know one. */
+/* Finding the master. The one idea: this happens anew before each connection, so following a
+ * failover is nothing but reconnecting: Redis hangs up on everybody when it becomes a replica, and
+ * a dead one says nothing. A sentinel that thinks the master down is not believed to know one. */
 
 static const double PATIENCE = 2; /* seconds for one sentinel */
 
@@ -51,7 +51,8 @@ static void master_told(const redisReply *reply, void *arg)
     if (!reply)
         return;
     if (reply->type != REDIS_REPLY_ARRAY) {
-        turn_next(s, reply->type == REDIS_REPLY_ERROR ? reply->str : "an answer of an unknown kind");
+        turn_next(s,
+                  reply->type == REDIS_REPLY_ERROR ? reply->str : "an answer of an unknown kind");
         return;
     }
     const char *flags = field(reply, "flags"), *host = field(reply, "ip");
@@ -71,8 +72,9 @@ static void master_told(const redisReply *reply, void *arg)
 static void sentinel_up(struct redis *r, void *arg)
 {
     struct sentinel_search *s = arg;
-    redis_send(r, master_told, s, 3,
-               (struct slice[]){slice_of("SENTINEL"), slice_of("MASTER"), slice_of(s->url->master)});
+    redis_send(
+        r, master_told, s, 3,
+        (struct slice[]){slice_of("SENTINEL"), slice_of("MASTER"), slice_of(s->url->master)});
 }
 
 static void sentinel_down(struct redis *r, const char *reason, void *arg)
@@ -93,7 +95,8 @@ static void turn_begin(evutil_socket_t fd, short what, void *arg)
         sentinel_fn *fn = s->fn;
         void *owner = s->arg;
         char why[300];
-        snprintf(why, sizeof why, "no sentinel knows a master named %.60s: %s", s->url->master, s->why);
+        snprintf(why, sizeof why, "no sentinel knows a master named %.60s: %s", s->url->master,
+                 s->why);
         search_free(s);
         fn(NULL, 0, why, owner);
         return;

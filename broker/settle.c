@@ -8,15 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Settling and publishing. The one idea: a settlement is kept, with all it needs to be sent again, until
- * Redis has answered it; it removes its entry first and does nothing unless that removed something, so
- * sending it again is harmless.
+/* Settling and publishing. The one idea: a settlement is kept, with all it needs to be sent again,
+ * until Redis has answered it; it removes its entry first and does nothing unless that removed
+ * something, so sending it again is harmless.
  *
- * Plain ack: one LREM. A kill -9 before Redis runs it leaves the entry in flight: it is delivered again.
- * After it the message is gone, as it should be. Ack with effects: one script. Before it the entry is in
- * flight and nothing has been sent; after it the entry is gone and everything is sent. Nothing lies
- * between. Effects without a delivery: before, nothing; after, all of a batch. Their answer may be lost
- * with the connection; they are then sent again, so such an effect may happen twice. */
+ * Plain ack: one LREM. A kill -9 before Redis runs it leaves the entry in flight: it is delivered
+ * again. After it the message is gone, as it should be. Ack with effects: one script. Before it the
+ * entry is in flight and nothing has been sent; after it the entry is gone and everything is sent.
+ * Nothing lies between. Effects without a delivery: before, nothing; after, all of a batch. Their
+ * answer may be lost with the connection; they are then sent again, so such an effect may happen
+ * twice. */
 
 enum { BIG_ELEMENT = 16 * 1024, PUBLISH_BATCH = 256 };
 
@@ -41,8 +42,9 @@ static void element_arguments(struct argument_list *list, struct slice text)
     arguments_text(list, size);
 }
 
-static struct argument_list *script_arguments(struct channel *c, struct lane *lane, struct slice text,
-                                              const struct effect *effects, size_t n)
+static struct argument_list *script_arguments(struct channel *c, struct lane *lane,
+                                              struct slice text, const struct effect *effects,
+                                              size_t n)
 {
     enum { BESIDE_TEXT = 256 }; /* keys and words of one effect, roughly */
     struct argument_list *list = mem_zalloc(sizeof *list);
@@ -220,8 +222,8 @@ void channel_publish(struct channel *c, const struct effect *effects, size_t n_e
     delays_expect(c, effects, n_effects);
 }
 
-/* Only while the delivery is ours: a worker that was paused must not write over its successor's. The
- * element goes whole, since it stays in the list. */
+/* Only while the delivery is ours: a worker that was paused must not write over its successor's.
+ * The element goes whole, since it stays in the list. */
 void settle_beside(struct channel *c, struct delivery *d, const struct effect *effect,
                    channel_settled_fn *fn, void *arg)
 {

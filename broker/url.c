@@ -223,7 +223,8 @@ static int url_fill(const char *text, struct redis_url *url, struct error *err)
 
 /* --- sentinels --- */
 
-/* A semicolon ends one URL of a list only where the next one follows; else it belongs to a password. */
+/* A semicolon ends one URL of a list only where the next one follows; else it belongs to a
+ * password. */
 static const char *next_url(const char *text)
 {
     for (const char *at = strchr(text, ';'); at; at = strchr(at + 1, ';')) {
@@ -240,7 +241,8 @@ static const char *next_url(const char *text)
 static void master_fill(struct redis_url *url, struct redis_url *part)
 {
     char **to[] = {&url->user, &url->password, &url->ca_file, &url->cert_file, &url->key_file};
-    char **from[] = {&part->user, &part->password, &part->ca_file, &part->cert_file, &part->key_file};
+    char **from[] = {&part->user, &part->password, &part->ca_file, &part->cert_file,
+                     &part->key_file};
     for (size_t i = 0; i < sizeof to / sizeof *to; i++)
         if (!*to[i]) {
             *to[i] = *from[i];
@@ -280,7 +282,8 @@ static int sentinels_fill(const char *text, struct redis_url *url, struct error 
         const char *next = next_url(text);
         char *part = next ? mem_ndup(text, (size_t)(next - text)) : mem_dup(text);
         if (strncasecmp(part, scheme, strlen(scheme)) != 0)
-            code = error_set(err, ERROR_UNSUPPORTED, "a list of sentinels holds sentinel:// URLs only");
+            code = error_set(err, ERROR_UNSUPPORTED,
+                             "a list of sentinels holds sentinel:// URLs only");
         else
             code = sentinel_add(url, part + strlen(scheme), err);
         free(part);
@@ -304,7 +307,8 @@ static int kwarg_apply(struct redis_url *sentinel, const cJSON *value, struct er
     return 0; /* the rest tunes Python's connections */
 }
 
-int redis_url_set_master(struct redis_url *url, const char *name, const cJSON *kwargs, struct error *err)
+int redis_url_set_master(struct redis_url *url, const char *name, const cJSON *kwargs,
+                         struct error *err)
 {
     if (!url->n_sentinels)
         return 0;
@@ -381,8 +385,8 @@ static void query_mask(const char *text, size_t size, struct buf *out)
     }
 }
 
-/* The last @ of the whole text counts, although a standard reader stops at the first slash: a password
- * that was not encoded must not show either, even where that costs the host's name. */
+/* The last @ of the whole text counts, although a standard reader stops at the first slash: a
+ * password that was not encoded must not show either, even where that costs the host's name. */
 static void segment_mask(const char *text, size_t size, struct buf *out)
 {
     const char *scheme = memmem(text, size, "://", 3);

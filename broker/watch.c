@@ -3,12 +3,12 @@
 
 #include <string.h>
 
-/* Waiting without polling. The one idea: the data connection has CLIENT TRACKING on, redirected to this
- * second connection, so each key that was asked for by LLEN sends one note here when it changes. Notes
- * only ever cause another LLEN: losing one costs a second, never a message.
+/* Waiting without polling. The one idea: the data connection has CLIENT TRACKING on, redirected to
+ * this second connection, so each key that was asked for by LLEN sends one note here when it
+ * changes. Notes only ever cause another LLEN: losing one costs a second, never a message.
  *
- * Each renewal of the lease tests the way: the lease key is read and then changed, so its note must come
- * before the next renewal. Until one has come, fetch.c polls. */
+ * Each renewal of the lease tests the way: the lease key is read and then changed, so its note must
+ * come before the next renewal. Until one has come, fetch.c polls. */
 
 static const char INVALIDATE[] = "__redis__:invalidate";
 
@@ -20,7 +20,8 @@ static void lane_noted(struct lane *lane)
     lane->again = true;
     if (lane->asking)
         return;
-    /* All idle workers hear of one message; the first one to ask should be done before the others do. */
+    /* All idle workers hear of one message; the first one to ask should be done before the others
+     * do. */
     int peers = c->n_peers < 30 ? c->n_peers : 30;
     if (peers > 1) {
         unsigned char random;

@@ -29,8 +29,8 @@ struct pump {
 enum { PIECE = 64 << 10 };
 #define LZMA_MEMORY (128u << 20) /* xz -9 asks for 65 MiB; a hostile header for gigabytes */
 
-/* Another piece of room. One byte more than `max` is allowed, so that an output of exactly `max` bytes
- * can still meet the stream's end. */
+/* Another piece of room. One byte more than `max` is allowed, so that an output of exactly `max`
+ * bytes can still meet the stream's end. */
 static bool more_room(struct pump *p)
 {
     size_t made = p->out->size - p->start;

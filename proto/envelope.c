@@ -7,8 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* Envelopes of control messages and events. The one idea: these are few and small beside tasks, so they
- * are read into a tree where proto/message.c walks the text. */
+/* Envelopes of control messages and events. The one idea: these are few and small beside tasks, so
+ * they are read into a tree where proto/message.c walks the text. */
 
 enum { ENVELOPE_MAX = 64 << 20 };
 
@@ -32,8 +32,8 @@ char *envelope_encode(const struct envelope_spec *spec)
     put_text(&out, spec->exchange);
     buf_str(&out, ", \"routing_key\": ");
     put_text(&out, spec->routing_key);
-    buf_printf(&out,
-               "}, \"priority\": 0, \"body_encoding\": \"base64\", \"delivery_tag\": \"%s\"}}", tag);
+    buf_printf(
+        &out, "}, \"priority\": 0, \"body_encoding\": \"base64\", \"delivery_tag\": \"%s\"}}", tag);
     return buf_take(&out);
 }
 
@@ -46,7 +46,8 @@ static int check_content(const cJSON *envelope, struct error *err)
         return error_set(err, ERROR_UNSUPPORTED, "content-type '%.60s' is not accepted: only %s",
                          type, json);
     if (charset && strcasecmp(charset, "utf-8") != 0 && strcasecmp(charset, "us-ascii") != 0)
-        return error_set(err, ERROR_UNSUPPORTED, "content-encoding '%.40s' is not accepted", charset);
+        return error_set(err, ERROR_UNSUPPORTED, "content-encoding '%.40s' is not accepted",
+                         charset);
     return 0;
 }
 

@@ -6,7 +6,8 @@
 #include <string.h>
 #include <time.h>
 
-/* Fields are written straight into the text: thousands of events a second leave no time for trees. */
+/* Fields are written straight into the text: thousands of events a second leave no time for
+ * trees. */
 
 static void put_name(struct buf *out, const char *name)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/json_lex.h"
 
-/* The rare half of reading a string: escapes, characters beyond ASCII, and the words for what is wrong. */
+/* The rare half of reading a string: escapes, characters beyond ASCII, and the words for what is
+ * wrong. */
 
 bool lex_fail(struct lex *x, const char *why)
 {

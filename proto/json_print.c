@@ -7,7 +7,8 @@
 
 /* A tree as json.dumps prints it. */
 
-/* Digits without the point, and the exponent of the first one, of the shortest text that reads back. */
+/* Digits without the point, and the exponent of the first one, of the shortest text that reads
+ * back. */
 static int shortest(double value, char digits[20])
 {
     char text[40];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proto/json_lex.h"
 
-/* Reading without a tree: a message's members are found, and all of its text is checked, in one pass
- * that copies nothing. */
+/* Reading without a tree: a message's members are found, and all of its text is checked, in one
+ * pass that copies nothing. */
 
 static bool skip_word(struct lex *x, const char *word)
 {

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Decoding walks the envelope, its headers and its properties with json_walk and copies what it knows
- * by tables. All texts of a message, its body included, lie in one block whose size is known before:
- * nothing decoded is longer than its source. */
+/* Decoding walks the envelope, its headers and its properties with json_walk and copies what it
+ * knows by tables. All texts of a message, its body included, lie in one block whose size is known
+ * before: nothing decoded is longer than its source. */
 
 enum { BODY_MAX = 256 << 20 };
 

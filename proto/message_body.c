@@ -8,9 +8,9 @@
 #include <string.h>
 #include <strings.h>
 
-/* The body: out of its string, base64 and compression, and into protocol 2's triple, which is what all
- * that follows reads, whichever protocol it came in. Only compressed bodies and those of protocol 1
- * need a block of memory of their own. */
+/* The body: out of its string, base64 and compression, and into protocol 2's triple, which is what
+ * all that follows reads, whichever protocol it came in. Only compressed bodies and those of
+ * protocol 1 need a block of memory of their own. */
 
 static const struct message_row old_body_rows[] = {
     ROW("task", TEXT, task),
@@ -95,7 +95,8 @@ static int check_content(const struct message *m, struct error *err)
     return 0;
 }
 
-/* body as it was before base64, in the message's block or, with needless escapes, one of its own. */
+/* body as it was before base64, in the message's block or, with needless escapes, one of its
+ * own. */
 static int decode_transfer(struct message *m, struct error *err)
 {
     struct message_part *part = m->owned;

@@ -68,7 +68,8 @@ static const char *copy_text(struct buf *texts, struct slice raw)
     return texts->data + from;
 }
 
-static int read_time(struct message_reader *r, const struct message_row *row, struct slice raw, int64_t *ret)
+static int read_time(struct message_reader *r, const struct message_row *row, struct slice raw,
+                     int64_t *ret)
 {
     struct buf typed = BUF_INIT(1024);
     struct slice text = raw;
@@ -150,7 +151,8 @@ static int clamp(double value)
     return value >= INT32_MAX ? INT32_MAX : value <= INT32_MIN ? INT32_MIN : (int)value;
 }
 
-static int read_text(struct message_reader *r, const struct message_row *row, struct slice raw, const char **ret)
+static int read_text(struct message_reader *r, const struct message_row *row, struct slice raw,
+                     const char **ret)
 {
     *ret = copy_text(r->texts, raw);
     return *ret || row->kind == FIELD_DISPLAY ? 0 : wrong(r, row, raw, "a string");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Autoscaling. The one idea: what counts is whether tasks wait. A queue of tiny tasks that the pool takes
- * in its stride forks nothing; tasks that are still waiting after a moment get lanes of their own, as many
- * as wait, up to the maximum. Shrinking is left to a slow timer, so a burst every few seconds does not
- * fork and reap the same children again and again. */
+/* Autoscaling. The one idea: what counts is whether tasks wait. A queue of tiny tasks that the pool
+ * takes in its stride forks nothing; tasks that are still waiting after a moment get lanes of their
+ * own, as many as wait, up to the maximum. Shrinking is left to a slow timer, so a burst every few
+ * seconds does not fork and reap the same children again and again. */
 
 #include "worker/autoscale.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What signatures are made of, and how ids get into them. The one idea is Celery's: before anything is
- * sent, a signature is frozen, which writes the ids, the membership of a group and the chord's body into
- * the options of its parts; what is sent later only copies them. Freezing again changes nothing, so a
- * redelivered task sends its continuation under the ids it had. Applying is in canvas_apply.c. */
+/* What signatures are made of, and how ids get into them. The one idea is Celery's: before anything
+ * is sent, a signature is frozen, which writes the ids, the membership of a group and the chord's
+ * body into the options of its parts; what is sent later only copies them. Freezing again changes
+ * nothing, so a redelivered task sends its continuation under the ids it had. Applying is in
+ * canvas_apply.c. */
 
 #include "worker/canvas_private.h"
 
@@ -72,7 +73,7 @@ static void set_text(cJSON *options, const char *name, const char *text)
         json_set(options, name, cJSON_CreateString(text));
 }
 
-/* --- result tuples ------------------------------------------------------------------------------- */
+/* --- result tuples ---------------------------------------------------------------------------- */
 
 cJSON *canvas_tuple(const char *id)
 {
@@ -108,7 +109,7 @@ static void tuple_set_ancestor(cJSON *tuple, cJSON *parent)
         cJSON_Delete(parent);
 }
 
-/* --- links ---------------------------------------------------------------------------------------- */
+/* --- links ------------------------------------------------------------------------------------ */
 
 /* Options may hold one signature where a list is meant. */
 cJSON *option_list(cJSON *options, const char *name)
@@ -132,7 +133,8 @@ static void link_to(cJSON *signature, const char *name, const cJSON *callback)
     cJSON_AddItemToArray(list, cJSON_Duplicate(callback, true));
 }
 
-/* The first member stands for a group: its callback must not take the member's result for the group's. */
+/* The first member stands for a group: its callback must not take the member's result for the
+ * group's. */
 void canvas_link(cJSON *signature, const cJSON *callback)
 {
     if (canvas_is(signature, "chord")) {
@@ -167,7 +169,7 @@ void canvas_link_error(cJSON *signature, const cJSON *errback)
     }
 }
 
-/* --- making ---------------------------------------------------------------------------------------- */
+/* --- making ----------------------------------------------------------------------------------- */
 
 static cJSON *make_signature(const char *task, const char *type, const char *member, cJSON *tasks)
 {
@@ -297,7 +299,7 @@ cJSON *canvas_or(cJSON *first, cJSON *second)
     return make_chain(tasks);
 }
 
-/* --- freezing ---------------------------------------------------------------------------------------- */
+/* --- freezing --------------------------------------------------------------------------------- */
 
 static cJSON *freeze_plain(cJSON *signature, const struct membership *m)
 {
@@ -325,7 +327,8 @@ static cJSON *reversed(cJSON *list)
     return out;
 }
 
-/* The members of nested groups stand in one list; those of an inner group backwards, as Celery does it. */
+/* The members of nested groups stand in one list; those of an inner group backwards, as Celery does
+ * it. */
 static void flatten(cJSON *tasks)
 {
     for (cJSON *task = tasks->child, *next; task; task = next) {
@@ -439,7 +442,8 @@ cJSON *canvas_freeze(cJSON *signature, const char *id, const char *root_id, stru
                             &(struct membership){.ids = ids, .id = id, .root_id = root_id});
 }
 
-/* Splices nested chains, unrolls groups of one, and makes a chord of a group that a step follows. */
+/* Splices nested chains, unrolls groups of one, and makes a chord of a group that a step
+ * follows. */
 static void normalise(cJSON *steps)
 {
     for (cJSON *step = steps->child ? steps->child->prev : NULL, *before; step; step = before) {
@@ -470,8 +474,8 @@ static void normalise(cJSON *steps)
     }
 }
 
-/* Every step gets its id; the last one is the chain's member in whatever the chain is part of. The results
- * come back in the order of the steps, each with the one before it as its ancestor. */
+/* Every step gets its id; the last one is the chain's member in whatever the chain is part of. The
+ * results come back in the order of the steps, each with the one before it as its ancestor. */
 cJSON *chain_prepare(cJSON *steps, const struct membership *m)
 {
     cJSON *results = cJSON_CreateArray();

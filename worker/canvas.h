@@ -35,7 +35,8 @@ struct canvas {
 int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *args,
                  const cJSON *options, struct error *err);
 
-/* The same with a signature that is not needed any more: it is used up, but still the caller's to free. */
+/* The same with a signature that is not needed any more: it is used up, but still the caller's to
+ * free. */
 int canvas_apply_last(const struct canvas *c, cJSON *signature, struct error *err);
 
 /* Several at once as one group, as callbacks and errbacks are sent. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Signatures to messages. Each kind has one function, and they call each other as the signatures nest; all
- * work on a copy of the whole signature, in which ids are fixed before anything becomes a message. Options
- * given by the caller win over a signature's own, except for its membership in a group and its stamps. */
+/* Signatures to messages. Each kind has one function, and they call each other as the signatures
+ * nest; all work on a copy of the whole signature, in which ids are fixed before anything becomes a
+ * message. Options given by the caller win over a signature's own, except for its membership in a
+ * group and its stamps. */
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
@@ -21,7 +22,7 @@ struct given {
 static int apply(const struct canvas *c, cJSON *signature, const struct given *given,
                  struct error *err);
 
-/* --- options ------------------------------------------------------------------------------------- */
+/* --- options ---------------------------------------------------------------------------------- */
 
 static bool is_immutable(const cJSON *own, const char *name)
 {
@@ -102,7 +103,7 @@ static void add_child(const struct canvas *c, cJSON *tuple)
         cJSON_Delete(tuple);
 }
 
-/* --- a plain signature --------------------------------------------------------------------------- */
+/* --- a plain signature ------------------------------------------------------------------------ */
 
 static double number_option(const cJSON *own, const cJSON *over, const char *name)
 {
@@ -236,7 +237,7 @@ static int apply_plain(const struct canvas *c, cJSON *signature, const struct gi
     return code;
 }
 
-/* --- a group ------------------------------------------------------------------------------------- */
+/* --- a group ---------------------------------------------------------------------------------- */
 
 /* How many parts of a chord this header member counts as. */
 static int64_t count_parts(const cJSON *signature)
@@ -268,7 +269,8 @@ struct group_run {
     cJSON *results;
 };
 
-/* A group in a group is its members, each counted from 0 again. Each is freed when it is a message. */
+/* A group in a group is its members, each counted from 0 again. Each is freed when it is a
+ * message. */
 static int apply_members(struct group_run *run, cJSON *tasks, struct error *err)
 {
     int64_t index = 0;
@@ -281,8 +283,12 @@ static int apply_members(struct group_run *run, cJSON *tasks, struct error *err)
             cJSON_Delete(task);
             continue;
         }
-        struct membership m = {.ids = run->c->ids, .root_id = run->root_id, .group_id = run->id, .has_index = true,
-                               .group_index = index, .share = true};
+        struct membership m = {.ids = run->c->ids,
+                               .root_id = run->root_id,
+                               .group_id = run->id,
+                               .has_index = true,
+                               .group_index = index,
+                               .share = true};
         cJSON *result = signature_freeze(task, &m);
         if (result)
             cJSON_AddItemToArray(run->results, result);
@@ -327,10 +333,10 @@ static cJSON *group_result(const char *id, cJSON *results)
     return tuple;
 }
 
-/* `is_header`: a chord's run sends it, which knows the whole size. A group that stands at the end of a
- * header's chain was counted by that header already, so that size is kept. */
-static int send_group(const struct canvas *c, cJSON *tasks, const struct given *given, cJSON *options,
-                      bool is_header, struct error *err)
+/* `is_header`: a chord's run sends it, which knows the whole size. A group that stands at the end
+ * of a header's chain was counted by that header already, so that size is kept. */
+static int send_group(const struct canvas *c, cJSON *tasks, const struct given *given,
+                      cJSON *options, bool is_header, struct error *err)
 {
     static const char *const not_for_members[] = {"task_id", "group_index", "link", "link_error",
                                                   NULL};
@@ -343,7 +349,9 @@ static int send_group(const struct canvas *c, cJSON *tasks, const struct given *
     drop(options, not_for_members);
     json_set(options, "group_id", cJSON_CreateString(group));
     inner.children = NULL;
-    struct group_run run = {.c = &inner, .id = group, .given = {given->args, given->kwargs, options},
+    struct group_run run = {.c = &inner,
+                            .id = group,
+                            .given = {given->args, given->kwargs, options},
                             .root_id = json_get_string(options, "root_id"),
                             .has_chord = option_given(options, "chord"),
                             .results = cJSON_CreateArray()};
@@ -367,7 +375,7 @@ static int apply_group(const struct canvas *c, cJSON *signature, const struct gi
     return code;
 }
 
-/* --- a chain ------------------------------------------------------------------------------------- */
+/* --- a chain ---------------------------------------------------------------------------------- */
 
 static void link_errors(cJSON *steps, const cJSON *errbacks)
 {
@@ -378,13 +386,14 @@ static void link_errors(cJSON *steps, const cJSON *errbacks)
     cJSON_Delete(list);
 }
 
-/* The first step goes now; the others go with it, reversed, behind what follows the chain itself. */
+/* The first step goes now; the others go with it, reversed, behind what follows the chain
+ * itself. */
 static int apply_chain(const struct canvas *c, cJSON *signature, const struct given *given,
                        struct error *err)
 {
-    static const char *const not_for_first[] = {"group_id", "chord",     "task_id",     "link",
-                                                "root_id",  "parent_id", "group_index", "link_error",
-                                                NULL};
+    static const char *const not_for_first[] = {"group_id",    "chord",      "task_id",
+                                                "link",        "root_id",    "parent_id",
+                                                "group_index", "link_error", NULL};
     cJSON *steps = canvas_tasks(signature);
     if (!steps || !steps->child)
         return 0;
@@ -421,7 +430,7 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const struct gi
     return code;
 }
 
-/* --- a chord ------------------------------------------------------------------------------------- */
+/* --- a chord ---------------------------------------------------------------------------------- */
 
 /* It has no ETA of its own, so that the end of the last part can bring it forward. */
 static void delay_unlock(const struct canvas *c, const char *group, const cJSON *results,
@@ -535,7 +544,8 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const struct gi
     cJSON_Delete(signature_freeze(body, &m));
     int code;
     if (tasks && tasks->child) {
-        code = send_header(c, signature, group, body, &(struct given){all, kwargs, NULL}, options, err);
+        code = send_header(c, signature, group, body, &(struct given){all, kwargs, NULL}, options,
+                           err);
     } else {
         cJSON *empty = cJSON_CreateArray();
         cJSON_AddItemToArray(empty, cJSON_CreateArray());
@@ -550,7 +560,7 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const struct gi
     return code;
 }
 
-/* ----------------------------------------------------------------------------------------------- */
+/* ---------------------------------------------------------------------------------------------- */
 
 static int apply(const struct canvas *c, cJSON *signature, const struct given *given,
                  struct error *err)
@@ -571,8 +581,9 @@ int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *ar
                  const cJSON *options, struct error *err)
 {
     cJSON *copy = cJSON_Duplicate(signature, true);
-    int code = cJSON_IsObject(copy) ? apply(c, copy, &(struct given){.args = args, .over = options}, err)
-                                    : error_set(err, ERROR_INVALID, "a signature is no object");
+    int code = cJSON_IsObject(copy)
+                   ? apply(c, copy, &(struct given){.args = args, .over = options}, err)
+                   : error_set(err, ERROR_INVALID, "a signature is no object");
     cJSON_Delete(copy);
     return code;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The embed of a message's body, [args, kwargs, {"callbacks", "errbacks", "chain", "chord"}], read when its
- * task has ended. The chain is kept reversed: the next step is the last. */
+/* The embed of a message's body, [args, kwargs, {"callbacks", "errbacks", "chain", "chord"}], read
+ * when its task has ended. The chain is kept reversed: the next step is the last. */
 
 #include "worker/continuation.h"
 
@@ -59,7 +59,7 @@ void continuation_init(struct continuation *c, const struct message *m)
     };
 }
 
-/* --- callbacks, errbacks, the next step ---------------------------------------------------------- */
+/* --- callbacks, errbacks, the next step ------------------------------------------------------- */
 
 static cJSON *one_arg(cJSON *value)
 {
@@ -79,7 +79,8 @@ static cJSON *options_of(const struct continuation *c)
     return options;
 }
 
-/* One callback is applied as it is; of several the groups are, and the others are one more group. */
+/* One callback is applied as it is; of several the groups are, and the others are one more
+ * group. */
 static int apply_callbacks(const struct continuation *c, const cJSON *callbacks, const cJSON *args,
                            const cJSON *options, struct error *err)
 {
@@ -117,7 +118,8 @@ int continuation_succeeded(const struct continuation *c, struct slice result, st
     cJSON *body = parse_body(c->message);
     const cJSON *embed = embed_of(body);
     int code = 0;
-    if (cJSON_GetArraySize(json_get(embed, "callbacks")) + cJSON_GetArraySize(json_get(embed, "chain"))) {
+    if (cJSON_GetArraySize(json_get(embed, "callbacks")) +
+        cJSON_GetArraySize(json_get(embed, "chain"))) {
         cJSON *value = result.at ? json_parse(result.at, result.size, err) : cJSON_CreateNull();
         cJSON *args = value ? one_arg(value) : NULL, *options = options_of(c);
         code = value ? apply_callbacks(c, json_get(embed, "callbacks"), args, options, err)
@@ -166,15 +168,16 @@ static int send_old_style(const struct continuation *c, const cJSON *errbacks, c
 {
     cJSON *args = one_arg(cJSON_CreateString(id)), *options = options_of(c);
     json_set(options, "parent_id", cJSON_CreateString(id));
-    int code = cJSON_IsArray(errbacks) ? canvas_apply_group(&c->canvas, errbacks, args, options, err)
-                                       : canvas_apply(&c->canvas, errbacks, args, options, err);
+    int code = cJSON_IsArray(errbacks)
+                   ? canvas_apply_group(&c->canvas, errbacks, args, options, err)
+                   : canvas_apply(&c->canvas, errbacks, args, options, err);
     cJSON_Delete(options);
     cJSON_Delete(args);
     return code;
 }
 
-/* Celery takes a chain for the new style, by the look of its function, and so sends it outside of the group
- * that the others are. */
+/* Celery takes a chain for the new style, by the look of its function, and so sends it outside of
+ * the group that the others are. */
 int continuation_call_errbacks(const struct continuation *c, const cJSON *errbacks, const char *id,
                                struct slice exception, const char *traceback, struct error *err)
 {
@@ -208,7 +211,7 @@ int continuation_failed(const struct continuation *c, struct slice exception, co
     return code;
 }
 
-/* --- replacing ----------------------------------------------------------------------------------- */
+/* --- replacing -------------------------------------------------------------------------------- */
 
 static cJSON *accumulate(void)
 {
@@ -222,8 +225,8 @@ static void keep_links(cJSON *signature, const cJSON *embed)
 {
     const cJSON *callbacks = json_get(embed, "callbacks"), *errbacks = json_get(embed, "errbacks");
     for (const cJSON *one = callbacks ? callbacks->child : NULL; one; one = one->next)
-        canvas_link(canvas_is(signature, "chain") ? canvas_tasks(signature)->child->prev : signature,
-                    one);
+        canvas_link(
+            canvas_is(signature, "chain") ? canvas_tasks(signature)->child->prev : signature, one);
     for (const cJSON *one = errbacks ? errbacks->child : NULL; one; one = one->next)
         canvas_link_error(signature, one);
 }
@@ -275,7 +278,8 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
     const cJSON *steps = canvas_is(signature, "chain") ? canvas_tasks(signature) : NULL;
     if (steps && !steps->child)
         return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
-    cJSON *body = json_parse(m->body.at, m->body.size, NULL), *copy = cJSON_Duplicate(signature, true);
+    cJSON *body = json_parse(m->body.at, m->body.size, NULL),
+          *copy = cJSON_Duplicate(signature, true);
     const cJSON *embed = embed_of(body), *chain = json_get(embed, "chain");
     int nesting = m->replaced_task_nesting + 1;
     if (canvas_is(copy, "group"))
@@ -292,14 +296,16 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
     return code;
 }
 
-/* --- one more part --------------------------------------------------------------------------------- */
+/* --- one more part ---------------------------------------------------------------------------- */
 
-int continuation_add_to_chord(const struct continuation *c, const cJSON *signature, struct error *err)
+int continuation_add_to_chord(const struct continuation *c, const cJSON *signature,
+                              struct error *err)
 {
     const struct message *m = c->message;
     if (!c->canvas.counts_chords)
         return error_set(err, ERROR_UNSUPPORTED, "Backend does not support add_to_chord");
-    cJSON *body = json_parse(m->body.at, m->body.size, NULL), *copy = cJSON_Duplicate(signature, true);
+    cJSON *body = json_parse(m->body.at, m->body.size, NULL),
+          *copy = cJSON_Duplicate(signature, true);
     canvas_set(copy, "group_id", cJSON_CreateString(m->group));
     if (m->group_index >= 0)
         canvas_set(copy, "group_index", json_int(m->group_index));
@@ -317,7 +323,7 @@ int continuation_add_to_chord(const struct continuation *c, const cJSON *signatu
     return code;
 }
 
-/* --- what fails, or is counted, with a task ------------------------------------------------------- */
+/* --- what fails, or is counted, with a task --------------------------------------------------- */
 
 static void add_end(const cJSON *signature, cJSON *ends)
 {

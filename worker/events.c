@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Events out: written into a batch while the turn lasts, published as one `task.multi` at its end, as
- * Celery's buffered groups are. The one idea: nothing here is ever waited for. Batches queue as parcels;
- * parcels leave while the connection keeps up; what does not fit into the queue is dropped and counted.
- * Nothing is durable, by nature: a kill -9 loses the events of the last turn, never a task. */
+/* Events out: written into a batch while the turn lasts, published as one `task.multi` at its end,
+ * as Celery's buffered groups are. The one idea: nothing here is ever waited for. Batches queue as
+ * parcels; parcels leave while the connection keeps up; what does not fit into the queue is dropped
+ * and counted. Nothing is durable, by nature: a kill -9 loses the events of the last turn, never a
+ * task. */
 
 #include "worker/events_private.h"
 
@@ -57,7 +58,7 @@ struct events {
     struct events_count count;
 };
 
-/* --- parcels ---------------------------------------------------------------------------------------- */
+/* --- parcels ---------------------------------------------------------------------------------- */
 
 static void parcels_send(struct events *e);
 
@@ -172,7 +173,7 @@ static void on_turn(evutil_socket_t fd, short what, void *arg)
     parcels_send(arg);
 }
 
-/* --- one event -------------------------------------------------------------------------------------- */
+/* --- one event -------------------------------------------------------------------------------- */
 
 static struct event event_now(struct events *e, const char *type)
 {
@@ -230,7 +231,7 @@ const char *events_publisher(const struct events *e)
     return e->publisher;
 }
 
-/* --- of the worker ---------------------------------------------------------------------------------- */
+/* --- of the worker ---------------------------------------------------------------------------- */
 
 static void say_software(struct buf *out)
 {
@@ -273,7 +274,7 @@ static void on_heart(evutil_socket_t fd, short what, void *arg)
         say_worker(e, "worker-heartbeat", false);
 }
 
-/* --- the connection --------------------------------------------------------------------------------- */
+/* --- the connection --------------------------------------------------------------------------- */
 
 static bool beats(const struct events *e)
 {
@@ -338,7 +339,7 @@ void events_say_at(struct worker *w, const char *type, int64_t clock, const cJSO
     buf_done(&out);
 }
 
-/* --- open, switch, close ------------------------------------------------------------------------------ */
+/* --- open, switch, close ---------------------------------------------------------------------- */
 
 static void task_events_set(struct events *e)
 {

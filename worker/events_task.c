@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What each event says of a task: the fields, and which outcome calls for which event. The rows are
- * Celery's (celery.worker.request): an ignored task and one that is given back say nothing; one whose child
- * died and that goes back is rejected; a time limit and a lost child fail. */
+ * Celery's (celery.worker.request): an ignored task and one that is given back say nothing; one
+ * whose child died and that goes back is rejected; a time limit and a lost child fail. */
 
 #include "proto/base/mem.h"
 #include "proto/message.h"
@@ -13,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A message that waited for its ETA comes a second time, from the delayed set; Celery tells of it once. */
+/* A message that waited for its ETA comes a second time, from the delayed set; Celery tells of it
+ * once. */
 static void say_received(struct events *e, const struct request *r)
 {
     const struct message *m = &r->message;
@@ -141,7 +142,7 @@ static void say_ended(struct events *e, const struct request *r)
     }
 }
 
-/* --- task-sent ------------------------------------------------------------------------------------- */
+/* --- task-sent -------------------------------------------------------------------------------- */
 
 static void say_sent(struct events *e, struct worker *w, const char *text, const char *queue)
 {
@@ -149,8 +150,8 @@ static void say_sent(struct events *e, struct worker *w, const char *text, const
     struct message_limits limits = {0};
     struct buf out = BUF_INIT(1 << 22);
     if (message_decode(mem_dup(text), strlen(text), &limits, &m, NULL) == 0) {
-        struct event event = {"task-sent", events_publisher(e), getpid(), lamport_forward(&w->clock),
-                              worker_now(w)};
+        struct event event = {"task-sent", events_publisher(e), getpid(),
+                              lamport_forward(&w->clock), worker_now(w)};
         event_sent(&event, &m, queue, &out);
         events_post(e, &event, &out);
     }

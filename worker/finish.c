@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The second half of a task's way: outcome ─▶ what follows from it ─▶ store ─▶ settle ─▶ done. The durable
- * steps and what a crash around each leaves are told at the head of flow.c. */
+/* The second half of a task's way: outcome ─▶ what follows from it ─▶ store ─▶ settle ─▶ done. The
+ * durable steps and what a crash around each leaves are told at the head of flow.c. */
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
@@ -29,7 +29,7 @@ void flow_done(struct request *r)
     worker_pump(w);
 }
 
-/* --- store ---------------------------------------------------------------------------------------- */
+/* --- store ------------------------------------------------------------------------------------ */
 
 static bool must_store(const struct request *r)
 {
@@ -63,8 +63,8 @@ static void record_texts_free(struct record_texts *texts)
     free(texts->stamped);
 }
 
-/* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only use
- * of it. */
+/* The fields of result_extended. Args and kwargs are printed again from the body, the worker's only
+ * use of it. */
 static void extend(const struct request *r, struct store_record *record, struct record_texts *texts)
 {
     const struct message *m = &r->message;
@@ -97,8 +97,8 @@ static void extend_abandoned(const cJSON *end, struct store_record *record,
     record->kwargs = texts->kwargs = kwargs ? json_text(kwargs) : NULL;
 }
 
-/* The later steps of a chain fail with it, under their own ids, before the task's own record is written:
- * a crash in between runs the task again and writes the same. */
+/* The later steps of a chain fail with it, under their own ids, before the task's own record is
+ * written: a crash in between runs the task again and writes the same. */
 static void fail_chain(const struct request *r, struct store_record record)
 {
     cJSON *ends = continuation_abandoned(&r->message);
@@ -213,8 +213,9 @@ static void run_again(struct request *r, const char *why)
     settle(r);
 }
 
-/* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored either, the
- * log has the last word: a task must not wait for ever for a record that nobody can write. */
+/* A result that can never be stored becomes a FAILURE that says so; if that cannot be stored
+ * either, the log has the last word: a task must not wait for ever for a record that nobody can
+ * write. */
 static void on_stored(int code, const char *why, void *arg)
 {
     struct request *r = arg;
@@ -243,7 +244,7 @@ static void on_stored(int code, const char *why, void *arg)
     count_part(r);
 }
 
-/* --- settle ---------------------------------------------------------------------------------------- */
+/* --- settle ----------------------------------------------------------------------------------- */
 
 static void on_settled(int code, void *arg)
 {
@@ -352,8 +353,8 @@ static bool add_disposal(const struct request *r, struct effect *e, char **owned
     return true;
 }
 
-/* A record of an earlier run goes with the message, unless that comes back: also from the dead letters, to
- * which a worker that does not know the task may have sent it. */
+/* A record of an earlier run goes with the message, unless that comes back: also from the dead
+ * letters, to which a worker that does not know the task may have sent it. */
 static bool must_forget(const struct request *r)
 {
     enum disposal dispose = outcome_rows[r->outcome].dispose;
@@ -397,7 +398,7 @@ static void settle(struct request *r)
     free(effects);
 }
 
-/* --- no store, no time ------------------------------------------------------------------------------ */
+/* --- no store, no time ------------------------------------------------------------------------ */
 
 static bool waits_for_store(const struct request *r)
 {
@@ -416,8 +417,8 @@ void flow_give_up(struct request *r)
     w->n_requests--;
 }
 
-/* The store may still call back, so the request stays. Should the result be stored after all, the message
- * that went back is found to be a success. */
+/* The store may still call back, so the request stays. Should the result be stored after all, the
+ * message that went back is found to be a success. */
 static void give_up(struct delivery *d, void *worker)
 {
     struct worker *w = worker;

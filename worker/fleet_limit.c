@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Limits that a fleet shares. The one idea: one script asks for both, a start and a slot, and takes both
- * or neither; its answer says how long it is no use to ask again.
+/* Limits that a fleet shares. The one idea: one script asks for both, a start and a slot, and takes
+ * both or neither; its answer says how long it is no use to ask again.
  *
- * A kill -9 after a grant leaves the slot until it lapses (twice the lease, renewed while the task is
- * here) and the start as used; the message comes back and asks anew: under its own id it has its slot. */
+ * A kill -9 after a grant leaves the slot until it lapses (twice the lease, renewed while the task
+ * is here) and the start as used; the message comes back and asks anew: under its own id it has its
+ * slot. */
 
 #include "worker/fleet_limit.h"
 
@@ -42,8 +43,8 @@ struct fleet {
 
 static const int64_t LONGEST_WAIT = 1000000, SLOT_WAIT = 250000;
 
-/* KEYS next start, slots. ARGV µs between starts (0: any), slots (0: any), task id, ms that a slot lasts,
- * µs to wait for a slot. 0: go on; else µs to wait. */
+/* KEYS next start, slots. ARGV µs between starts (0: any), slots (0: any), task id, ms that a slot
+ * lasts, µs to wait for a slot. 0: go on; else µs to wait. */
 static struct redis_script script_take = {
     .body = "#!lua flags=allow-oom\n"
             "local t = redis.call('TIME')\n"
@@ -83,7 +84,7 @@ static int64_t slot_us(const struct fleet *f)
     return (int64_t)(2e6 * f->worker->options->settings.worker_lease);
 }
 
-/* --- the timer: whoever is due is asked for, or renewed ------------------------------------------------- */
+/* --- the timer: whoever is due is asked for, or renewed --------------------------------------- */
 
 static void arm(struct fleet *f, int64_t at)
 {
@@ -132,7 +133,8 @@ static void answered(const redisReply *reply, void *arg)
         u->granted = true;
         u->again_at = monotonic_now() + slot_us(u->fleet) / 4;
         arm(u->fleet, u->again_at);
-        if (u->request->state != REQUEST_LIMITED) /* revoked or given back meanwhile: ends with it */
+        if (u->request->state !=
+            REQUEST_LIMITED) /* revoked or given back meanwhile: ends with it */
             return;
         request_list_remove(u->request);
         flow_allowed(u->request);
@@ -154,7 +156,8 @@ static void ask(struct fleet_use *u)
     snprintf(wait, sizeof wait, "%lld", (long long)SLOT_WAIT);
     struct slice argv[] = {slice_of(u->name), slice_of(u->runs), slice_of(apart), slice_of(slots),
                            slice_of(u->id),   slice_of(ms),      slice_of(wait)};
-    u->asking = redis_run(channel_redis(f->worker->channel), &script_take, answered, u, 2, 7, argv) == 0;
+    u->asking =
+        redis_run(channel_redis(f->worker->channel), &script_take, answered, u, 2, 7, argv) == 0;
     if (!u->asking) {
         u->again_at = monotonic_now() + LONGEST_WAIT;
         arm(f, u->again_at);
@@ -191,7 +194,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         arm(f, first);
 }
 
-/* --- requests ---------------------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
 static char *name_of(const struct request *r, const struct limit *limit)
 {
@@ -248,7 +251,7 @@ void fleet_limit_each(struct worker *w, request_list_fn *fn, void *arg)
         fn(&w->fleet->waiting, arg);
 }
 
-/* --- open, close --------------------------------------------------------------------------------------------- */
+/* --- open, close ------------------------------------------------------------------------------ */
 
 static int limit_read(struct fleet *f, const cJSON *row, struct error *err)
 {

@@ -8,8 +8,8 @@
  *   2. the task runs: the same, it runs again elsewhere;
  *   3. its result is durable (store_put's callback): the same; a second SUCCESS is not written twice;
  *   4. the message is removed and what follows is published, in one atomic step: nothing is left over.
- * The run is in run.c, steps 3 and 4 in finish.c. With early acks step 4 comes before 2, as its user asked: a
- * crash then loses the task. */
+ * The run is in run.c, steps 3 and 4 in finish.c. With early acks step 4 comes before 2, as its
+ * user asked: a crash then loses the task. */
 
 #include "proto/base/mem.h"
 #include "proto/repr.h"
@@ -30,7 +30,7 @@
 /* An ETA this close is now: promotion and we read Redis' clock a moment apart. */
 enum { ETA_SLACK_US = 10000 };
 
-/* --- the ready list ------------------------------------------------------------------------------- */
+/* --- the ready list --------------------------------------------------------------------------- */
 
 void flow_each_waiting(struct worker *w, request_list_fn *fn, void *arg)
 {
@@ -47,7 +47,7 @@ void flow_ready(struct request *r, bool front)
     worker_pump(w);
 }
 
-/* --- message: what came, and whether it can be run ----------------------------------------------- */
+/* --- message: what came, and whether it can be run -------------------------------------------- */
 
 static void unreadable(struct request *r, const struct error *err)
 {
@@ -207,10 +207,10 @@ void flow_message(char *text, size_t size, const char *queue, int step, void *wo
     worker_pump(w);
 }
 
-/* --- dispatch ------------------------------------------------------------------------------------ */
+/* --- dispatch --------------------------------------------------------------------------------- */
 
-/* Redis has answered: true when the request is still ours to start. What was lost meanwhile may have come
- * to us again, as another request whose entry looks the same. */
+/* Redis has answered: true when the request is still ours to start. What was lost meanwhile may
+ * have come to us again, as another request whose entry looks the same. */
 static bool is_claimed(struct request *r, int code)
 {
     r->worker->n_claiming--;
@@ -223,8 +223,8 @@ static bool is_claimed(struct request *r, int code)
     return false;
 }
 
-/* An early ack has to have happened before the task starts: a worker that lost its lease must not run
- * what somebody else already has. */
+/* An early ack has to have happened before the task starts: a worker that lost its lease must not
+ * run what somebody else already has. */
 static void on_claimed(int code, void *arg)
 {
     struct request *r = arg;
@@ -284,8 +284,9 @@ void flow_dispatch(struct worker *w)
     }
 }
 
-/* The oldest must be taken first again, so it is given back last: each goes to the front. What was acked
- * early and lost its lane before it began has a last chance to run, unless nothing runs any more. */
+/* The oldest must be taken first again, so it is given back last: each goes to the front. What was
+ * acked early and lost its lane before it began has a last chance to run, unless nothing runs any
+ * more. */
 static void give_back(struct request_list *waiting, void *arg)
 {
     const struct worker *w = arg;
@@ -319,7 +320,7 @@ void flow_discard_revoked(struct worker *w)
     flow_each_waiting(w, discard_revoked, NULL);
 }
 
-/* --- the lease lapsed while we were away ------------------------------------------------------------ */
+/* --- the lease lapsed while we were away ------------------------------------------------------ */
 
 void flow_delivery_lost(struct delivery *d, void *worker)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What follows from a task's end. All messages leave with the ack, so what happens before it may happen
- * again; the steps and what a kill -9 right after each leaves:
+/* What follows from a task's end. All messages leave with the ack, so what happens before it may
+ * happen again; the steps and what a kill -9 right after each leaves:
  *
  *   what the task asked to revoke is revoked             the task comes again and revokes the same
  *   sizes and shapes of headers that will leave are set  the same again, under the same group ids
@@ -57,7 +57,7 @@ static struct continuation make(struct request *r, struct canvas_ids *ids, const
     return c;
 }
 
-/* --- messages ------------------------------------------------------------------------------------ */
+/* --- messages --------------------------------------------------------------------------------- */
 
 static void remember_revoke(struct request *r, const cJSON *what)
 {
@@ -120,19 +120,22 @@ static int add_messages(struct request *r, enum outcome outcome, struct error *e
     return code;
 }
 
-/* A store that counts hears of it; else the broker counts, with the ack, for the task that polls. */
+/* A store that counts hears of it; else the broker counts, with the ack, for the task that
+ * polls. */
 static void add_part(struct request *r, cJSON *part)
 {
     bool counted = store_counts_chords(r->worker->store);
     cJSON **list = counted ? &r->parts : &r->counts;
     if (!*list)
         *list = cJSON_CreateArray();
-    cJSON_AddItemToArray(*list, counted ? part : cJSON_DetachItemFromObjectCaseSensitive(part, "group"));
+    cJSON_AddItemToArray(*list,
+                         counted ? part : cJSON_DetachItemFromObjectCaseSensitive(part, "group"));
     if (!counted)
         cJSON_Delete(part);
 }
 
-/* The chords that the outcome is a part of: the task's own, and those of the steps that fail with it. */
+/* The chords that the outcome is a part of: the task's own, and those of the steps that fail with
+ * it. */
 static void add_parts(struct request *r, enum outcome outcome)
 {
     const struct outcome_row *row = &outcome_rows[outcome];
@@ -178,7 +181,7 @@ enum outcome follow_add(struct request *r, enum outcome outcome)
     return outcome;
 }
 
-/* --- before anything leaves ------------------------------------------------------------------------ */
+/* --- before anything leaves ------------------------------------------------------------------- */
 
 struct wait {
     struct request *r;
@@ -223,7 +226,7 @@ void follow_prepare(struct request *r, follow_fn *then)
     cJSON_Delete(rows);
 }
 
-/* --- chords --------------------------------------------------------------------------------------- */
+/* --- chords ----------------------------------------------------------------------------------- */
 
 char *follow_exception_repr(const char *exception)
 {
@@ -248,8 +251,8 @@ static void on_put(int code, const char *why, void *arg)
 {
     struct request *r = arg;
     if (code != 0)
-        log_error("Task %s[%s]: the failure of a chord's body cannot be stored: %s", request_name(r),
-                  request_id(r), why);
+        log_error("Task %s[%s]: the failure of a chord's body cannot be stored: %s",
+                  request_name(r), request_id(r), why);
     if (--r->n_puts == 0 && r->after_puts)
         r->after_puts(r);
 }
@@ -283,8 +286,8 @@ static void fail_end(struct request *r, cJSON *end, const char *exception, const
     add_part(r, end);
 }
 
-/* What the inner of two nested chords has called is not called for the outer one again: a chord links its
- * errbacks to both. Caller frees. */
+/* What the inner of two nested chords has called is not called for the outer one again: a chord
+ * links its errbacks to both. Caller frees. */
 static cJSON *errbacks_of(const cJSON *body, const cJSON *called)
 {
     const cJSON *given = json_get(json_get(body, "options"), "link_error");
@@ -383,8 +386,8 @@ static void end_part(struct chord_run *run, bool forget)
     next_part(run);
 }
 
-/* As with Celery the keys of a chord that failed stay until they expire: who looks for what its other parts
- * returned finds it there. */
+/* As with Celery the keys of a chord that failed stay until they expire: who looks for what its
+ * other parts returned finds it there. */
 static void fail_part(struct chord_run *run, const char *id, const char *exception)
 {
     char *repr = follow_exception_repr(exception);
@@ -401,7 +404,8 @@ static void on_joined(const struct join_end *end, void *arg)
     struct chord_run *run = arg;
     const cJSON *body = json_get(run->part, "chord");
     if (!end->ready) {
-        follow_fail_body(run->r, body, "Join error: TimeoutError('The operation timed out.')", NULL);
+        follow_fail_body(run->r, body, "Join error: TimeoutError('The operation timed out.')",
+                         NULL);
         end_part(run, true);
     } else if (end->failed) {
         fail_part(run, end->failed_id, end->failed);
@@ -429,7 +433,8 @@ static void on_part(int code, const struct store_chord *chord, void *arg)
 {
     struct chord_run *run = arg;
     struct error err = {0};
-    if (code == ERROR_UNAVAILABLE) /* the store is closed: it is counted when its message comes back */
+    if (code ==
+        ERROR_UNAVAILABLE) /* the store is closed: it is counted when its message comes back */
         flow_give_up(run->r);
     else if (code != 0)
         log_error("Task %s[%s]: its chord %s cannot be counted: %s", request_name(run->r),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The members are asked from the last to the first, as they end mostly in their order, a window of them at
- * a time, and asking stops at the first that is not ready: a chord that is polled while it runs costs one
- * window, not all its members. What has been read stays read when it looks again. */
+/* The members are asked from the last to the first, as they end mostly in their order, a window of
+ * them at a time, and asking stops at the first that is not ready: a chord that is polled while it
+ * runs costs one window, not all its members. What has been read stays read when it looks again. */
 
 #include "worker/join.h"
 

@@ -69,8 +69,7 @@ static const struct level *level_of(enum log_level level)
     return &levels[1];
 }
 
-/* --- where it goes
- * --------------------------------------------------------------------------------- */
+/* --- where it goes ---------------------------------------------------------------------------- */
 
 static int file_open(const char *path)
 {
@@ -153,8 +152,7 @@ static void write_all(const char *text, size_t size)
     }
 }
 
-/* --- what a line looks like
- * ------------------------------------------------------------------------- */
+/* --- what a line looks like ------------------------------------------------------------------- */
 
 static void put_clean(struct buf *b, const char *text, bool one_line)
 {

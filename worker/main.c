@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The program: which command, and for the worker what has to happen in which order. The zygote is forked
- * while this process has one thread and no connection; everything after that may have both. */
+/* The program: which command, and for the worker what has to happen in which order. The zygote is
+ * forked while this process has one thread and no connection; everything after that may have
+ * both. */
 
 #include "proto/base/mem.h"
 #include "worker/banner.h"
@@ -18,8 +19,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* libmongoc has made this file before main() began, for a tool that shows its counters. A kill -9 would
- * leave it behind, and the next process with this pid would complain about it. */
+/* libmongoc has made this file before main() began, for a tool that shows its counters. A kill -9
+ * would leave it behind, and the next process with this pid would complain about it. */
 static void mongoc_counters_unlink(void)
 {
     char name[32];

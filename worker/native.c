@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The built-in tasks that run in main. celery.chord_unlock is the chord of result stores that do not
- * count: it comes again until the header's members are ready, then sends the body with its own ack.
+/* The built-in tasks that run in main. celery.chord_unlock is the chord of result stores that do
+ * not count: it comes again until the header's members are ready, then sends the body with its own
+ * ack.
  *
  *   step                                                   a kill -9 right after it leaves
  *   it is delayed, and the broker knows for which chord    that: any worker promotes it when it is due
@@ -11,8 +12,9 @@
  *   its ack marks the chord's body as sent and sends it,   the body in its queue
  *     in one step, which does neither where the mark is
  *
- * The mark is for a second unlock of one chord: Python workers make one when they die or wait too long. Where
- * one of them ran the other unlock nothing is marked; then a body that has succeeded is not sent again. */
+ * The mark is for a second unlock of one chord: Python workers make one when they die or wait too
+ * long. Where one of them ran the other unlock nothing is marked; then a body that has succeeded is
+ * not sent again. */
 
 #include "worker/native.h"
 
@@ -26,7 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- celery.chord_unlock ----------------------------------------------------------------------------- */
+/* --- celery.chord_unlock ---------------------------------------------------------------------- */
 
 struct unlock {
     struct request *r;
@@ -142,7 +144,8 @@ static void chord_unlock(struct request *r)
         cJSON_Delete(message);
         request_raise(r, exception_text("builtins", "TypeError",
                                         "chord_unlock() needs a callback and a list of results"));
-        log_error("Task %s[%s]: no callback, or no list of results", request_name(r), request_id(r));
+        log_error("Task %s[%s]: no callback, or no list of results", request_name(r),
+                  request_id(r));
         flow_finish(r, OUTCOME_FAILED);
         return;
     }
@@ -162,7 +165,7 @@ void native_note_chord(struct request *r)
     cJSON_Delete(message);
 }
 
-/* --- celery.backend_cleanup --------------------------------------------------------------------------- */
+/* --- celery.backend_cleanup ------------------------------------------------------------------- */
 
 static void backend_cleanup(struct request *r)
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A worker without a pool, for `cworker recover`. The one idea: a task that has ended differs from one that
- * has not only by its stored result, and redelivery.c knows what to do with both; so the messages of the
- * dead are taken over, some at a time, and go that way. What would have to run goes back.
+/* A worker without a pool, for `cworker recover`. The one idea: a task that has ended differs from
+ * one that has not only by its stored result, and redelivery.c knows what to do with both; so the
+ * messages of the dead are taken over, some at a time, and go that way. What would have to run goes
+ * back.
  *
- * A kill -9 leaves what was taken over in our own in-flight list, as of any worker that dies: the next
- * recover does the same again. */
+ * A kill -9 leaves what was taken over in our own in-flight list, as of any worker that dies: the
+ * next recover does the same again. */
 #include "worker/recovery.h"
 
 #include "proto/base/mem.h"
@@ -45,7 +46,7 @@ static void end(struct recovery *v, int status, const char *why)
     event_base_loopbreak(v->w.base);
 }
 
-/* --- one message ------------------------------------------------------------------------------------- */
+/* --- one message ------------------------------------------------------------------------------ */
 
 static void give_back(struct request *r)
 {
@@ -69,7 +70,7 @@ static void on_message(char *text, size_t size, const char *queue, int step, voi
         give_back(r);
 }
 
-/* --- list by list ------------------------------------------------------------------------------------ */
+/* --- list by list ----------------------------------------------------------------------------- */
 
 static void on_adopted(int code, size_t n, void *arg)
 {
@@ -114,7 +115,7 @@ static void pump(evutil_socket_t fd, short what, void *arg)
         end(v, 0, NULL);
 }
 
-/* --- open, close --------------------------------------------------------------------------------------- */
+/* --- open, close ------------------------------------------------------------------------------ */
 
 static void on_up(void *arg)
 {

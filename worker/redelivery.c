@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A message that was delivered before may have run to its end: its worker died between the result and
- * the ack. The one idea: the stored result decides. SUCCESS: what it causes is published with the ack and
- * the task does not run. REVOKED: acked. Anything else, FAILURE too: it runs (again), as in Celery with
- * worker_deduplicate_successful_tasks; a FAILURE may be followed by a redelivery on purpose.
+/* A message that was delivered before may have run to its end: its worker died between the result
+ * and the ack. The one idea: the stored result decides. SUCCESS: what it causes is published with
+ * the ack and the task does not run. REVOKED: acked. Anything else, FAILURE too: it runs (again),
+ * as in Celery with worker_deduplicate_successful_tasks; a FAILURE may be followed by a redelivery
+ * on purpose.
  *
- * What a success causes is derived again from the message and the stored result (chain, callbacks: the
- * ids of what follows depend on the delivery alone), except for what the task itself sent: that is
- * recorded in the outbox first. Only tasks that send, and redelivered ones, pay for it.
+ * What a success causes is derived again from the message and the stored result (chain, callbacks:
+ * the ids of what follows depend on the delivery alone), except for what the task itself sent: that
+ * is recorded in the outbox first. Only tasks that send, and redelivered ones, pay for it.
  *
  *   step                       a kill -9 right after it leaves
  *   the task has ended         the message in flight: it runs again
@@ -15,18 +16,19 @@
  *                              derived) is published with the ack
  *   ack script                 nothing: message and record went, what it caused came, in one step
  *
- * A worker may die of a task, and the next one of it, too. So what was delivered before is marked in the
- * same record as it starts, and a message with too many marks is set aside (task_max_deliveries). A mark
- * lasts until the record of the task's end replaces it or the message is settled; what was only held when
- * its worker died has none. It keeps what an earlier run sent: that run's worker may only have been paused, and
- * store its SUCCESS yet.
+ * A worker may die of a task, and the next one of it, too. So what was delivered before is marked
+ * in the same record as it starts, and a message with too many marks is set aside
+ * (task_max_deliveries). A mark lasts until the record of the task's end replaces it or the message
+ * is settled; what was only held when its worker died has none. It keeps what an earlier run sent:
+ * that run's worker may only have been paused, and store its SUCCESS yet.
  *
- * While the store is down the record tells the end itself, unless its result is large, and is written
- * before the result is put: whoever gets the message after a kill stores that and does not run the task.
+ * While the store is down the record tells the end itself, unless its result is large, and is
+ * written before the result is put: whoever gets the message after a kill stores that and does not
+ * run the task.
  *
- * Not covered, since nothing tells that the task had ended: ignored or expired results (it runs again)
- * and early acks (what it sent is lost, as its user asked). Ids are taken to be unique: a message whose
- * id has succeeded is done, as the store keeps the first SUCCESS of an id. */
+ * Not covered, since nothing tells that the task had ended: ignored or expired results (it runs
+ * again) and early acks (what it sent is lost, as its user asked). Ids are taken to be unique: a
+ * message whose id has succeeded is done, as the store keeps the first SUCCESS of an id. */
 
 #include "proto/base/mem.h"
 #include "worker/log.h"
@@ -37,7 +39,8 @@
 
 enum {
     LEAVE_SECONDS = 60,
-    KEPT_RESULT_MAX = 4096, /* bytes; by the thousand they are in Redis until the store works again */
+    KEPT_RESULT_MAX =
+        4096, /* bytes; by the thousand they are in Redis until the store works again */
 };
 
 static void ask(struct request *r);
@@ -54,23 +57,24 @@ static void asked_again(evutil_socket_t fd, short what, void *arg)
         ask(r);
 }
 
-/* Store or broker is away. To run it now could be to run it twice, so it waits; neither could its end
- * be told anybody. */
+/* Store or broker is away. To run it now could be to run it twice, so it waits; neither could its
+ * end be told anybody. */
 static void ask_later(struct request *r)
 {
     event_base_once(r->worker->base, -1, EV_TIMEOUT, asked_again, r, &(struct timeval){1, 0});
 }
 
-/* --- it has succeeded ------------------------------------------------------------------------------- */
+/* --- it has succeeded ------------------------------------------------------------------------- */
 
-/* A later version of cworker wrote what this task causes, and only such a worker can publish it. One may
- * be there: out of the way, and not at once again, for this worker would meet it first. */
+/* A later version of cworker wrote what this task causes, and only such a worker can publish it.
+ * One may be there: out of the way, and not at once again, for this worker would meet it first. */
 static void leave(struct request *r)
 {
     if (!r->worker->has_left)
-        log_warning("Task %s[%s] has ended in a later version of cworker, which alone can publish what "
-                    "it caused: such tasks are put off until one takes them",
-                    request_name(r), request_id(r));
+        log_warning(
+            "Task %s[%s] has ended in a later version of cworker, which alone can publish what "
+            "it caused: such tasks are put off until one takes them",
+            request_name(r), request_id(r));
     r->worker->has_left = true;
     r->countdown = LEAVE_SECONDS;
     flow_finish(r, OUTCOME_LEFT);
@@ -108,11 +112,12 @@ static void succeeded(struct request *r, const cJSON *result)
         ask_later(r);
 }
 
-/* --- it has not: may it run? ------------------------------------------------------------------------- */
+/* --- it has not: may it run? ------------------------------------------------------------------ */
 
 static bool starts_too_often(struct request *r)
 {
-    int64_t most = r->worker->options->settings.task_max_deliveries - 1; /* the first left no mark */
+    int64_t most =
+        r->worker->options->settings.task_max_deliveries - 1; /* the first left no mark */
     if (most < 0 || r->starts < (most > 0 ? most : 1))
         return false;
     r->reason = mem_printf("its workers died too often (task_max_deliveries is %lld)",
@@ -151,7 +156,7 @@ void redelivery_mark(struct request *r, channel_settled_fn *fn)
     free(text);
 }
 
-/* --- what does the store say? ------------------------------------------------------------------------ */
+/* --- what does the store say? ----------------------------------------------------------------- */
 
 static void on_read(int code, const char *text, void *arg)
 {
@@ -184,7 +189,7 @@ static void on_read(int code, const char *text, void *arg)
     cJSON_Delete(record);
 }
 
-/* --- had it ended while the store was down? ---------------------------------------------------------- */
+/* --- had it ended while the store was down? --------------------------------------------------- */
 
 static char *text_of(const cJSON *object, const char *name)
 {
@@ -205,7 +210,8 @@ static enum outcome outcome_of(const cJSON *end)
 static void take_end(struct request *r, cJSON *record)
 {
     const cJSON *end = json_get(record, "end");
-    log_info("Task %s[%s] had ended while the result store was down", request_name(r), request_id(r));
+    log_info("Task %s[%s] had ended while the result store was down", request_name(r),
+             request_id(r));
     r->recorded = true;
     r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
     r->children = cJSON_DetachItemFromObjectCaseSensitive(record, "children");
@@ -262,7 +268,7 @@ bool redelivery_check(struct request *r)
     return true;
 }
 
-/* --- what a task sent -------------------------------------------------------------------------------- */
+/* --- what a task sent ------------------------------------------------------------------------- */
 
 /* A store that is down may be down for long, and this worker may die meanwhile. */
 static bool must_keep_end(const struct request *r)
@@ -277,7 +283,8 @@ bool redelivery_must_record(const struct request *r, bool sent)
 {
     if (r->recorded || r->acked || !store_keeps(r->worker->store))
         return false;
-    return ((sent || r->message.redelivered) && r->outcome == OUTCOME_SUCCEEDED) || must_keep_end(r);
+    return ((sent || r->message.redelivered) && r->outcome == OUTCOME_SUCCEEDED) ||
+           must_keep_end(r);
 }
 
 static void on_recorded(int code, void *arg)

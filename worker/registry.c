@@ -83,7 +83,8 @@ static void name_add(struct names *n, const char *text, int index)
 static int check_unique(const struct cw_def *def, struct error *err)
 {
     if (def->unique_for < 0 || def->unique_for > 1e9)
-        return error_set(err, ERROR_INVALID, "task %s: unique_for is no number of seconds", def->name);
+        return error_set(err, ERROR_INVALID, "task %s: unique_for is no number of seconds",
+                         def->name);
     if (def->flags & CW_ANY_ARGS)
         return 0;
     for (const char *const *name = def->unique_key; name && *name; name++) {
@@ -91,8 +92,10 @@ static int check_unique(const struct cw_def *def, struct error *err)
         while (arg && arg->name && strcmp(arg->name, *name) != 0)
             arg++;
         if (!arg || !arg->name)
-            return error_set(err, ERROR_INVALID, "task %s: unique_key names %.60s, which is none of its "
-                             "arguments", def->name, *name);
+            return error_set(err, ERROR_INVALID,
+                             "task %s: unique_key names %.60s, which is none of its "
+                             "arguments",
+                             def->name, *name);
     }
     return 0;
 }

@@ -34,8 +34,8 @@ int registry_load_plugin(const char *path, struct error *err);
 int registry_add_commands(const cJSON *rows, struct error *err);
 void registry_set_aliases(const cJSON *aliases, bool by_last_part);
 
-/* How many messages to hold for each task that can run, where no setting says: what the tables of these
- * queues ask for at most, or 0. */
+/* How many messages to hold for each task that can run, where no setting says: what the tables of
+ * these queues ask for at most, or 0. */
 int registry_prefetch(char *const *queues, const char *default_queue);
 
 int registry_find(const char *name); /* index, or -1 */

@@ -23,13 +23,14 @@ static void print_versions(struct buf *out)
 {
     struct utsname system;
     buf_printf(out, "software -> cworker:%s\n", CWORKER_VERSION);
-    buf_printf(out, "            hiredis:%d.%d.%d libevent:%s libmongoc:%s\n", HIREDIS_MAJOR, HIREDIS_MINOR,
-           HIREDIS_PATCH, event_get_version(), mongoc_get_version());
-    buf_printf(out, "            libcurl:%s cJSON:%s %s\n", curl_version_info(CURLVERSION_NOW)->version,
-           cJSON_Version(), OpenSSL_version(OPENSSL_VERSION));
+    buf_printf(out, "            hiredis:%d.%d.%d libevent:%s libmongoc:%s\n", HIREDIS_MAJOR,
+               HIREDIS_MINOR, HIREDIS_PATCH, event_get_version(), mongoc_get_version());
+    buf_printf(out, "            libcurl:%s cJSON:%s %s\n",
+               curl_version_info(CURLVERSION_NOW)->version, cJSON_Version(),
+               OpenSSL_version(OPENSSL_VERSION));
     if (uname(&system) == 0)
-        buf_printf(out, "platform -> system:%s %s arch:%s compiler:%s\n", system.sysname, system.release,
-               system.machine, __VERSION__);
+        buf_printf(out, "platform -> system:%s %s arch:%s compiler:%s\n", system.sysname,
+                   system.release, system.machine, __VERSION__);
 }
 
 static void print_settings(const struct options *o, struct buf *out)
@@ -38,7 +39,8 @@ static void print_settings(const struct options *o, struct buf *out)
     buf_printf(out, "\nsettings (* not the default)\n");
     for (const cJSON *at = all->child; at; at = at->next) {
         char *text = json_text(at);
-        buf_printf(out, " %c %s: %s\n", json_get(changed, at->string) ? '*' : ' ', at->string, text);
+        buf_printf(out, " %c %s: %s\n", json_get(changed, at->string) ? '*' : ' ', at->string,
+                   text);
         free(text);
     }
     if (o->settings.ignored)
@@ -60,8 +62,8 @@ static void print_tasks(struct buf *out)
     for (int i = 0; i < registry_size; i++) {
         const struct registry_entry *entry = &registry[i];
         const char *queue = entry->table && entry->table->queue ? entry->table->queue : "";
-        buf_printf(out, "   %s (%s%s%s)\n", entry->def->name, origin_of(entry), *queue ? ", queue " : "",
-               queue);
+        buf_printf(out, "   %s (%s%s%s)\n", entry->def->name, origin_of(entry),
+                   *queue ? ", queue " : "", queue);
     }
     if (registry_size == 0)
         buf_printf(out, "   none\n");

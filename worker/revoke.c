@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Revocation as an operator's command: what a worker does at once with what it has in its hands, and for
- * whom else it leaves word. The one idea: every task meets the revoked set when it arrives and again when
- * it starts (flow.c), so all that waits somewhere is only brought there.
+/* Revocation as an operator's command: what a worker does at once with what it has in its hands,
+ * and for whom else it leaves word. The one idea: every task meets the revoked set when it arrives
+ * and again when it starts (flow.c), so all that waits somewhere is only brought there.
  *
- * A kill -9 within flow_revoke leaves the tasks as they were; the set in Redis, once written, ends them
- * when another worker takes them. */
+ * A kill -9 within flow_revoke leaves the tasks as they were; the set in Redis, once written, ends
+ * them when another worker takes them. */
 
 #include "worker/revoke.h"
 
@@ -30,7 +30,8 @@ static void store_revoked(struct worker *w, const char *id)
     free(result);
 }
 
-/* The pool says POOL_TERMINATED when it is done, or POOL_UNSTARTED: then the task meets the set again. */
+/* The pool says POOL_TERMINATED when it is done, or POOL_UNSTARTED: then the task meets the set
+ * again. */
 static void terminate_run(struct request *r, int signal)
 {
     log_info("Terminating %s (%d)", request_id(r), signal);
@@ -107,7 +108,7 @@ cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool term
     return by.found;
 }
 
-/* --- by stamps --------------------------------------------------------------------------------------- */
+/* --- by stamps -------------------------------------------------------------------------------- */
 
 struct by_stamps {
     struct revoked *wanted; /* of this command alone */
@@ -171,7 +172,7 @@ cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminat
     return found;
 }
 
-/* --- open, close --------------------------------------------------------------------------------------- */
+/* --- open, close ------------------------------------------------------------------------------ */
 
 int revoke_open(struct worker *w, struct error *err)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The set of revoked ids and stamps. The one idea: a hash table for the question that every message asks,
- * and a list by instant for the order in which ids leave. Ids mostly come in order, so they are put at
- * the end of the list, which is sorted only when it has to be and only if one did not. */
+/* The set of revoked ids and stamps. The one idea: a hash table for the question that every message
+ * asks, and a list by instant for the order in which ids leave. Ids mostly come in order, so they
+ * are put at the end of the list, which is sorted only when it has to be and only if one did
+ * not. */
 
 #include "worker/revoked.h"
 
@@ -20,7 +21,7 @@ struct revoked_id {
     char id[];
 };
 
-/* --- bounds ---------------------------------------------------------------------------------------- */
+/* --- bounds ----------------------------------------------------------------------------------- */
 
 static double bound(const char *name, double usual)
 {
@@ -55,7 +56,7 @@ void revoked_free(struct revoked *s)
     free(s);
 }
 
-/* --- ids ------------------------------------------------------------------------------------------- */
+/* --- ids -------------------------------------------------------------------------------------- */
 
 static uint64_t hash_of(const char *id)
 {
@@ -200,7 +201,7 @@ void revoked_add_ids(struct revoked *s, const cJSON *ids, int64_t now)
     }
 }
 
-/* --- stamps ---------------------------------------------------------------------------------------- */
+/* --- stamps ----------------------------------------------------------------------------------- */
 
 static bool same_text(const cJSON *a, const cJSON *b)
 {
@@ -256,7 +257,8 @@ cJSON *stamps_match(const cJSON *revoked, const struct message *m)
         return NULL;
     cJSON *headers = json_parse(m->stamped_headers.at, m->stamped_headers.size, NULL);
     cJSON *stamps = json_parse(m->stamps.at, m->stamps.size, NULL), *found = NULL;
-    for (const cJSON *h = cJSON_IsArray(headers) ? headers->child : NULL; h && !found; h = h->next) {
+    for (const cJSON *h = cJSON_IsArray(headers) ? headers->child : NULL; h && !found;
+         h = h->next) {
         const cJSON *wanted = cJSON_IsString(h) ? json_get(revoked, h->valuestring) : NULL;
         const cJSON *carried = wanted ? json_get(stamps, h->valuestring) : NULL;
         const cJSON *value = carried ? common_value(carried, wanted) : NULL;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the revoked set outlives a worker: in Redis, for workers that start later or were away, and in
- * the file of --statedb, for those that use it. The one idea: both are read into the set and never out of
- * it alone, so it does not matter which of them is newer, or missing.
+/* Where the revoked set outlives a worker: in Redis, for workers that start later or were away, and
+ * in the file of --statedb, for those that use it. The one idea: both are read into the set and
+ * never out of it alone, so it does not matter which of them is newer, or missing.
  *
  * In Redis, behind global_keyprefix: zset `cworker.revoked`, id by seconds since the epoch; zset
- * `cworker.revoked.stamps`, {"header": value} likewise. Both pruned by age and number with each write. A
- * kill -9 between the writes of a command leaves a part of it; every worker writes all of it.
- * The file is written by a thread every ten seconds at most and at the end, and replaced by a rename: a
- * kill -9 leaves the old one or the new one, whole, and so may forget the last ten seconds, which Redis and
- * the other workers still know. */
+ * `cworker.revoked.stamps`, {"header": value} likewise. Both pruned by age and number with each
+ * write. A kill -9 between the writes of a command leaves a part of it; every worker writes all of
+ * it. The file is written by a thread every ten seconds at most and at the end, and replaced by a
+ * rename: a kill -9 leaves the old one or the new one, whole, and so may forget the last ten
+ * seconds, which Redis and the other workers still know. */
 
 #include "worker/revoke.h"
 
@@ -29,7 +29,7 @@
 
 enum { FILE_MOST = 256 << 20, IDS_PER_COMMAND = 500, SAVE_INTERVAL_US = 10000000 };
 
-/* --- Redis --------------------------------------------------------------------------------------------- */
+/* --- Redis ------------------------------------------------------------------------------------ */
 
 static char *key_of(const struct worker *w, const char *name)
 {
@@ -151,7 +151,7 @@ void revoked_read_fleet(struct worker *w)
     free(stamps);
 }
 
-/* --- the file -------------------------------------------------------------------------------------------- */
+/* --- the file --------------------------------------------------------------------------------- */
 
 /* The text of the file; NULL with code 0: there is none yet. */
 static char *file_read(const char *path, size_t *ret_size, struct error *err)
@@ -192,11 +192,12 @@ static int load(struct worker *w, const char *path, struct error *err)
     free(text);
     if (!ours || version != 1) {
         cJSON_Delete(state);
-        return error_set(err, ERROR_INVALID,
-                         ours ? "statedb %s: written by a later cworker"
-                              : "statedb %s: this is no state file of cworker (Celery's own, a Python "
-                                "shelve, cannot be read): name another file or remove it",
-                         path);
+        return error_set(
+            err, ERROR_INVALID,
+            ours ? "statedb %s: written by a later cworker"
+                 : "statedb %s: this is no state file of cworker (Celery's own, a Python "
+                   "shelve, cannot be read): name another file or remove it",
+            path);
     }
     revoked_add_ids(w->revoked, json_get(state, "revoked"), worker_now(w));
     const cJSON *stamps = json_get(state, "stamps");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The middle of a task's way: a run in the pool, from its dispatch to what the pool says of it. A job is
- * the pool's number for one run; the table here finds its request again. What a run's end means is told by
- * the outcome it is given (outcome.h); what then happens is finish.c's. */
+/* The middle of a task's way: a run in the pool, from its dispatch to what the pool says of it. A
+ * job is the pool's number for one run; the table here finds its request again. What a run's end
+ * means is told by the outcome it is given (outcome.h); what then happens is finish.c's. */
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
-/* --- the table of jobs ------------------------------------------------------------------------------ */
+/* --- the table of jobs ------------------------------------------------------------------------ */
 
 static struct request **job_place(struct worker *w, uint64_t job)
 {
@@ -33,7 +33,7 @@ static struct request *job_take(struct worker *w, uint64_t job)
     return r;
 }
 
-/* --- to the pool ----------------------------------------------------------------------------------- */
+/* --- to the pool ------------------------------------------------------------------------------ */
 
 static double first_limit(double message, double task, double setting)
 {
@@ -75,7 +75,7 @@ void flow_run(struct request *r)
     pool_submit(w->pool, &frame);
 }
 
-/* --- what the pool says --------------------------------------------------------------------------- */
+/* --- what the pool says ----------------------------------------------------------------------- */
 
 static void put_state(struct request *r, const char *state, struct slice result)
 {
@@ -234,7 +234,8 @@ static void crashed(struct request *r, pid_t pid, int status)
     free(reason);
 }
 
-/* A child that a signal to stop has ended, while it is not known whether the worker has got one too. */
+/* A child that a signal to stop has ended, while it is not known whether the worker has got one
+ * too. */
 struct parting {
     struct request *r;
     pid_t pid;
@@ -251,7 +252,8 @@ static void part(evutil_socket_t fd, short what, void *arg)
         crashed(p.r, p.pid, p.status);
     } else {
         log_warning("Task %s[%s] goes back: SIG%s came to its pool process %d as well",
-                    request_name(p.r), request_id(p.r), sigabbrev_np(WTERMSIG(p.status)), (int)p.pid);
+                    request_name(p.r), request_id(p.r), sigabbrev_np(WTERMSIG(p.status)),
+                    (int)p.pid);
         flow_finish(p.r, OUTCOME_GIVEN_BACK);
     }
     worker_pump(w);
@@ -275,7 +277,8 @@ static void part_soon(struct request *r, pid_t pid, int status)
 static void timed_out(struct request *r)
 {
     const struct settings *s = &r->worker->options->settings;
-    double limit = first_limit(r->message.hard_limit, registry[r->def].hard_limit, s->task_time_limit);
+    double limit =
+        first_limit(r->message.hard_limit, registry[r->def].hard_limit, s->task_time_limit);
     log_error("Hard time limit (%gs) exceeded for %s[%s]", limit, request_name(r), request_id(r));
     request_raise(r, exception_number("billiard.exceptions", "TimeLimitExceeded", limit));
     flow_finish(r, r->acks_late && !s->task_acks_on_failure_or_timeout ? OUTCOME_TIMED_OUT_REQUEUED

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How the worker ends: Celery's signals, moved through the phases of worker.h, which only go forward.
+/* How the worker ends: Celery's signals, moved through the phases of worker.h, which only go
+ * forward.
  *
  *   TERM, `shutdown`, first INT   warm: what runs may finish, however long that takes
  *   QUIT, second INT              soft, where worker_soft_shutdown_timeout is set: as warm, but not for
  *                                 longer than that; then cold: what runs is ended and goes back too
  *   TERM with REMAP_SIGTERM=SIGQUIT   as QUIT
  *
- * A cold shutdown ends, whatever is away: after 5 s results that no store takes are given up and their
- * messages go back, after 5 more what Redis does not take is left to the lease.
+ * A cold shutdown ends, whatever is away: after 5 s results that no store takes are given up and
+ * their messages go back, after 5 more what Redis does not take is left to the lease.
  *
- * In every phase what only waits goes back at once, marked as redelivered, so a kill -9 in the midst of it
- * leaves no more than what runs to be rescued. */
+ * In every phase what only waits goes back at once, marked as redelivered, so a kill -9 in the
+ * midst of it leaves no more than what runs to be rescued. */
 
 #include "broker/timer.h"
 #include "worker/log.h"

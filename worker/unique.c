@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Leases of unique work. The one idea: taking and renewing are the same script, "mine, if it is nobody
- * else's", so it may be asked as often as it takes to be heard.
+/* Leases of unique work. The one idea: taking and renewing are the same script, "mine, if it is
+ * nobody else's", so it may be asked as often as it takes to be heard.
  *
- * A kill -9 after a lease is taken leaves it until it expires; the task comes back under the same id and
- * finds the lease to be its own. One between store and ack does the same. The ack removes it. */
+ * A kill -9 after a lease is taken leaves it until it expires; the task comes back under the same
+ * id and finds the lease to be its own. One between store and ack does the same. The ack removes
+ * it. */
 
 #include "worker/unique.h"
 
@@ -45,14 +46,15 @@ static struct redis_script script_take = {
             "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
             "return ARGV[1]"};
 
-/* --- which calls are equal ------------------------------------------------------------------------------ */
+/* --- which calls are equal -------------------------------------------------------------------- */
 
 static int compare_names(const void *a, const void *b)
 {
     return strcmp((*(cJSON *const *)a)->string, (*(cJSON *const *)b)->string);
 }
 
-/* Python's dicts come in the order in which they were made: members are put in that of their names. */
+/* Python's dicts come in the order in which they were made: members are put in that of their
+ * names. */
 static void sort_members(cJSON *value)
 {
     size_t n = 0;
@@ -125,7 +127,7 @@ void unique_read(struct request *r)
     *r->unique = (struct unique){.request = r, .key = key, .seconds = def->unique_for};
 }
 
-/* --- taking and renewing --------------------------------------------------------------------------------- */
+/* --- taking and renewing ---------------------------------------------------------------------- */
 
 static double period_of(const struct unique *u)
 {
@@ -167,8 +169,8 @@ static int ask(struct unique *u, redis_reply_fn *fn, void *arg)
 
 static void set_aside(struct request *r, const char *holder)
 {
-    log_info("Task %s[%s] set aside: an equal task, %s, waits or runs (unique_for)", request_name(r),
-             request_id(r), holder);
+    log_info("Task %s[%s] set aside: an equal task, %s, waits or runs (unique_for)",
+             request_name(r), request_id(r), holder);
     char *why = mem_printf("an equal task waits or runs: %s", holder);
     request_raise(r, exception_text("celery.exceptions", "TaskRevokedError", why));
     free(why);
@@ -246,7 +248,7 @@ bool unique_asks(struct request *r)
     return true;
 }
 
-/* --- the end ------------------------------------------------------------------------------------------------ */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 /* How long the lease has to last from now, in µs; 0: it ends. */
 static int64_t time_to_keep(const struct request *r)

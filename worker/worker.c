@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opens the parts in order, turns the loop, and knows how it ends. All work at the end of a turn is in
- * one place: pump() dispatches, sizes the prefetch window, and sees whether a shutdown is complete. */
+/* Opens the parts in order, turns the loop, and knows how it ends. All work at the end of a turn is
+ * in one place: pump() dispatches, sizes the prefetch window, and sees whether a shutdown is
+ * complete. */
 
 #include "worker/worker.h"
 
@@ -36,10 +37,10 @@ void worker_pump(struct worker *w)
     event_active(w->pump, EV_TIMEOUT, 0);
 }
 
-/* --- the end of a turn ----------------------------------------------------------------------------- */
+/* --- the end of a turn ------------------------------------------------------------------------ */
 
-/* Prefetch as Celery counts it, concurrency times multiplier; where the tasks at hand are so short that
- * the pool takes them in batches, enough to keep those full. */
+/* Prefetch as Celery counts it, concurrency times multiplier; where the tasks at hand are so short
+ * that the pool takes them in batches, enough to keep those full. */
 static size_t window(const struct worker *w)
 {
     int most = autoscale_get(w).max;
@@ -67,7 +68,8 @@ static void pump(evutil_socket_t fd, short what, void *arg)
     struct worker *w = arg;
     if (w->phase == WORKER_OVER)
         return;
-    /* What is still arriving is the youngest: given back after the others, it would overtake them. */
+    /* What is still arriving is the youngest: given back after the others, it would overtake
+     * them. */
     bool stopping = w->phase != WORKER_RUNNING && w->phase != WORKER_COLD;
     if (stopping && channel_is_fetching(w->channel))
         return;
@@ -85,9 +87,10 @@ static void pump(evutil_socket_t fd, short what, void *arg)
         stop_when_done(w);
 }
 
-/* --- now and then -------------------------------------------------------------------------------------- */
+/* --- now and then ----------------------------------------------------------------------------- */
 
-/* Whoever reads "ready." may send commands; without PUB/SUB it comes all the same, a little later. */
+/* Whoever reads "ready." may send commands; without PUB/SUB it comes all the same, a little
+ * later. */
 static void greet(struct worker *w, bool late)
 {
     bool deaf = w->control && !fanout_is_listening(w->fanout);
@@ -97,7 +100,8 @@ static void greet(struct worker *w, bool late)
     w->greeted = true;
 }
 
-/* While stopping nothing may hang on an event that does not come (the channel falling quiet, say). */
+/* While stopping nothing may hang on an event that does not come (the channel falling quiet,
+ * say). */
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
@@ -110,7 +114,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
         worker_pump(w);
 }
 
-/* --- Redis' clock ------------------------------------------------------------------------------------- */
+/* --- Redis' clock ----------------------------------------------------------------------------- */
 
 struct clock_reading {
     struct worker *worker;
@@ -142,7 +146,7 @@ static void on_clock_timer(evutil_socket_t fd, short what, void *arg)
     worker_read_clock(arg);
 }
 
-/* --- what the channel and the store say ----------------------------------------------------------------- */
+/* --- what the channel and the store say ------------------------------------------------------- */
 
 static void on_listening(const char *problem, void *arg)
 {
@@ -167,8 +171,8 @@ static void on_up(void *arg)
     worker_pump(w);
 }
 
-/* The setting by which this failure is the last one, or NULL: nothing can be acked without a broker,
- * and what is held comes back with the lease. */
+/* The setting by which this failure is the last one, or NULL: nothing can be acked without a
+ * broker, and what is held comes back with the lease. */
 static const char *gives_up(struct worker *w)
 {
     const struct settings *s = &w->options->settings;
@@ -203,7 +207,7 @@ static void on_note(const char *text, bool warning, void *arg)
     log_line(warning ? LOG_WARNING : LOG_INFO, "%s", text);
 }
 
-/* --- open, run, close --------------------------------------------------------------------------------------- */
+/* --- open, run, close ------------------------------------------------------------------------- */
 
 static void open_fanout(struct worker *w, const struct redis_url *url)
 {

@@ -81,8 +81,8 @@ static inline int64_t monotonic_now(void)   /* µs of CLOCK_MONOTONIC */
     return clock_us(CLOCK_MONOTONIC);
 }
 void worker_read_clock(struct worker *w);   /* asks Redis for its time */
-/* With prefix, replicas and steps, and unless given node and lease, as the settings say; the rest is the
- * caller's. */
+/* With prefix, replicas and steps, and unless given node and lease, as the settings say; the rest
+ * is the caller's. */
 struct channel *worker_open_channel(struct worker *w, struct channel_options *options,
                                     const struct channel_handlers *handlers, struct error *err);
 

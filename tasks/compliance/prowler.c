@@ -49,7 +49,8 @@ static int on_tick(cw_task *t, double seconds, void *arg)
 
 const char *const prowler_providers[] = {"aws", "azure", "gcp", "kubernetes", NULL};
 
-/* What a provider's clients read; anything else of our environment is none of prowler's business. */
+/* What a provider's clients read; anything else of our environment is none of prowler's
+ * business. */
 static const struct passed {
     const char *provider, *name;
 } passed[] = {
@@ -122,8 +123,9 @@ static int kubeconfig_find(cw_task *t, const struct prowler_run *run, const char
         return 0;
     const char *path = cw_secret(t, "KUBECONFIG");
     if (!path || *path != '/')
-        return cw_problem(t, false, "ValueError",
-                          "a scan of kubernetes needs KUBECONFIG: the path of a kubeconfig, from /");
+        return cw_problem(
+            t, false, "ValueError",
+            "a scan of kubernetes needs KUBECONFIG: the path of a kubeconfig, from /");
     if (access(path, R_OK) < 0)
         return cw_problem(t, false,
                           errno == EACCES ? "PermissionError" : "FileNotFoundError",

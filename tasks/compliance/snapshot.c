@@ -8,8 +8,8 @@
 #include <time.h>
 
 /* snapshot_all_teams: the posture of each team, kept once a day, by a group of one task a team. The
- * document of a day is only ever made ($setOnInsert), never changed: whoever runs it again, or late,
- * leaves the first picture as it is. */
+ * document of a day is only ever made ($setOnInsert), never changed: whoever runs it again, or
+ * late, leaves the first picture as it is. */
 
 struct fan_out {
     const char *day;

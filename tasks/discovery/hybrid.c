@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* execute_hybrid_asset_discovery: the team's own networks are looked at first. Then every asset that
- * is there (cloud, on-prem, machines and entrances of clusters) is read twice: once for what
+/* execute_hybrid_asset_discovery: the team's own networks are looked at first. Then every asset
+ * that is there (cloud, on-prem, machines and entrances of clusters) is read twice: once for what
  * identifies it, which is all that stays in memory, and, when it is known which of them are one
  * thing, once more, thing by thing, into one document of hybrid_assets with all its sources.
  *
@@ -57,7 +57,8 @@ static int read_clusters(struct hybrid *h)
     return code;
 }
 
-/* What counts first where sources tell one thing differently: the cloud, the cluster, the network. */
+/* What counts first where sources tell one thing differently: the cloud, the cluster, the
+ * network. */
 static int read_all(struct hybrid *h)
 {
     return read_assets(h, "$ne") < 0 || read_clusters(h) < 0 || read_assets(h, "$eq") < 0 ? -1 : 0;

@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Union-find over sorted identities, the strong kinds first. A weak identity (MAC, address and name)
- * joins what is not yet told apart: private addresses and names like node-1 exist many times, so two
- * groups that each have an instance, a cluster object or a network card of their own stay two. */
+/* Union-find over sorted identities, the strong kinds first. A weak identity (MAC, address and
+ * name) joins what is not yet told apart: private addresses and names like node-1 exist many times,
+ * so two groups that each have an instance, a cluster object or a network card of their own stay
+ * two. */
 
 enum anchor { HAS_CLOUD = 1, HAS_MAC = 2, HAS_K8S = 4 };
 enum { COMPARED = 8 }; /* groups of one weak identity that are compared: many are a mistake */

@@ -8,8 +8,8 @@
 #include <strings.h>
 
 /* Posture checks of workloads. One finding a check and container: its identity must not hang on the
- * order of lists, which clusters change. Pods that a workload makes are judged by their workload, so
- * that a rollout does not make every finding a new one. */
+ * order of lists, which clusters change. Pods that a workload makes are judged by their workload,
+ * so that a rollout does not make every finding a new one. */
 
 enum { MESSAGE_MAX = 1024 };
 

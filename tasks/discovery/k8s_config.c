@@ -16,7 +16,8 @@
 
 /* Where a cluster is and what proves who we are. A document names secrets, it does not hold them: a
  * kubeconfig lies in the folder that the operator set, a token in the environment or a file. Only
- * https that is verified is spoken, so a document cannot send a token, or us, to another service. */
+ * https that is verified is spoken, so a document cannot send a token, or us, to another
+ * service. */
 
 enum { FILE_MAX_BYTES = 1 << 20 };
 static const char service_account[] = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -86,7 +87,8 @@ static int check_server(cw_task *t, struct k8s_config *c)
     if (!c->server || !check_url(c->server) || strncasecmp(c->server, "https://", 8) != 0)
         return cw_problem(t, false, "ValueError", "the cluster's API server must be an https URL");
     if (strpbrk(c->server, "?#"))
-        return cw_problem(t, false, "ValueError", "the cluster's API server has a query in its URL");
+        return cw_problem(t, false, "ValueError",
+                          "the cluster's API server has a query in its URL");
     size_t size = strlen(c->server);
     while (size && c->server[size - 1] == '/')
         size--;
@@ -127,7 +129,8 @@ static char *decoded(cw_task *t, const char *base64, const char *what)
 static int pem_of(cw_task *t, const cJSON *from, const char *name, const char *folder,
                   const char **ret)
 {
-    const char *data = tree_text(from, cw_printf(t, "%s-data", name)), *path = tree_text(from, name);
+    const char *data = tree_text(from, cw_printf(t, "%s-data", name)),
+               *path = tree_text(from, name);
     *ret = NULL;
     if (data)
         *ret = decoded(t, data, name);

@@ -69,7 +69,8 @@ static int add_line(cw_task *t, const char *source, const char *line, struct que
     if (!*text || strncmp(text, "--", 2) == 0)
         return 0;
     if (!*current)
-        return cw_problem(t, false, "ValueError", "%s: SQL before the first `-- name:` line", source);
+        return cw_problem(t, false, "ValueError", "%s: SQL before the first `-- name:` line",
+                          source);
     const char *before = (*current)->sql;
     (*current)->sql = cw_printf(t, "%s%s%s", before, *before ? "\n" : "", text);
     return 0;

@@ -5,7 +5,8 @@
 #include <string.h>
 
 /* Documents of the sources become records: what identifies the thing, told one by one, and what is
- * kept of it. Nothing is kept here, and whatever strangers wrote into a document, a record is small. */
+ * kept of it. Nothing is kept here, and whatever strangers wrote into a document, a record is
+ * small. */
 
 enum { ADDRESSES = 16, NAMES = 8, TEXT_MAX = 512 };
 
@@ -80,7 +81,8 @@ static void tell_names(const struct record_reader *r, const struct names *n)
 }
 
 /* Texts are cut; of other types only those that are small pass. */
-static void copy_fields(const struct record_reader *r, const bson_t *from, const char *const *fields)
+static void copy_fields(const struct record_reader *r, const bson_t *from,
+                        const char *const *fields)
 {
     for (; r->source && *fields; fields++) {
         bson_iter_t at;

@@ -264,7 +264,8 @@ static int on_again(cw_task *t, const bson_t *document, void *arg)
     (void)t;
     if (!id_read(document, &id))
         return 0;
-    struct slot **at = bsearch(&wanted, b->records->sorted, (size_t)b->n, sizeof *at, compare_wanted);
+    struct slot **at =
+        bsearch(&wanted, b->records->sorted, (size_t)b->n, sizeof *at, compare_wanted);
     bson_destroy(&id);
     if (!at)
         return 0;

@@ -5,8 +5,8 @@
 #include "tasks/discovery/record.h"
 #include "tasks/lib/mongo.h"
 
-/* Many documents, of which only the ids and digests of what identifies them are in memory: about 200
- * bytes each. */
+/* Many documents, of which only the ids and digests of what identifies them are in memory: about
+ * 200 bytes each. */
 
 enum records_of { RECORDS_ASSETS, RECORDS_K8S };
 

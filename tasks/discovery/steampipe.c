@@ -12,9 +12,9 @@
 #include <string.h>
 
 /* execute_steampipe_discovery: the resources of one region, query by query, into assets under
- * (team_id, provider, resource_id). Rows are read as they come, from the program or from Steampipe's
- * service. Only a pass in which every query answered may say of an asset that it is gone; a query
- * that fails makes the job PARTIAL.
+ * (team_id, provider, resource_id). Rows are read as they come, from the program or from
+ * Steampipe's service. Only a pass in which every query answered may say of an asset that it is
+ * gone; a query that fails makes the job PARTIAL.
  *
  * Steampipe's answers here follow its documentation: no live one was at hand. */
 

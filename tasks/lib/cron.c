@@ -10,14 +10,16 @@
 /* A turn is looked for minute by minute in UTC, an hour at a time where the hour cannot match. What
  * the clock says at each of them comes from the zone, so the two days a year on which it jumps need
  * one rule only: an expression that names hours comes once (at the end of the gap when its time is
- * left out, at the first of two when it comes twice), one for every hour goes by time that passes. */
+ * left out, at the first of two when it comes twice), one for every hour goes by time that
+ * passes. */
 
 enum { MINUTE = 60, HOUR = 3600 };
 /* 29 February is a given weekday every 28 years, or 40 across 2100. */
 static const int64_t horizon = (int64_t)41 * 366 * 86400;
 
-static const char *const months[] = {"january", "february", "march",     "april",   "may",      "june",
-                                     "july",    "august",   "september", "october", "november", "december"};
+static const char *const months[] = {"january",   "february", "march",    "april",
+                                     "may",       "june",     "july",     "august",
+                                     "september", "october",  "november", "december"};
 static const char *const weekdays[] = {"sunday",   "monday", "tuesday", "wednesday",
                                        "thursday", "friday", "saturday"};
 
@@ -67,7 +69,8 @@ static bool read_part(const struct field *f, const char *text, size_t size, uint
     return true;
 }
 
-static int read_field(cw_task *t, const struct field *f, const char *text, size_t size, uint64_t *ret)
+static int read_field(cw_task *t, const struct field *f, const char *text, size_t size,
+                      uint64_t *ret)
 {
     *ret = 0;
     for (size_t at = 0; at <= size;) {

@@ -19,8 +19,8 @@ int field_texts(cw_task *t, const bson_t *document, const char *what, const char
                               text ? "\"" : "something that is no text", text ? text : "",
                               text ? "\"" : "");
         if (n == max)
-            return cw_problem(t, false, "ValueError", "%s: %s has more than %d entries", what, field,
-                              max);
+            return cw_problem(t, false, "ValueError", "%s: %s has more than %d entries", what,
+                              field, max);
         ret[n++] = text;
     }
     return n;
@@ -35,8 +35,8 @@ int field_id(cw_task *t, const bson_t *document, const char *what, const char *f
                                           : BSON_ITER_HOLDS_OID(&at) || BSON_ITER_HOLDS_INT(&at) ||
                                                 BSON_ITER_HOLDS_BINARY(&at);
     return good ? 0
-                : cw_problem(t, false, "ValueError", "%s: %s must be an id: text, ObjectId, number or UUID",
-                             what, field);
+                : cw_problem(t, false, "ValueError",
+                             "%s: %s must be an id: text, ObjectId, number or UUID", what, field);
 }
 
 static bool is_text_list(const bson_iter_t *at)
@@ -55,7 +55,8 @@ static bool is_int(const bson_iter_t *at, const struct field_rule *r)
 {
     if (!BSON_ITER_HOLDS_NUMBER(at))
         return false;
-    double value = BSON_ITER_HOLDS_DOUBLE(at) ? bson_iter_double(at) : (double)bson_iter_as_int64(at);
+    double value =
+        BSON_ITER_HOLDS_DOUBLE(at) ? bson_iter_double(at) : (double)bson_iter_as_int64(at);
     return value == floor(value) && fabs(value) < 9e15 &&
            ((!r->min && !r->max) || (value >= (double)r->min && value <= (double)r->max));
 }
@@ -64,8 +65,8 @@ static const char *wanted(cw_task *t, const struct field_rule *r)
 {
     switch (r->kind) {
     case CW_INT:
-        return r->min || r->max ? cw_printf(t, "a whole number from %lld to %lld", (long long)r->min,
-                                            (long long)r->max)
+        return r->min || r->max ? cw_printf(t, "a whole number from %lld to %lld",
+                                            (long long)r->min, (long long)r->max)
                                 : "a whole number";
     case CW_BOOL:
         return "true or false";

@@ -27,9 +27,10 @@ int tool_run(cw_task *t, struct cw_command command, const char *said, struct cw_
         return -1;
     if (ret_exit->signal == SIGXFSZ || ret_exit->status == 128 + SIGXFSZ || /* as shells say it */
         (ret_exit->status && says(ret_exit, said, "File too large")))
-        return cw_problem(t, false, "ValueError",
-                          "%s wants to write a file larger than %lld MB: raise CWORKER_MAX_REPORT_MB",
-                          command.argv[0], (long long)megabytes);
+        return cw_problem(
+            t, false, "ValueError",
+            "%s wants to write a file larger than %lld MB: raise CWORKER_MAX_REPORT_MB",
+            command.argv[0], (long long)megabytes);
     if (ret_exit->status && says(ret_exit, said, "No space left on device"))
         return cw_problem(t, true, "OSError", "%s cannot write its report: the disk is full",
                           command.argv[0]);

@@ -252,9 +252,10 @@ struct zone *zone_open(cw_task *t, const char *name)
     if (!name || strcmp(name, "UTC") == 0)
         return z;
     const char *folder = getenv("TZDIR");
-    FILE *file = is_name(name) ? fopen(cw_printf(t, "%s/%s", folder ? folder : "/usr/share/zoneinfo",
-                                                 name), "re")
-                               : NULL;
+    FILE *file =
+        is_name(name)
+            ? fopen(cw_printf(t, "%s/%s", folder ? folder : "/usr/share/zoneinfo", name), "re")
+            : NULL;
     unsigned char *data = malloc(FILE_MAX);
     size_t size = file && data ? fread(data, 1, FILE_MAX, file) : 0;
     bool good = size && read_zone(t, data, size, z);
@@ -263,6 +264,7 @@ struct zone *zone_open(cw_task *t, const char *name)
     free(data);
     if (good)
         return z;
-    cw_problem(t, false, "ValueError", "there is no time zone \"%.100s\" (is tzdata installed?)", name);
+    cw_problem(t, false, "ValueError", "there is no time zone \"%.100s\" (is tzdata installed?)",
+               name);
     return NULL;
 }

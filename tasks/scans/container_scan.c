@@ -120,8 +120,8 @@ static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg
     if (strcmp(name, "SchemaVersion") == 0) {
         s->is_report = cJSON_IsNumber(value) && value->valueint == 2;
         return s->is_report ? 0
-                            : cw_problem(t, false, "ValueError", "trivy: report schema %d is not known",
-                                         value->valueint);
+                            : cw_problem(t, false, "ValueError",
+                                         "trivy: report schema %d is not known", value->valueint);
     }
     if (strcmp(name, "Metadata") != 0)
         return 0;
@@ -187,7 +187,8 @@ static cw_outcome failed(struct container_scan *s)
     bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
     if (!again && cw_stopping(s->t) != CW_SHUTDOWN &&
         save_failed(s, why) < 0)
-        cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded", s->state.id);
+        cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded",
+               s->state.id);
     return s->state.cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
 }
 
@@ -264,7 +265,8 @@ static cw_outcome scan(struct container_scan *s)
     if (run_trivy(s, path) < 0 || json_stream_file(s->t, path, &options, NULL) < 0)
         return failed(s);
     if (!s->is_report) {
-        cw_problem(s->t, false, "ValueError", "trivy: what it wrote is not a report: no SchemaVersion");
+        cw_problem(s->t, false, "ValueError",
+                   "trivy: what it wrote is not a report: no SchemaVersion");
         return failed(s);
     }
     return finish(s);

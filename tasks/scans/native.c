@@ -38,8 +38,10 @@ static int save_completed(struct native_scan *s)
     return code;
 }
 
-/* Where coming back is also how a scan waits for its tool, retries do not tell how often it failed. */
-static bool tries_again(const struct native_scan *s, const struct native_kind *kind, int64_t failures)
+/* Where coming back is also how a scan waits for its tool, retries do not tell how often it
+ * failed. */
+static bool tries_again(const struct native_scan *s, const struct native_kind *kind,
+                        int64_t failures)
 {
     const struct cw_info *info = cw_info(s->t);
     return kind->claim ? failures <= MAX_FAILURES
@@ -197,7 +199,8 @@ static cw_outcome go(struct native_scan *s, const struct native_kind *kind)
     s->summary = mongo_bson(s->t);
     const char *what = cw_printf(s->t, "native scan %.80s", s->state.id);
     if (!s->findings || field_id(s->t, s->document, what, "team_id", true) < 0 ||
-        fields_check(s->t, s->document, kind->fields) < 0 || kind->prepare(s) < 0 || check_approved(s) < 0)
+        fields_check(s->t, s->document, kind->fields) < 0 || kind->prepare(s) < 0 ||
+        check_approved(s) < 0)
         return failed(s, kind);
     return kind->claim ? claim_and_run(s, kind) : run(s, kind);
 }

@@ -19,7 +19,8 @@ struct scan_state {
 /* {"$set": set} unless it was cancelled meanwhile. */
 int scan_state_set(struct scan_state *s, const bson_t *set);
 int scan_state_running(struct scan_state *s);
-/* For each second or so of a run: < 0 once the scan is cancelled. The store is asked now and then. */
+/* For each second or so of a run: < 0 once the scan is cancelled. The store is asked now and
+ * then. */
 int scan_state_watch(struct scan_state *s, double seconds);
 
 #endif

@@ -10,8 +10,8 @@
 #include <time.h>
 
 /* execute_web_scan: OWASP ZAP over one URL: spider, passive rules, active ones where options.active
- * says so, then its alerts under that URL. One scan at a time has the daemon: others come back. ZAP works on its own while we ask how far it is;
- * whatever ends us early also stops its scan. */
+ * says so, then its alerts under that URL. One scan at a time has the daemon: others come back. ZAP
+ * works on its own while we ask how far it is; whatever ends us early also stops its scan. */
 
 struct web {
     struct native_scan *s;

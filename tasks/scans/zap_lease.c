@@ -23,8 +23,9 @@ static bson_t *filter_of(cw_task *t)
 
 static bson_t *lease_of(cw_task *t, const char *scan_id)
 {
-    return BCON_NEW("holder", BCON_UTF8(cw_info(t)->id), "scan_id", BCON_UTF8(scan_id), "leased_until",
-                    BCON_DATE_TIME(doc_now() + LEASE_MS), "unclean", BCON_BOOL(false));
+    return BCON_NEW("holder", BCON_UTF8(cw_info(t)->id), "scan_id", BCON_UTF8(scan_id),
+                    "leased_until", BCON_DATE_TIME(doc_now() + LEASE_MS), "unclean",
+                    BCON_BOOL(false));
 }
 
 static int insert(cw_task *t, const char *scan_id)
@@ -100,8 +101,8 @@ int zap_keep(cw_task *t, double seconds, double *kept_at)
 
 void zap_release(cw_task *t, bool clean)
 {
-    bson_t *set = BCON_NEW("holder", BCON_NULL, "leased_until", BCON_DATE_TIME(doc_now()), "unclean",
-                           BCON_BOOL(!clean));
+    bson_t *set = BCON_NEW("holder", BCON_NULL, "leased_until", BCON_DATE_TIME(doc_now()),
+                           "unclean", BCON_BOOL(!clean));
     if (update_ours(t, set) < 0)
         cw_log(t, CW_WARNING, "ZAP stays taken for %d s: it could not be given back",
                LEASE_MS / 1000);

@@ -8,8 +8,8 @@
 #include <string.h>
 
 /* AbuseIPDB's blacklist and OTX's pulses: JSON objects with one long list, read as a stream. OTX's
- * cursor moves only when the last page was read, so a pass that was killed starts where the last whole
- * one ended. */
+ * cursor moves only when the last page was read, so a pass that was killed starts where the last
+ * whole one ended. */
 
 enum { ELEMENT_MAX = 32 << 20, PAGES_MAX = 10000 };
 

@@ -9,9 +9,9 @@
 #include <string.h>
 #include <strings.h>
 
-/* Plain lists and CSV, as they arrive: unpacked, split into rows, one row in memory. The columns of a
- * CSV are named in the feed's document (by number or by the header's word); a header may be a row or,
- * as abuse.ch does, the last comment before the rows. */
+/* Plain lists and CSV, as they arrive: unpacked, split into rows, one row in memory. The columns of
+ * a CSV are named in the feed's document (by number or by the header's word); a header may be a row
+ * or, as abuse.ch does, the last comment before the rows. */
 
 enum column { VALUE, TYPE, FIRST_SEEN, LAST_SEEN, CONFIDENCE, TAGS, N_COLUMNS };
 

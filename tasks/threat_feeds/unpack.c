@@ -5,8 +5,8 @@
 #include <string.h>
 #include <zlib.h>
 
-/* Unpacking by zlib, piece by piece. Only what comes out is counted: the sizes in a header are what an
- * attacker wrote there. Of a zip the first local file is read, without its directory. */
+/* Unpacking by zlib, piece by piece. Only what comes out is counted: the sizes in a header are what
+ * an attacker wrote there. Of a zip the first local file is read, without its directory. */
 
 enum { PIECE = 64 << 10, ZIP_HEADER = 30, ZIP_HEADER_MAX = ZIP_HEADER + 2 * 65535 };
 enum form { UNKNOWN, RAW, PACKED, ZIP_HEAD, STORED, ENDED };

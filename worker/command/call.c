@@ -155,8 +155,8 @@ static int say_sent(struct mailbox *m, const char *text, const char *queue)
     char host[300];
     origin_print(host, sizeof host);
     struct event event = {"task-sent", host, getpid(), 1, clock_us(CLOCK_REALTIME)};
-    struct envelope_spec spec = {.exchange = m->settings->event_exchange, .routing_key = "task.sent",
-                                 .delivery_mode = 1};
+    struct envelope_spec spec = {
+        .exchange = m->settings->event_exchange, .routing_key = "task.sent", .delivery_mode = 1};
     message_decode(mem_dup(text), strlen(text), &limits, &message, NULL);
     event_sent(&event, &message, queue, &body);
     message_done(&message);

@@ -13,8 +13,8 @@
 #include <string.h>
 
 /* The dead-letter lists. The one idea: a letter is known by its whole text, so what is put back or
- * thrown away is exactly what was read, whatever others do meanwhile; numbers, oldest first, are only
- * names for people.
+ * thrown away is exactly what was read, whatever others do meanwhile; numbers, oldest first, are
+ * only names for people.
  *
  * Putting back is one script: a kill -9 before it leaves the letter, after it the message is in its
  * queue, byte for byte as it came. */
@@ -179,8 +179,8 @@ static int choose_word(struct dead *d, const char *word)
         n += fits;
     }
     if (n == 0) {
-        fprintf(stderr, "cworker dead: no letter has the %s %s\n", is_number(word) ? "number" : "id",
-                word);
+        fprintf(stderr, "cworker dead: no letter has the %s %s\n",
+                is_number(word) ? "number" : "id", word);
         return 1;
     }
     if (n > 1 && is_number(word))
@@ -231,7 +231,8 @@ static cJSON *letter_json(const struct letter *l, bool whole)
     if (json_get(l->about, "encoding"))
         cJSON_AddStringToObject(out, "encoding", "base64");
     if (whole)
-        cJSON_AddItemToObject(out, "body", json_parse(l->message.body.at, l->message.body.size, NULL));
+        cJSON_AddItemToObject(out, "body",
+                              json_parse(l->message.body.at, l->message.body.size, NULL));
     return out;
 }
 
@@ -251,7 +252,8 @@ static int print_json(const struct dead *d, bool whole)
 static int act_list(struct dead *d)
 {
     if (command_word(d->o, 1))
-        return command_usage(d->o, "unexpected argument \"%.60s\" after list", command_word(d->o, 1));
+        return command_usage(d->o, "unexpected argument \"%.60s\" after list",
+                             command_word(d->o, 1));
     if (command_flag(d->o, "json"))
         return print_json(d, false);
     if (d->n == 0) {
@@ -315,7 +317,8 @@ static int letter_retry(struct dead *d, const struct letter *l, int64_t *ret_n)
 {
     *ret_n = 0;
     if (!cJSON_IsString(json_get(l->about, "message"))) {
-        fprintf(stderr, "cworker dead: letter %d of queue %s holds no message\n", l->number, l->queue);
+        fprintf(stderr, "cworker dead: letter %d of queue %s holds no message\n", l->number,
+                l->queue);
         return 0;
     }
     char *key = dead_key(d, l->queue), *target = target_key(d, l);
@@ -359,7 +362,8 @@ static int count_chosen(const struct dead *d)
     return n;
 }
 
-static int act_on_chosen(struct dead *d, int (*act)(struct dead *, const struct letter *, int64_t *),
+static int act_on_chosen(struct dead *d,
+                         int (*act)(struct dead *, const struct letter *, int64_t *),
                          const char *doing, const char *done)
 {
     int64_t n_done = 0, n_chosen = count_chosen(d), one;
@@ -401,7 +405,8 @@ int command_dead(struct options *o)
     static const struct {
         const char *name;
         int (*act)(struct dead *);
-    } actions[] = {{"list", act_list}, {"show", act_show}, {"retry", act_retry}, {"purge", act_purge}};
+    } actions[] = {
+        {"list", act_list}, {"show", act_show}, {"retry", act_retry}, {"purge", act_purge}};
     const char *word = command_word(o, 0);
     for (size_t i = 0; i < sizeof actions / sizeof *actions; i++) {
         if (strcmp(word ? word : "list", actions[i].name) != 0)

@@ -15,9 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Listens to the events' exchange and shows what comes: as a screen, as Celery's dump, or as JSON, one
- * event a line. An event is shown once and forgotten; only the names of the latest tasks are kept, since
- * most events give but the id. */
+/* Listens to the events' exchange and shows what comes: as a screen, as Celery's dump, or as JSON,
+ * one event a line. An event is shown once and forgotten; only the names of the latest tasks are
+ * kept, since most events give but the id. */
 
 enum { NAMES = 4096 }; /* a power of two */
 
@@ -33,7 +33,7 @@ struct watch {
     } names[NAMES];
 };
 
-/* --- lines ---------------------------------------------------------------------------------------- */
+/* --- lines ------------------------------------------------------------------------------------ */
 
 static struct name *name_place(struct watch *w, const char *id)
 {
@@ -146,7 +146,7 @@ static void show(struct watch *w, const cJSON *event)
     }
 }
 
-/* --- listening ------------------------------------------------------------------------------------ */
+/* --- listening -------------------------------------------------------------------------------- */
 
 static void on_text(struct slice text, void *arg)
 {
@@ -190,7 +190,7 @@ static void listen_until_told(struct watch *w, struct mailbox *m)
     }
 }
 
-/* --- the screen ------------------------------------------------------------------------------------- */
+/* --- the screen ------------------------------------------------------------------------------- */
 
 static void draw(const struct watch *w)
 {
@@ -249,7 +249,7 @@ static void watch_screen(struct watch *w, struct mailbox *m, double period)
     event_free(w->key);
 }
 
-/* --- the command ------------------------------------------------------------------------------------ */
+/* --- the command ------------------------------------------------------------------------------ */
 
 static int watch_run(struct watch *w, double period)
 {

@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Two tables of a fixed size, workers and the latest tasks, drawn anew as a whole: a terminal takes that
- * as well as differences, and nothing grows however long it runs. */
+/* Two tables of a fixed size, workers and the latest tasks, drawn anew as a whole: a terminal takes
+ * that as well as differences, and nothing grows however long it runs. */
 
 enum { WORKERS_MOST = 256, TASKS_MOST = 128, FREQ_TIMES_DEAD = 2 };
 
@@ -161,14 +161,14 @@ void screen_event(struct screen *s, const cJSON *event)
         see_task(s, type, host, event);
 }
 
-/* --- drawing -------------------------------------------------------------------------------------- */
+/* --- drawing ---------------------------------------------------------------------------------- */
 
 #define LINE_END "\x1b[K\n"
 
 static void draw_workers(const struct screen *s, int rows, FILE *out)
 {
-    fprintf(out, "\x1b[7m %-30s %-8s %7s %10s  %-18s %6s" LINE_END "\x1b[0m", "WORKER", "STATE", "ACTIVE",
-           "PROCESSED", "LOAD", "HEARD");
+    fprintf(out, "\x1b[7m %-30s %-8s %7s %10s  %-18s %6s" LINE_END "\x1b[0m", "WORKER", "STATE",
+            "ACTIVE", "PROCESSED", "LOAD", "HEARD");
     for (int i = 0; i < s->n_workers && i < rows; i++) {
         const struct seen_worker *w = &s->workers[i];
         double silent = now() - w->heard;
@@ -197,8 +197,8 @@ static void draw_task(const struct seen_task *t, FILE *out)
 static void draw_frame(const struct screen *s, int rows, bool connected, FILE *out)
 {
     int workers = s->n_workers < rows / 2 ? s->n_workers : rows / 2;
-    fprintf(out, " cworker events: %d workers, %lld events%s (q ends)" LINE_END LINE_END, s->n_workers,
-            s->n_events, connected ? "" : ", no connection to Redis");
+    fprintf(out, " cworker events: %d workers, %lld events%s (q ends)" LINE_END LINE_END,
+            s->n_workers, s->n_events, connected ? "" : ", no connection to Redis");
     draw_workers(s, workers, out);
     fprintf(out, LINE_END "\x1b[7m %-8s %-36s %-28s %-10s %9s %-20s %s" LINE_END "\x1b[0m", "TIME",
             "UUID", "TASK", "STATE", "RUNTIME", "WORKER", "RESULT");

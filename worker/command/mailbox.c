@@ -12,8 +12,9 @@
 #include <string.h>
 
 /* PUBLISH tells how many listen, so the waiting ends with the last possible reply instead of the
- * time-out, which only a worker that is stuck, or not meant, runs into. The reply queue lives as long as
- * one question; a kill -9 leaves its name in the binding set, as it does with Kombu's clients. */
+ * time-out, which only a worker that is stuck, or not meant, runs into. The reply queue lives as
+ * long as one question; a kill -9 leaves its name in the binding set, as it does with Kombu's
+ * clients. */
 
 static const double SLICE = 5; /* seconds for one BRPOP, well below the connection's own patience */
 
@@ -58,7 +59,7 @@ void mailbox_close(struct mailbox *m)
     *m = (struct mailbox){0};
 }
 
-/* --- the question --------------------------------------------------------------------------------- */
+/* --- the question ----------------------------------------------------------------------------- */
 
 static char *body_text(const struct mailbox_question *q, const struct question *reply_to)
 {
@@ -66,8 +67,9 @@ static char *body_text(const struct mailbox_question *q, const struct question *
     cJSON *arguments = q->arguments ? cJSON_Duplicate(q->arguments, true) : cJSON_CreateObject();
     cJSON_AddStringToObject(body, "method", q->method);
     cJSON_AddItemToObject(body, "arguments", arguments);
-    cJSON_AddItemToObject(body, "destination", q->destination ? cJSON_Duplicate(q->destination, true)
-                                                              : cJSON_CreateNull());
+    cJSON_AddItemToObject(body, "destination",
+                          q->destination ? cJSON_Duplicate(q->destination, true)
+                                         : cJSON_CreateNull());
     cJSON_AddNullToObject(body, "pattern");
     cJSON_AddNullToObject(body, "matcher");
     if (reply_to) {
@@ -110,7 +112,7 @@ int mailbox_tell(struct mailbox *m, const char *method)
     return broadcast(m, &(struct mailbox_question){.method = method}, NULL, &heard);
 }
 
-/* --- the replies ------------------------------------------------------------------------------------ */
+/* --- the replies ------------------------------------------------------------------------------ */
 
 static void question_open(struct question *q, struct mailbox *m)
 {
@@ -179,7 +181,8 @@ static int collect(struct question *q, double timeout)
     return status;
 }
 
-int mailbox_ask(struct mailbox *m, const struct mailbox_question *q, mailbox_reply_fn *fn, void *arg)
+int mailbox_ask(struct mailbox *m, const struct mailbox_question *q, mailbox_reply_fn *fn,
+                void *arg)
 {
     struct question own = {.mailbox = m, .fn = fn, .arg = arg};
     int64_t heard = 0;

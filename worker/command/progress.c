@@ -10,8 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Drawn ten times a second at most, and first when the work has lasted that long: what is done at once
- * shows nothing. */
+/* Drawn ten times a second at most, and first when the work has lasted that long: what is done at
+ * once shows nothing. */
 
 enum { PERIOD_US = 100000, BAR_MOST = 50, TEXT_COLUMNS = 50 };
 

@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Queues as Redis holds them, and who consumes them as the workers say. Everything is gathered into one
- * JSON object, queue name → figures; the table prints from it. Reads only, and nothing that takes long on
- * a busy Redis: lengths, one element of each list, and of Kombu's unacked hash at most UNACKED_MOST. */
+/* Queues as Redis holds them, and who consumes them as the workers say. Everything is gathered into
+ * one JSON object, queue name → figures; the table prints from it. Reads only, and nothing that
+ * takes long on a busy Redis: lengths, one element of each list, and of Kombu's unacked hash at
+ * most UNACKED_MOST. */
 
 enum { UNACKED_MOST = 10000 };
 
@@ -29,7 +30,7 @@ static const char *prefix(const struct gather *g)
     return text ? text : "";
 }
 
-/* --- which queues, and who consumes them ----------------------------------------------------------- */
+/* --- which queues, and who consumes them ------------------------------------------------------ */
 
 static cJSON *queue_of(struct gather *g, const char *name, bool may_add)
 {
@@ -67,7 +68,7 @@ static void on_active_queues(const char *node, const cJSON *reply, void *arg)
     }
 }
 
-/* --- what Redis says -------------------------------------------------------------------------------- */
+/* --- what Redis says -------------------------------------------------------------------------- */
 
 static int length_of(struct gather *g, const char *command, const char *key, int64_t *ret_n)
 {
@@ -172,7 +173,8 @@ static double age_of(const char *text)
     double seconds = (double)clock_us(CLOCK_REALTIME) / 1e6;
     if (message_decode(mem_dup(text), strlen(text), &limits, &m, NULL) == 0)
         since = m.eta;
-    cJSON *properties = m.properties.at ? json_parse(m.properties.at, m.properties.size, NULL) : NULL;
+    cJSON *properties =
+        m.properties.at ? json_parse(m.properties.at, m.properties.size, NULL) : NULL;
     const cJSON *stamp = json_get(properties, "timestamp");
     if (cJSON_IsNumber(stamp))
         age = seconds - stamp->valuedouble;
@@ -260,7 +262,7 @@ static int gather_all(struct gather *g, double timeout)
     return status;
 }
 
-/* --- output ----------------------------------------------------------------------------------------- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static long long figure(const cJSON *queue, const char *name)
 {
@@ -275,8 +277,8 @@ static void print_row(const cJSON *queue)
     const cJSON *oldest = json_get(queue, "oldest_age");
     if (cJSON_IsNumber(oldest))
         snprintf(age, sizeof age, "%.0fs", oldest->valuedouble);
-    printf("%-24s %9lld %8s %9lld %8lld %8lld %6lld  ", queue->string, figure(queue, "waiting"), age,
-           figure(queue, "in_flight"), figure(queue, "unacked"), figure(queue, "delayed"),
+    printf("%-24s %9lld %8s %9lld %8lld %8lld %6lld  ", queue->string, figure(queue, "waiting"),
+           age, figure(queue, "in_flight"), figure(queue, "unacked"), figure(queue, "delayed"),
            figure(queue, "dead"));
     const char *separator = "";
     for (const cJSON *w = json_get(queue, "workers")->child; w; w = w->next, separator = ", ")
@@ -302,10 +304,11 @@ int command_queues(struct options *o)
 {
     struct gather g = {.o = o, .queues = cJSON_CreateObject(), .all = !o->settings.task_queues};
     double timeout = 1;
-    int status = command_word(o, 0)
-                     ? command_usage(o, "unexpected argument \"%.60s\"; queues are given as -Q NAME",
-                                     command_word(o, 0))
-                     : command_timeout(o, &timeout);
+    int status =
+        command_word(o, 0)
+            ? command_usage(o, "unexpected argument \"%.60s\"; queues are given as -Q NAME",
+                            command_word(o, 0))
+            : command_timeout(o, &timeout);
     for (char **queue = o->queues; *queue; queue++)
         queue_of(&g, *queue, true);
     if (status == 0) {

@@ -13,18 +13,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Gives a fleet back to Kombu: what cworkers held or delayed goes to the queues that every Celery worker
- * reads, in Kombu's own form. The one idea: this is a rescue of everybody at once, by the scripts with
- * which workers rescue each other, so it may be ended at any moment and run again.
+/* Gives a fleet back to Kombu: what cworkers held or delayed goes to the queues that every Celery
+ * worker reads, in Kombu's own form. The one idea: this is a rescue of everybody at once, by the
+ * scripts with which workers rescue each other, so it may be ended at any moment and run again.
  *
- * A kill -9 leaves each message either where it was or in its queue. What delayed tasks wait for stands
- * in their own headers, so a Celery worker waits on for it. */
+ * A kill -9 leaves each message either where it was or in its queue. What delayed tasks wait for
+ * stands in their own headers, so a Celery worker waits on for it. */
 
 enum { PAGE = 100, RANDOM_DIGITS = 16 };
 
-/* KEYS delayed set, hash, revoked set, queue key of each step. ARGV most to take, then the number of each
- * step. Answers how many were taken and how many of them went back, behind what waits: they are not due.
- * Those of a later format stay. What was revoked ends here: no Celery worker knows, and REVOKED is stored. */
+/* KEYS delayed set, hash, revoked set, queue key of each step. ARGV most to take, then the number
+ * of each step. Answers how many were taken and how many of them went back, behind what waits: they
+ * are not due. Those of a later format stay. What was revoked ends here: no Celery worker knows,
+ * and REVOKED is stored. */
 static struct redis_script undelay_script = {
     .body = "local n, back = 0, 0\n"
             "for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, 2 * ARGV[1])) do\n"
@@ -82,11 +83,12 @@ static int lease_look(struct recovery *r, const char *incarnation, int *n_alive)
     bool force = command_flag(r->o, "force");
     char *key = lease_key(r, incarnation);
     int64_t found = 0;
-    int status = command_redis_ask(&r->redis, &found, 2,
-                                   (struct slice[]){slice_of(force ? "DEL" : "EXISTS"), slice_of(key)});
+    int status = command_redis_ask(
+        &r->redis, &found, 2, (struct slice[]){slice_of(force ? "DEL" : "EXISTS"), slice_of(key)});
     if (found && !force) {
         if ((*n_alive)++ == 0)
-            fprintf(stderr, "cworker recover: these workers live; stop them first, or say --force:\n");
+            fprintf(stderr,
+                    "cworker recover: these workers live; stop them first, or say --force:\n");
         const char *node = json_get_string(json_get(r->registry, incarnation), "node");
         fprintf(stderr, "  %s\n", node ? node : incarnation);
     }
@@ -136,7 +138,8 @@ static void entries_read(const redisReply *reply, void *arg)
     }
 }
 
-static int list_give_back(struct recovery *r, const char *list, const char *queue, const char *lease)
+static int list_give_back(struct recovery *r, const char *list, const char *queue,
+                          const char *lease)
 {
     int status;
     int64_t n = 0;
@@ -165,7 +168,8 @@ static int list_give_back(struct recovery *r, const char *list, const char *queu
     return status;
 }
 
-/* `{queue}.cworker.inflight.INCARNATION[.step]`; an incarnation ends in 16 digits of hexadecimal. */
+/* `{queue}.cworker.inflight.INCARNATION[.step]`; an incarnation ends in 16 digits of
+ * hexadecimal. */
 static bool list_parse(const struct recovery *r, const char *name, struct adoption *ret)
 {
     static const char infix[] = "}.cworker.inflight.";
@@ -211,7 +215,8 @@ static int count_all(struct recovery *r, char **names, const char *command)
     int64_t n;
     for (char **at = names; status == 0 && *at; at++) {
         char *key = mem_printf("%s%s", r->prefix, *at);
-        status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of(command), slice_of(key)});
+        status =
+            command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of(command), slice_of(key)});
         r->progress.total += n;
         free(key);
     }
@@ -358,7 +363,8 @@ static int key_remove(struct recovery *r, const char *name)
 {
     int64_t n;
     char *key = mem_printf("%s%s", r->prefix, name);
-    int status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("DEL"), slice_of(key)});
+    int status =
+        command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("DEL"), slice_of(key)});
     free(key);
     return status;
 }
@@ -381,7 +387,8 @@ static int outboxes_remove(struct recovery *r)
     for (char **at = outboxes; status == 0 && *at; at++) {
         char *key = mem_printf("%s%s", r->prefix, *at);
         int64_t n = 0;
-        status = command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("HLEN"), slice_of(key)});
+        status =
+            command_redis_ask(&r->redis, &n, 2, (struct slice[]){slice_of("HLEN"), slice_of(key)});
         r->n_outbox += n;
         free(key);
         if (status == 0)
@@ -391,13 +398,13 @@ static int outboxes_remove(struct recovery *r)
     return status;
 }
 
-/* Registrations, pauses, leases of unique work, limits, counts and the revoked set mean nothing to Celery's
- * workers. */
+/* Registrations, pauses, leases of unique work, limits, counts and the revoked set mean nothing to
+ * Celery's workers. */
 static int rest_remove(struct recovery *r)
 {
-    static const char *const patterns[] = {"cworker.incarnations", "cworker.paused", "cworker.unique.*",
-                                           "cworker.limit.*", "cworker.revoked*", "cworker.hasten.*",
-                                           "cworker.chord.*"};
+    static const char *const patterns[] = {
+        "cworker.incarnations", "cworker.paused",   "cworker.unique.*", "cworker.limit.*",
+        "cworker.revoked*",     "cworker.hasten.*", "cworker.chord.*"};
     int status = outboxes_remove(r);
     for (size_t i = 0; status == 0 && i < sizeof patterns / sizeof *patterns; i++)
         status = keys_remove(r, patterns[i]);

@@ -182,7 +182,8 @@ int command_redis_keys(struct command_redis *c, const struct settings *s, const 
                        char ***ret_keys)
 {
     const char *prefix = s->global_keyprefix ? s->global_keyprefix : "";
-    struct scan scan = {.cursor = "0", .prefix = strlen(prefix), .keys = mem_zalloc(sizeof(char *))};
+    struct scan scan = {
+        .cursor = "0", .prefix = strlen(prefix), .keys = mem_zalloc(sizeof(char *))};
     struct buf match = BUF_INIT(1 << 20);
     for (const char *at = prefix; *at; at++) {
         if (strchr("*?[]\\", *at))

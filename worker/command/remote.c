@@ -11,8 +11,8 @@
 #include <strings.h>
 #include <unistd.h>
 
-/* `status`, `inspect` and `control`: words in, one question to all workers, their replies printed as
- * they come, in the form of Celery's own commands, which scripts read. */
+/* `status`, `inspect` and `control`: words in, one question to all workers, their replies printed
+ * as they come, in the form of Celery's own commands, which scripts read. */
 
 struct run {
     const struct options *o;
@@ -21,7 +21,7 @@ struct run {
     int n_replies;
 };
 
-/* --- replies ------------------------------------------------------------------------------------- */
+/* --- replies ---------------------------------------------------------------------------------- */
 
 static void indent_text(const char *text, int columns)
 {
@@ -112,17 +112,18 @@ static void on_reply(const char *node, const cJSON *reply, void *arg)
 {
     struct run *run = arg;
     if (run->replies && json_get(run->replies, node))
-        fprintf(stderr,
-                "Received multiple replies from node name: %s.\nPlease make sure you give each node "
-                "a unique nodename using\nthe celery worker `-n` option.\n",
-                node);
+        fprintf(
+            stderr,
+            "Received multiple replies from node name: %s.\nPlease make sure you give each node "
+            "a unique nodename using\nthe celery worker `-n` option.\n",
+            node);
     run->n_replies++;
     json_set(run->replies, node, cJSON_Duplicate(reply, true));
     if (!command_flag(run->o, "json"))
         print_reply(run, node, reply);
 }
 
-/* --- words ---------------------------------------------------------------------------------------- */
+/* --- words ------------------------------------------------------------------------------------ */
 
 static const struct remote_command *find(enum remote_kind kind, const char *name)
 {
@@ -237,7 +238,7 @@ int command_timeout(const struct options *o, double *ret_timeout)
     return 0;
 }
 
-/* --- asking --------------------------------------------------------------------------------------- */
+/* --- asking ----------------------------------------------------------------------------------- */
 
 static int ask(struct run *run, const struct mailbox_question *q)
 {

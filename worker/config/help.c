@@ -55,7 +55,8 @@ static const struct text {
          "Exit status: 0; 69 when no node replied or Redis does not answer.\n"},
     [COMMAND_control] =
         {"cworker [OPTIONS] control COMMAND [ARGUMENTS] [OPTIONS]",
-         "Tells the workers, Celery's too, what to do; `cworker control --list` names the commands.",
+         "Tells the workers, Celery's too, what to do; `cworker control --list` names the "
+         "commands.",
          "Examples:\n"
          "  cworker control rate_limit proj.tasks.add 10/m\n"
          "  cworker control shutdown -d celery@host1\n"
@@ -94,17 +95,20 @@ static const struct text {
          "Exit status: 0; 1 when there is no such letter; 69 when Redis does not answer.\n"},
     [COMMAND_recover] =
         {"cworker [OPTIONS] recover [OPTIONS]",
-         "Gives every message that cworkers hold or delay back to its queue, as Celery's own workers "
-         "would, for a fleet that goes on without cworker. With --result-backend, tasks that had ended "
+         "Gives every message that cworkers hold or delay back to its queue, as Celery's own "
+         "workers "
+         "would, for a fleet that goes on without cworker. With --result-backend, tasks that had "
+         "ended "
          "do not go back: what they caused is published. Dead letters stay: see `cworker dead`.",
          "Exit status: 0; 1 when workers still live; 69 when Redis or the result store does not "
          "answer.\n"},
-    [COMMAND_tasks] = {"cworker [OPTIONS] tasks [list | show NAME | init]",
-                       "Lists the tasks that are built in, loaded by -A or configured; shows the "
-                       "arguments and policy of one; makes the MongoDB indexes they count on (those "
-                       "that are there stay).",
-                       "Exit status: 0; 1 no such task, or an index that cannot be made; 69 MongoDB "
-                       "does not answer.\n"},
+    [COMMAND_tasks] =
+        {"cworker [OPTIONS] tasks [list | show NAME | init]",
+         "Lists the tasks that are built in, loaded by -A or configured; shows the "
+         "arguments and policy of one; makes the MongoDB indexes they count on (those "
+         "that are there stay).",
+         "Exit status: 0; 1 no such task, or an index that cannot be made; 69 MongoDB "
+         "does not answer.\n"},
     [COMMAND_report] = {"cworker [OPTIONS] report",
                         "Prints versions, settings (passwords masked) and tasks.", ""},
 };

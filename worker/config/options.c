@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* From argv to struct options: read (options_read.c), applied (options_apply.c), and here what follows
- * from all of it together: the node's name, the queues, contradictions. */
+/* From argv to struct options: read (options_read.c), applied (options_apply.c), and here what
+ * follows from all of it together: the node's name, the queues, contradictions. */
 
 /* %h %n %d, and in file names %p (the node) and %i, %I (which of the processes: all write to one
  * file). */

@@ -15,10 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What each option does. Nothing is applied while the command line is read, because what stands first
- * does not count first: everything is applied from the weakest to the strongest: file, environment,
- * --set, command line. Values may hold passwords, so no message repeats more of the command line than
- * an option's name. */
+/* What each option does. Nothing is applied while the command line is read, because what stands
+ * first does not count first: everything is applied from the weakest to the strongest: file,
+ * environment, --set, command line. Values may hold passwords, so no message repeats more of the
+ * command line than an option's name. */
 
 /* "a,b" with what is there already. */
 static void list_join(char **list, const char *value)
@@ -124,7 +124,8 @@ static void text_replace(char **text, const char *value)
 }
 
 /* Options that are only kept, for options_parse() or for main. */
-static void gather(struct options *o, struct options_gathered *g, enum option_kind kind, const char *value)
+static void gather(struct options *o, struct options_gathered *g, enum option_kind kind,
+                   const char *value)
 {
     switch (kind) {
     case OPTION_QUEUES:
@@ -220,7 +221,8 @@ static bool is_true(const char *value)
 }
 
 /* CELERY_WORKER_<OPTION>, where the command line does not say it itself. */
-static int apply_environment(struct options *o, struct options_gathered *g, const struct options_line *p)
+static int apply_environment(struct options *o, struct options_gathered *g,
+                             const struct options_line *p)
 {
     for (int i = 0; i < n_option_rows; i++) {
         const struct option_row *row = &option_rows[i];

@@ -125,7 +125,8 @@ int setting_set_list(struct settings *s, const struct setting_row *row, char **l
 {
     if (!list && row->fallback)
         list = text_list_split(row->fallback, ",");
-    int code = list && strcmp(row->name, "priority_steps") == 0 ? setting_check_steps(list, err) : 0;
+    int code =
+        list && strcmp(row->name, "priority_steps") == 0 ? setting_check_steps(list, err) : 0;
     if (code != 0) {
         text_list_free(list);
         return code;

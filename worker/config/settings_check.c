@@ -139,10 +139,11 @@ static int backend_check(const char *value, struct error *err)
 {
     if (scheme_is(value, "redis rediss unix sentinel mongodb file disabled"))
         return 0;
-    return error_set(err, ERROR_UNSUPPORTED,
-                     "result_backend: results go to mongodb://, redis://, sentinel:// or file://, or nowhere "
-                     "(disabled://); not to %.*s",
-                     (int)(strstr(value, ":") ? strcspn(value, ":") : 0), value);
+    return error_set(
+        err, ERROR_UNSUPPORTED,
+        "result_backend: results go to mongodb://, redis://, sentinel:// or file://, or nowhere "
+        "(disabled://); not to %.*s",
+        (int)(strstr(value, ":") ? strcspn(value, ":") : 0), value);
 }
 
 int setting_check_text(const struct setting_row *row, const char *value, struct error *err)

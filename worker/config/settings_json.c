@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Values as JSON has them, in the forms that Celery takes. Simple ones become text and go the way of
- * text, so that they are checked once and in one place. */
+/* Values as JSON has them, in the forms that Celery takes. Simple ones become text and go the way
+ * of text, so that they are checked once and in one place. */
 
 /* Members of broker_transport_options that have a row of their own. */
 static const char *const transport_rows[] = {

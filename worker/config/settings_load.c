@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Settings from the --config file and the environment. broker_transport_options comes first in both: a
- * member by its own name is more specific than the dictionary it also fits in. */
+/* Settings from the --config file and the environment. broker_transport_options comes first in
+ * both: a member by its own name is more specific than the dictionary it also fits in. */
 
 enum { LARGEST_FILE = 16 << 20 };
 

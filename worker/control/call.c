@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Arguments in, replies out. The one idea: a client cannot tell us from Celery, so what Python would
- * raise for wrong arguments is answered in the words of its repr(). */
+/* Arguments in, replies out. The one idea: a client cannot tell us from Celery, so what Python
+ * would raise for wrong arguments is answered in the words of its repr(). */
 
 char *call_repr(const cJSON *value)
 {
@@ -108,7 +108,7 @@ const char **call_texts(const struct call *call, const char *name, size_t *ret_n
     return texts;
 }
 
-/* --- are they the function's? ------------------------------------------------------------------------ */
+/* --- are they the function's? ----------------------------------------------------------------- */
 
 /* The next name of a row's arguments, without its mark. False at the end. */
 static bool next_name(const char **at, struct slice *ret_name, bool *ret_required)

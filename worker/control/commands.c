@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/control/call.h"
 
-/* Every command of remote control: Celery's, with the arguments of its functions in their order, then our
- * own. Help texts are for `cworker inspect` and `cworker control`. */
+/* Every command of remote control: Celery's, with the arguments of its functions in their order,
+ * then our own. Help texts are for `cworker inspect` and `cworker control`. */
 
 #define INSPECT(name, alias, arguments, help)                                                      \
     {#name, alias, CONTROL_INSPECT, arguments, call_##name, help}
@@ -31,7 +31,8 @@ const struct control_command control_commands[] = {
     CONTROL(add_consumer, "queue! exchange exchange_type routing_key *",
             "Tell worker(s) to consume from task queue by name."),
     CONTROL(autoscale, "max min", "Modify autoscale settings."),
-    CONTROL(cancel_consumer, "queue! *", "Tell worker(s) to stop consuming from task queue by name."),
+    CONTROL(cancel_consumer, "queue! *",
+            "Tell worker(s) to stop consuming from task queue by name."),
     CONTROL(disable_events, "", "Tell worker(s) to stop sending task-related events."),
     CONTROL(election, "id! topic! action *", "Hold election."),
     CONTROL(enable_events, "", "Tell worker(s) to send task-related events."),

@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Commands about tasks: revoke, revoke_by_stamped_headers, terminate, rate_limit, time_limit. Tools match
- * on the texts of the replies, which are therefore Celery's to the letter, Python's sets included. */
+/* Commands about tasks: revoke, revoke_by_stamped_headers, terminate, rate_limit, time_limit. Tools
+ * match on the texts of the replies, which are therefore Celery's to the letter, Python's sets
+ * included. */
 
 /* SIGTERM, TERM or 15; 0 and a reply where it is none. */
 static int signal_of(const cJSON *value, cJSON **ret_error)
@@ -42,7 +43,7 @@ static int signal_of(const cJSON *value, cJSON **ret_error)
     return 0;
 }
 
-/* --- by id ------------------------------------------------------------------------------------------- */
+/* --- by id ------------------------------------------------------------------------------------ */
 
 /* {'a', 'b'}, or a, b when `plain`. */
 static char *print_ids(const char *const *ids, size_t n, bool plain)
@@ -138,7 +139,7 @@ cJSON *call_terminate(struct call *call)
     return revoke_ids(call, true);
 }
 
-/* --- by stamp ---------------------------------------------------------------------------------------- */
+/* --- by stamp --------------------------------------------------------------------------------- */
 
 /* ["k=v"] as {"k": "v"}; NULL: not of that form. Caller frees. */
 static cJSON *headers_of(const cJSON *list)
@@ -181,7 +182,8 @@ static char *print_found(const cJSON *found)
     return buf_take(&out);
 }
 
-/* Ours: Celery knows no way back but code in the worker. Celery's own integration suite needs one. */
+/* Ours: Celery knows no way back but code in the worker. Celery's own integration suite needs
+ * one. */
 cJSON *call_revoked_stamps_clear(struct call *call)
 {
     revoked_forget_stamps(call->worker);
@@ -218,7 +220,7 @@ cJSON *call_revoke_by_stamped_headers(struct call *call)
     return reply;
 }
 
-/* --- limits ------------------------------------------------------------------------------------------- */
+/* --- limits ----------------------------------------------------------------------------------- */
 
 static cJSON *unknown_task(const char *what, const char *name)
 {
@@ -255,7 +257,8 @@ cJSON *call_rate_limit(struct call *call)
                   : cJSON_IsNumber(value) ? json_text(value)
                                           : NULL;
     if ((cJSON_IsArray(value) || cJSON_IsObject(value)) && value->child)
-        return call_raise("TypeError", "float() argument must be a string or a real number, not '%s'",
+        return call_raise("TypeError",
+                          "float() argument must be a string or a real number, not '%s'",
                           call_type(value));
     bool off = !limit || !*limit || (cJSON_IsNumber(value) && value->valuedouble == 0);
     struct error err = {0};

@@ -10,7 +10,7 @@
 
 /* Commands about the worker itself: its pool, its queues, its events, its end. */
 
-/* --- pool --------------------------------------------------------------------------------------------- */
+/* --- pool ------------------------------------------------------------------------------------- */
 
 static cJSON *pool_change(struct call *call, const char *name, int sign)
 {
@@ -80,7 +80,7 @@ cJSON *call_shutdown(struct call *call)
     return NULL;
 }
 
-/* --- queues ------------------------------------------------------------------------------------------- */
+/* --- queues ----------------------------------------------------------------------------------- */
 
 static const char *queue_of(const struct call *call)
 {
@@ -153,7 +153,7 @@ cJSON *call_resume(struct call *call)
     return pause_or_resume(call, false);
 }
 
-/* --- events ------------------------------------------------------------------------------------------- */
+/* --- events ----------------------------------------------------------------------------------- */
 
 cJSON *call_enable_events(struct call *call)
 {

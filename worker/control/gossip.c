@@ -12,15 +12,16 @@
 #include <unistd.h>
 
 /* Gossip, as far as elections need it. The `election` command reaches every worker; each says
- * worker-elect with its clock, and the lowest (clock, node.pid) applies the action. The one idea: votes are
- * counted for a fixed while after the first, so nobody has to know who is alive and heartbeats need not be
- * listened to. Nothing is durable: an election in which the winner dies has no effect, as in Celery.
+ * worker-elect with its clock, and the lowest (clock, node.pid) applies the action. The one idea:
+ * votes are counted for a fixed while after the first, so nobody has to know who is alive and
+ * heartbeats need not be listened to. Nothing is durable: an election in which the winner dies has
+ * no effect, as in Celery.
  *
- * Celery's workers decide sooner: each when it has heard as many acks as there are others, by the votes it
- * has heard until then. So that they agree with us, whichever votes these are, ours have the lowest clocks
- * that there can be: in a mixed fleet a cworker is elected. There are two of each, because Celery's worker
- * ends with an IndexError where it has to decide by a single vote (kombu.clocks, sort_heap); and our acks
- * come last, so that it hears more votes. */
+ * Celery's workers decide sooner: each when it has heard as many acks as there are others, by the
+ * votes it has heard until then. So that they agree with us, whichever votes these are, ours have
+ * the lowest clocks that there can be: in a mixed fleet a cworker is elected. There are two of
+ * each, because Celery's worker ends with an IndexError where it has to decide by a single vote
+ * (kombu.clocks, sort_heap); and our acks come last, so that it hears more votes. */
 
 enum { ELECTIONS_MOST = 100, VOTES_MOST = 10000 };
 static const struct timeval patience = {1, 0};
@@ -42,7 +43,7 @@ struct gossip {
     int n_elections;
 };
 
-/* --- elections ---------------------------------------------------------------------------------------- */
+/* --- elections -------------------------------------------------------------------------------- */
 
 static void election_free(struct election *e)
 {
@@ -183,7 +184,7 @@ cJSON *call_election(struct call *call)
     return NULL;
 }
 
-/* --- what is heard --------------------------------------------------------------------------------------- */
+/* --- what is heard ---------------------------------------------------------------------------- */
 
 static void on_worker_event(struct gossip *g, const cJSON *event)
 {
@@ -213,7 +214,7 @@ static void on_event(struct slice text, void *arg)
     cJSON_Delete(body);
 }
 
-/* --- open and close --------------------------------------------------------------------------------------- */
+/* --- open and close --------------------------------------------------------------------------- */
 
 void gossip_open(struct control *c)
 {

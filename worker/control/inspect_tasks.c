@@ -10,8 +10,8 @@
 #include <string.h>
 
 /* What a worker has in hand and what it can run: active, reserved, scheduled, query_task, revoked,
- * registered, active_queues. The one idea: `scheduled` is what waits in Redis for our queues, since here
- * no worker holds tasks that wait for their ETA; so it is bounded. */
+ * registered, active_queues. The one idea: `scheduled` is what waits in Redis for our queues, since
+ * here no worker holds tasks that wait for their ETA; so it is bounded. */
 
 enum { SCHEDULED_MOST = 1000 };
 
@@ -79,15 +79,15 @@ cJSON *call_revoked(struct call *call)
     return revoked_list(call->worker->revoked);
 }
 
-/* --- scheduled ------------------------------------------------------------------------------------- */
+/* --- scheduled -------------------------------------------------------------------------------- */
 
 static cJSON *scheduled_entry(struct worker *w, const struct delayed_entry *e)
 {
     struct request r = {.worker = w, .delivery = {.queue = e->queue}};
     cJSON *entry = NULL;
     char eta[40];
-    if (message_decode(mem_ndup(e->text.at, e->text.size), e->text.size, &(struct message_limits){0},
-                       &r.message, NULL) == 0) {
+    if (message_decode(mem_ndup(e->text.at, e->text.size), e->text.size,
+                       &(struct message_limits){0}, &r.message, NULL) == 0) {
         entry = cJSON_CreateObject();
         cJSON_AddStringToObject(entry, "eta", time_print(e->due, eta));
         cJSON_AddItemToObject(entry, "priority", json_int(6)); /* Celery's timer knows no other */
@@ -121,7 +121,7 @@ cJSON *call_scheduled(struct call *call)
     return NULL;
 }
 
-/* --- registered -------------------------------------------------------------------------------------- */
+/* --- registered ------------------------------------------------------------------------------- */
 
 static void add_item(struct buf *out, const char *name, const char *value)
 {
@@ -144,12 +144,15 @@ static void add_seconds(struct buf *out, const char *name, double seconds)
 static void add_retries(struct buf *out, const struct cw_def *d)
 {
     char text[32];
-    snprintf(text, sizeof text, "%d", d->max_retries == 0 ? 3 : d->max_retries < 0 ? 0 : d->max_retries);
+    snprintf(text, sizeof text, "%d",
+             d->max_retries == 0  ? 3
+             : d->max_retries < 0 ? 0
+                                  : d->max_retries);
     add_item(out, "max_retries", d->max_retries == CW_FOREVER ? NULL : text);
 }
 
-/* An attribute of Celery's Task in the words of Python's str(), as it is now; what a C task has not, is
- * left out. */
+/* An attribute of Celery's Task in the words of Python's str(), as it is now; what a C task has
+ * not, is left out. */
 static void add_attribute(struct buf *out, const struct registry_entry *e, const struct settings *s,
                           const char *name)
 {
@@ -219,7 +222,7 @@ cJSON *call_registered(struct call *call)
     return list;
 }
 
-/* --- queues -------------------------------------------------------------------------------------------- */
+/* --- queues ----------------------------------------------------------------------------------- */
 
 /* Queue.as_dict(recurse=True). */
 static cJSON *queue_info(const char *name, struct queue_binding binding)
@@ -246,7 +249,8 @@ cJSON *call_active_queues(struct call *call)
     const char **queues = channel_queues(call->worker->channel);
     cJSON *list = cJSON_CreateArray();
     for (size_t i = 0; queues[i]; i++)
-        cJSON_AddItemToArray(list, queue_info(queues[i], channel_binding(call->worker->channel, queues[i])));
+        cJSON_AddItemToArray(
+            list, queue_info(queues[i], channel_binding(call->worker->channel, queues[i])));
     free(queues);
     return list;
 }

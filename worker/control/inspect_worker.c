@@ -17,8 +17,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-/* What a worker says of itself: ping, clock, stats, report, conf, memory. The keys are Celery's, so that
- * Flower and exporters read them; a value that Python alone could have is the nearest that is true. */
+/* What a worker says of itself: ping, clock, stats, report, conf, memory. The keys are Celery's, so
+ * that Flower and exporters read them; a value that Python alone could have is the nearest that is
+ * true. */
 
 cJSON *call_ping(struct call *call)
 {
@@ -64,7 +65,7 @@ cJSON *call_conf(struct call *call)
     return conf;
 }
 
-/* --- stats ------------------------------------------------------------------------------------------ */
+/* --- stats ------------------------------------------------------------------------------------ */
 
 static cJSON *totals(const struct worker *w)
 {
@@ -267,7 +268,7 @@ cJSON *call_stats(struct call *call)
     return stats;
 }
 
-/* --- memory ------------------------------------------------------------------------------------------ */
+/* --- memory ----------------------------------------------------------------------------------- */
 
 enum { SAMPLES_MOST = 1000 };
 
@@ -331,10 +332,10 @@ cJSON *call_objgraph(struct call *call)
                       "objgraph draws Python objects: this worker is written in C and has none");
 }
 
-/* --- hello -------------------------------------------------------------------------------------------- */
+/* --- hello ------------------------------------------------------------------------------------ */
 
-/* {id: [seconds, id]}, as Celery's workers exchange what is revoked; the seconds are those of the epoch,
- * which a Python worker reads as "just now". */
+/* {id: [seconds, id]}, as Celery's workers exchange what is revoked; the seconds are those of the
+ * epoch, which a Python worker reads as "just now". */
 cJSON *revoked_exchange(struct worker *w)
 {
     revoked_purge(w->revoked, worker_now(w));

@@ -8,21 +8,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A control message's way: envelope ─▶ is it for us? ─▶ command of the table ─▶ reply. The one idea:
- * whatever a client sends, the worst that happens is a line in the log. Nothing here is durable: a command
- * that comes while a worker is away is gone, as in Celery. */
+/* A control message's way: envelope ─▶ is it for us? ─▶ command of the table ─▶ reply. The one
+ * idea: whatever a client sends, the worst that happens is a line in the log. Nothing here is
+ * durable: a command that comes while a worker is away is gone, as in Celery. */
 
 static const struct control_command *command_find(const char *name)
 {
     for (int i = 0; i < control_n_commands; i++) {
         const struct control_command *command = &control_commands[i];
-        if (strcmp(command->name, name) == 0 || (command->alias && strcmp(command->alias, name) == 0))
+        if (strcmp(command->name, name) == 0 ||
+            (command->alias && strcmp(command->alias, name) == 0))
             return command;
     }
     return NULL;
 }
 
-/* --- reply ---------------------------------------------------------------------------------------- */
+/* --- reply ------------------------------------------------------------------------------------ */
 
 static void reply(struct control *c, const cJSON *body, const cJSON *value)
 {
@@ -83,7 +84,7 @@ void call_answer(struct call *call, cJSON *value)
     call_free(call);
 }
 
-/* --- dispatch ------------------------------------------------------------------------------------- */
+/* --- dispatch --------------------------------------------------------------------------------- */
 
 /* Takes body. */
 static void dispatch(struct control *c, cJSON *body)
@@ -187,7 +188,7 @@ int control_send(struct control *c, const char *method, cJSON *arguments, const 
     return code;
 }
 
-/* --- open and close ----------------------------------------------------------------------------------- */
+/* --- open and close --------------------------------------------------------------------------- */
 
 struct control *control_open(struct worker *w)
 {

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Mingle: at the start, what other workers know of revoked tasks, and their clocks. Unlike Celery's the
- * start does not wait for it: `hello` goes out, and a second later the answers are read from the reply
- * queue in one go. A kill -9 in between leaves a reply queue that expires by itself. */
+/* Mingle: at the start, what other workers know of revoked tasks, and their clocks. Unlike Celery's
+ * the start does not wait for it: `hello` goes out, and a second later the answers are read from
+ * the reply queue in one go. A kill -9 in between leaves a reply queue that expires by itself. */
 
 static const struct timeval patience = {1, 0};
 
@@ -75,7 +75,8 @@ static void on_answers(const redisReply *reply, void *arg)
         } else {
             log_info("mingle: all alone");
         }
-        fanout_unbind_reply(m->control->worker->fanout, m->control->reply_exchange, m->oid, m->queue);
+        fanout_unbind_reply(m->control->worker->fanout, m->control->reply_exchange, m->oid,
+                            m->queue);
         m->control->mingle = NULL;
     }
     mingle_free(m);

@@ -5,9 +5,9 @@
 #include <regex.h>
 #include <string.h>
 
-/* Which nodes a command is meant for, by pattern. `pcre` patterns are Python's, matched from the start of
- * the name; they are put into POSIX words, which can say all of what names of hosts need. The one idea:
- * only whether there is a match counts, so lazy repetition is the same as greedy. */
+/* Which nodes a command is meant for, by pattern. `pcre` patterns are Python's, matched from the
+ * start of the name; they are put into POSIX words, which can say all of what names of hosts need.
+ * The one idea: only whether there is a match counts, so lazy repetition is the same as greedy. */
 
 /* What a class letter stands for inside brackets; NULL: the letter itself. */
 static const char *class_of(char letter)
@@ -29,7 +29,8 @@ static size_t put_escape(char letter, bool inside, struct buf *out)
     const char *class = class_of((char)(letter | 0x20));
     bool negated = letter >= 'A' && letter <= 'Z';
     if (class && !(inside && negated))
-        buf_printf(out, inside ? "%s%s%s" : "[%s%s%s", negated ? "^" : "", class, inside ? "" : "]");
+        buf_printf(out, inside ? "%s%s%s" : "[%s%s%s", negated ? "^" : "", class,
+                   inside ? "" : "]");
     else if (inside)
         buf_char(out, letter);
     else if (letter == 'Z')
@@ -86,7 +87,8 @@ int pattern_match(const char *name, const char *pattern, const char *matcher, bo
 {
     *ret_match = false;
     const char *counted = strchr(pattern, '{');
-    if (strlen(pattern) > 1000 || (counted && strchr(counted + 1, '{'))) /* nested, they take memory */
+    if (strlen(pattern) > 1000 ||
+        (counted && strchr(counted + 1, '{'))) /* nested, they take memory */
         return error_set(err, ERROR_INVALID,
                          "pattern of more than 1000 bytes or one counted repetition");
     if (strcmp(matcher, "pcre") == 0)

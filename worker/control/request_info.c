@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* A task as `inspect active` and its like show it: the keys and types of Celery's Request.info(). The
- * arguments are read again from the body, since main keeps none; only inspection pays for that. */
+/* A task as `inspect active` and its like show it: the keys and types of Celery's Request.info().
+ * The arguments are read again from the body, since main keeps none; only inspection pays for
+ * that. */
 
 static void add_text(cJSON *object, const char *key, const char *text)
 {
@@ -39,14 +40,15 @@ static cJSON *delivery_info(const struct message *m, const char *queue)
     return info;
 }
 
-/* When it started (CLOCK_MONOTONIC µs), and in which process; a native task runs in this one. A task that
- * has ended is known by its process, too. */
+/* When it started (CLOCK_MONOTONIC µs), and in which process; a native task runs in this one. A
+ * task that has ended is known by its process, too. */
 static bool has_started(const struct request *r, pid_t *ret_pid, int64_t *ret_started)
 {
     bool native = r->def >= 0 && registry[r->def].native;
     *ret_pid = native ? getpid() : r->pid;
     *ret_started = r->started_at;
-    if (r->state == REQUEST_RUNNING && r->job && pool_job_runs(r->worker->pool, r->job, ret_pid, ret_started))
+    if (r->state == REQUEST_RUNNING && r->job &&
+        pool_job_runs(r->worker->pool, r->job, ret_pid, ret_started))
         return true;
     return r->started_at && *ret_pid;
 }
@@ -75,7 +77,8 @@ cJSON *request_info(const struct request *r, bool safe)
     return info;
 }
 
-/* What ends without a run (revoked, expired, to be delayed) is neither: Celery has let go of it, too. */
+/* What ends without a run (revoked, expired, to be delayed) is neither: Celery has let go of it,
+ * too. */
 static enum request_place place_of(const struct request *r)
 {
     pid_t pid;

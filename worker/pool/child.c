@@ -166,8 +166,8 @@ static void reap_strays(const struct child *c)
         ;
 }
 
-/* Waits until this task may begin, or is not here to be begun. Once main is dead nothing is: the zygote
- * is about to end this process. */
+/* Waits until this task may begin, or is not here to be begun. Once main is dead nothing is: the
+ * zygote is about to end this process. */
 static void hand_await_fence(struct hand *h, const struct task_frame *f)
 {
     struct fence *fence = h->child->fence;
@@ -366,7 +366,10 @@ static void serve_by_threads(struct child *c, struct hand *hands, int count)
 
 void child_serve(const struct child_options *o)
 {
-    struct child c = {.fd = o->fd, .fence = o->fence, .threads = o->threads, .write_lock = PTHREAD_MUTEX_INITIALIZER};
+    struct child c = {.fd = o->fd,
+                      .fence = o->fence,
+                      .threads = o->threads,
+                      .write_lock = PTHREAD_MUTEX_INITIALIZER};
     struct hand *hands = mem_zalloc((size_t)o->count * sizeof *hands);
     for (int i = 0; i < o->count; i++) {
         hands[i].child = &c;

@@ -2,13 +2,13 @@
 #ifndef WORKER_FENCE_H
 #define WORKER_FENCE_H
 
-/* Private to the pool: may a child begin a task now? A child holds tasks that it has not begun. Should
- * main be killed, or stand still for longer than its lease, others run them: begun here as well they
- * would run twice. So each child looks here before it begins, in memory that main shares with it: two
- * loads and a clock, no system call.
+/* Private to the pool: may a child begin a task now? A child holds tasks that it has not begun.
+ * Should main be killed, or stand still for longer than its lease, others run them: begun here as
+ * well they would run twice. So each child looks here before it begins, in memory that main shares
+ * with it: two loads and a clock, no system call.
  *
- * That main lives shows in a robust mutex that it holds from its start to its end: the kernel marks it
- * as soon as main begins to die, long before the zygote can hear of it. */
+ * That main lives shows in a robust mutex that it holds from its start to its end: the kernel marks
+ * it as soon as main begins to die, long before the zygote can hear of it. */
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -2,9 +2,9 @@
 #ifndef WORKER_FRAME_H
 #define WORKER_FRAME_H
 
-/* The whole language between main and a pool child, over a stream socket. Both ends are one binary on one
- * machine, so a frame is a head, a fixed struct as it lies in memory, and the bytes of its slices in
- * order. Slices of a decoded frame point into the receiver's buffer. */
+/* The whole language between main and a pool child, over a stream socket. Both ends are one binary
+ * on one machine, so a frame is a head, a fixed struct as it lies in memory, and the bytes of its
+ * slices in order. Slices of a decoded frame point into the receiver's buffer. */
 
 #include "proto/json.h"
 #include "worker/task/result_kind.h"
@@ -68,15 +68,15 @@ struct outcome_frame {
     struct slice sends;            /* JSON array of elements to publish with the ack; {0}: none */
 };
 
-/* Appends a frame to `out`; one that would pass the buffer's maximum or FRAME_MAX leaves it as it was,
- * with `failed` set. */
+/* Appends a frame to `out`; one that would pass the buffer's maximum or FRAME_MAX leaves it as it
+ * was, with `failed` set. */
 void frame_put_task(struct buf *out, const struct task_frame *f);
 void frame_put_started(struct buf *out, const struct started_frame *f);
 void frame_put_state(struct buf *out, const struct state_frame *f);
 void frame_put_outcome(struct buf *out, const struct outcome_frame *f);
 
-/* Is a whole frame at the start of data? Its total size, 0 when more bytes are needed, -1 when it can be
- * none (a child that writes rubbish is killed). */
+/* Is a whole frame at the start of data? Its total size, 0 when more bytes are needed, -1 when it
+ * can be none (a child that writes rubbish is killed). */
 int64_t frame_complete(const char *data, size_t size);
 enum frame_kind frame_kind_of(const char *data);
 int frame_get_task(const char *data, size_t size, struct task_frame *ret);

@@ -8,8 +8,8 @@
  *
  * Claims. main writes a job's number into a free place of the ring and then sends the frame, which
  * names the place. Whoever changes the place from that number to 0 has the job: the child, to run
- * it, or main, to take it back. The child skips frames whose claim it lost, and waits with the others
- * while it may not begin any (fence.h).
+ * it, or main, to take it back. The child skips frames whose claim it lost, and waits with the
+ * others while it may not begin any (fence.h).
  *
  * Outcomes. They are gathered in `out` and sent together. What lies there when the child dies, or
  * when a long job holds up the sending, main reads here; the same outcome coming through the socket

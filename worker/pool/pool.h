@@ -2,8 +2,9 @@
 #ifndef WORKER_POOL_H
 #define WORKER_POOL_H
 
-/* The pool, seen from main: it hands tasks to children, keeps their limits, replaces those that die. The
- * children are forked by the zygote (zygote.h). It knows nothing of messages: a job is a number.
+/* The pool, seen from main: it hands tasks to children, keeps their limits, replaces those that
+ * die. The children are forked by the zygote (zygote.h). It knows nothing of messages: a job is a
+ * number.
  *
  *     submitted ──▶ in a child's queue ──▶ running ──▶ outcome
  *                        │                    ├──▶ lost: crash, hard limit, terminated
@@ -27,7 +28,8 @@ enum pool_loss {
     POOL_ORPHANED,   /* ran, but its child died through no fault of the task: give it back */
 };
 
-/* A handler may call every pool function but pool_shut and pool_close (on_broken may call these too). */
+/* A handler may call every pool function but pool_shut and pool_close (on_broken may call these
+ * too). */
 struct pool_handlers {
     void (*on_started)(uint64_t job, pid_t pid, void *arg);
     void (*on_state)(const struct state_frame *f, void *arg);
@@ -49,8 +51,8 @@ struct pool_options {
 struct pool;
 struct zygote;
 
-/* Forks the zygote. Before any thread, connection or event base exists; the registry is filled. The child
- * side never returns. NULL: errno says why not. With POOL_SOLO no process is made. */
+/* Forks the zygote. Before any thread, connection or event base exists; the registry is filled. The
+ * child side never returns. NULL: errno says why not. With POOL_SOLO no process is made. */
 struct zygote *zygote_start(const struct pool_options *options);
 
 struct pool *pool_open(struct event_base *base, struct zygote *zygote,
@@ -58,20 +60,20 @@ struct pool *pool_open(struct event_base *base, struct zygote *zygote,
 
 int pool_lanes(const struct pool *p);     /* tasks that can run at a time */
 int pool_most(const struct pool *p);      /* what pool_resize may ask for */
-/* Another number of lanes, 0 to pool_most(). What runs goes on: children that are too many take nothing new
- * and exit when they have ended what they hold. With -P threads a new child replaces the old one. False
- * with -P solo. */
+/* Another number of lanes, 0 to pool_most(). What runs goes on: children that are too many take
+ * nothing new and exit when they have ended what they hold. With -P threads a new child replaces
+ * the old one. False with -P solo. */
 bool pool_resize(struct pool *p, int concurrency);
 void pool_restart(struct pool *p);        /* every child is replaced, once it has ended what it holds */
 int pool_room(const struct pool *p);      /* jobs that may be submitted now; batches for tiny tasks counted */
 void pool_submit(struct pool *p, const struct task_frame *f); /* copies; needs pool_room() > 0 */
-/* Tasks that are not acked yet begin until then only (CLOCK_BOOTTIME µs). Until the first call there is no
- * end; a later call with a later instant lets them begin again. */
+/* Tasks that are not acked yet begin until then only (CLOCK_BOOTTIME µs). Until the first call
+ * there is no end; a later call with a later instant lets them begin again. */
 void pool_begin_until(struct pool *p, int64_t until);
 void pool_recall(struct pool *p); /* what has not begun comes back as POOL_UNSTARTED */
 void pool_stop(struct pool *p, uint64_t job, unsigned stop /* enum cw_stop */); /* asks it to end early */
-/* Sends `signal` to the child's group and SIGKILL 0.1 s later; false: not here. Both this and pool_stop
- * take a job that has not begun back from its child: it is POOL_UNSTARTED. */
+/* Sends `signal` to the child's group and SIGKILL 0.1 s later; false: not here. Both this and
+ * pool_stop take a job that has not begun back from its child: it is POOL_UNSTARTED. */
 bool pool_terminate(struct pool *p, uint64_t job, int signal);
 int pool_running(const struct pool *p); /* jobs submitted and not ended yet */
 int pool_pids(const struct pool *p, pid_t *pids, int max);
@@ -80,8 +82,9 @@ bool pool_job_runs(const struct pool *p, uint64_t job, pid_t *ret_pid, int64_t *
 /* Jobs sent to each child so far, in the order of pool_pids. */
 int pool_counts(const struct pool *p, uint64_t *counts, int max);
 
-/* Asks idle children to exit and waits for none; with `kill`, ends all of them and their programs now:
- * running jobs come back as POOL_TERMINATED, queued ones as POOL_UNSTARTED, before it returns. */
+/* Asks idle children to exit and waits for none; with `kill`, ends all of them and their programs
+ * now: running jobs come back as POOL_TERMINATED, queued ones as POOL_UNSTARTED, before it
+ * returns. */
 void pool_shut(struct pool *p, bool kill);
 void pool_close(struct pool *p); /* after pool_shut: reaps the zygote too */
 

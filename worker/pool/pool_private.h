@@ -3,8 +3,8 @@
 #define WORKER_POOL_PRIVATE_H
 
 /* Shared by the pool's files: pool.c (jobs, which lane gets which), pool_child.c (children: their
- * births, their streams, their deaths), pool_watch.c (limits, stops, batches held up), pool_resize.c
- * (another number of lanes), pool_solo.c (-P solo). */
+ * births, their streams, their deaths), pool_watch.c (limits, stops, batches held up),
+ * pool_resize.c (another number of lanes), pool_solo.c (-P solo). */
 
 #include "worker/pool/zygote.h"
 

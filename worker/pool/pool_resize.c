@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Another number of lanes while the pool works. The one idea: nothing that runs is disturbed. A child too
- * many is closed as one that has done its max_tasks_per_child is, and simply not replaced. */
+/* Another number of lanes while the pool works. The one idea: nothing that runs is disturbed. A
+ * child too many is closed as one that has done its max_tasks_per_child is, and simply not
+ * replaced. */
 
 #include "worker/pool/pool_private.h"
 

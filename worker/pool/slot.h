@@ -2,9 +2,9 @@
 #ifndef WORKER_SLOT_H
 #define WORKER_SLOT_H
 
-/* One lane of work (a prefork child, or one thread of a threads child), in memory that main and the child
- * share. It answers what a dead child cannot: which task was running, since when. And it carries the
- * request to stop the other way: one load for the task, a futex for its sleeps. */
+/* One lane of work (a prefork child, or one thread of a threads child), in memory that main and the
+ * child share. It answers what a dead child cannot: which task was running, since when. And it
+ * carries the request to stop the other way: one load for the task, a futex for its sleeps. */
 
 #include <stdatomic.h>
 #include <stdint.h>

@@ -3,7 +3,8 @@
 #define WORKER_STORE_BACKEND_H
 
 /* What the stores share, private to worker/store/. An entry is one record that was put: a copy of
- * it in one allocation, which travels from queue to queue until it is settled on the loop thread. */
+ * it in one allocation, which travels from queue to queue until it is settled on the loop
+ * thread. */
 
 #include "worker/store/store.h"
 

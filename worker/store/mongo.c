@@ -101,7 +101,8 @@ static size_t build(const struct mongo_store *m, struct store_entry **entries, s
         job->document = bson_new();
         job->entry = e;
         job->state = JOB_TODO;
-        /* Celery's client takes the fields for given in every document, also where nothing is known. */
+        /* Celery's client takes the fields for given in every document, also where nothing is
+         * known. */
         e->record.extended |= m->extended;
         if (record_bson(&e->record, e->no_children, expiry_of(m, &e->record), job->document, &why) <
             0) {
@@ -167,7 +168,8 @@ static void clean_up_documents(void *state, struct store_thread *t)
     BSON_APPEND_DOCUMENT_BEGIN(&selector, "date_done", &past);
     BSON_APPEND_DATE_TIME(&past, "$lt", (int64_t)(((double)time(NULL) - m->expires) * 1000));
     bson_append_document_end(&selector, &past);
-    mongoc_collection_t *groups = mongoc_client_get_collection(m->client, m->database, m->groups_name);
+    mongoc_collection_t *groups =
+        mongoc_client_get_collection(m->client, m->database, m->groups_name);
     mongoc_collection_delete_many(m->tasks, &selector, NULL, NULL, NULL);
     mongoc_collection_delete_many(groups, &selector, NULL, NULL, NULL);
     mongoc_collection_destroy(groups);
@@ -220,6 +222,10 @@ static char *mongo_read(const struct store_setup *setup, const char *id, struct 
     return text;
 }
 
-const struct store_ops store_mongo_ops = {mongo_open, store_thread_put, store_thread_get,
-                                          store_thread_close, mongo_read,
-                                          .is_down = store_thread_is_down, .tidy = store_thread_cleanup};
+const struct store_ops store_mongo_ops = {mongo_open,
+                                          store_thread_put,
+                                          store_thread_get,
+                                          store_thread_close,
+                                          mongo_read,
+                                          .is_down = store_thread_is_down,
+                                          .tidy = store_thread_cleanup};

@@ -40,8 +40,8 @@ bool mongo_is_about_server(int64_t code)
 }
 
 /* Children are arrays in arrays, which not every server takes: a client can do without them. */
-static void refuse(struct mongo_store *m, struct store_thread *t, struct mongo_job *job, int64_t code,
-                   const char *why)
+static void refuse(struct mongo_store *m, struct store_thread *t, struct mongo_job *job,
+                   int64_t code, const char *why)
 {
     struct store_entry *e = job->entry;
     bool has_children = e->record.children && strcmp(e->record.children, "[]") != 0;
@@ -102,8 +102,9 @@ static void read_write_error(struct mongo_store *m, struct store_thread *t, stru
         refuse(m, t, jobs[index], code, why);
 }
 
-static struct tally read_reply(struct mongo_store *m, struct store_thread *t, struct mongo_job **jobs,
-                               size_t n, bool trust_index, const bson_t *reply)
+static struct tally read_reply(struct mongo_store *m, struct store_thread *t,
+                               struct mongo_job **jobs, size_t n, bool trust_index,
+                               const bson_t *reply)
 {
     struct tally tally = {.n_inserted = reply_int(reply, "nInserted"),
                           .n_matched = reply_int(reply, "nMatched"),
@@ -135,8 +136,8 @@ static void add_job(mongoc_bulk_operation_t *bulk, const struct mongo_job *job, 
 
 /* The documents are known to be well-formed: libmongoc need not look again, and would refuse empty
  * keys. */
-static bool execute(struct mongo_store *m, struct mongo_job **jobs, size_t n, bool replace, bson_t *reply,
-                    bson_error_t *why)
+static bool execute(struct mongo_store *m, struct mongo_job **jobs, size_t n, bool replace,
+                    bson_t *reply, bson_error_t *why)
 {
     bson_t bulk_opts = BSON_INITIALIZER, insert_opts = BSON_INITIALIZER;
     bson_t replace_opts = BSON_INITIALIZER;
@@ -166,8 +167,8 @@ static int run(struct mongo_store *m, struct store_thread *t, struct mongo_job *
                bool replace, int64_t *ret_matched, struct error *err);
 
 /* One by one, when a bulk failed for something in it and the server did not say reliably what. */
-static int run_singly(struct mongo_store *m, struct store_thread *t, struct mongo_job **jobs, size_t n,
-                      bool replace, int64_t *ret_matched, struct error *err)
+static int run_singly(struct mongo_store *m, struct store_thread *t, struct mongo_job **jobs,
+                      size_t n, bool replace, int64_t *ret_matched, struct error *err)
 {
     int code = 0;
     for (size_t i = 0; i < n && code == 0; i++)
@@ -202,7 +203,8 @@ static int run(struct mongo_store *m, struct store_thread *t, struct mongo_job *
     if (n == 1 && jobs[0]->state != JOB_TODO)
         return 0;
     bool by_server = why.domain == MONGOC_ERROR_SERVER;
-    if (!by_server || (!is_about_document(why.code) && !has_errors) || mongo_is_about_server(why.code))
+    if (!by_server || (!is_about_document(why.code) && !has_errors) ||
+        mongo_is_about_server(why.code))
         return error_set(err, ERROR_UNAVAILABLE, "%s", why.message);
     if (n > 1)
         return run_singly(m, t, jobs, n, replace, ret_matched, err);
@@ -226,8 +228,8 @@ static size_t pick(struct mongo_job *all, size_t n, int state, struct mongo_job 
 
 /* Replaced unless they are a SUCCESS. Where fewer matched than were sent, the others are a SUCCESS
  * (superseded, thus fine) or were deleted in between: a second insert tells them apart. */
-static int replace_some(struct mongo_store *m, struct store_thread *t, struct mongo_job **jobs, size_t n,
-                        struct error *err)
+static int replace_some(struct mongo_store *m, struct store_thread *t, struct mongo_job **jobs,
+                        size_t n, struct error *err)
 {
     int64_t matched = 0, ignored = 0;
     int code = run(m, t, jobs, n, true, &matched, err);

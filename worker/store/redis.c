@@ -257,8 +257,8 @@ static int read_reply(const redisReply *reply, const char **ret_text, struct err
     if (!reply)
         return error_set(err, ERROR_UNAVAILABLE, "Redis does not answer");
     if (reply->type == REDIS_REPLY_ERROR)
-        return error_set(err, redis_error_passes(reply->str) ? ERROR_UNAVAILABLE : ERROR_INVALID, "%s",
-                         reply->str);
+        return error_set(err, redis_error_passes(reply->str) ? ERROR_UNAVAILABLE : ERROR_INVALID,
+                         "%s", reply->str);
     if (reply->type != REDIS_REPLY_STRING)
         return 0;
     if (reply->len == 0 || reply->str[0] != '{')
@@ -466,7 +466,7 @@ static char *redis_store_read(const struct store_setup *setup, const char *id, s
     return b.text;
 }
 
-/* --- chords ------------------------------------------------------------------------------------ */
+/* --- chords ----------------------------------------------------------------------------------- */
 
 static void prepare_chord(void *backend, const struct store_header *h, store_done_fn *fn, void *arg)
 {
@@ -488,7 +488,12 @@ static bool redis_is_down(void *backend)
     return ((const struct redis_store *)backend)->down_since > 0;
 }
 
-const struct store_ops store_redis_ops = {
-    .open = redis_store_open, .put = redis_put, .get = redis_get, .close = redis_store_close,
-    .read = redis_store_read, .is_down = redis_is_down, .prepare_chord = prepare_chord, .add_part = add_part,
-    .forget_chord = forget_chord};
+const struct store_ops store_redis_ops = {.open = redis_store_open,
+                                          .put = redis_put,
+                                          .get = redis_get,
+                                          .close = redis_store_close,
+                                          .read = redis_store_read,
+                                          .is_down = redis_is_down,
+                                          .prepare_chord = prepare_chord,
+                                          .add_part = add_part,
+                                          .forget_chord = forget_chord};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One list of calls that have no answer yet. A call is sent when the connection is up; one whose answer
- * was lost with its connection, or refused for now, is sent again. */
+/* One list of calls that have no answer yet. A call is sent when the connection is up; one whose
+ * answer was lost with its connection, or refused for now, is sent again. */
 
 #include "worker/store/redis_calls.h"
 
@@ -75,8 +75,8 @@ static void on_answer(const redisReply *reply, void *arg)
 static void send_call(struct call *call)
 {
     struct redis *redis = call->calls->redis;
-    int code = call->script ? redis_run(redis, call->script, on_answer, call, call->n_keys, call->argc,
-                                        call->argv)
+    int code = call->script ? redis_run(redis, call->script, on_answer, call, call->n_keys,
+                                        call->argc, call->argv)
                             : redis_send(redis, on_answer, call, call->argc, call->argv);
     call->sent = code == 0;
 }

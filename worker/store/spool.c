@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A queue of records in a file. The one idea: an entry is one allocation, so it is written as it lies in
- * memory and its pointers are moved when it comes back. The file has no name and dies with the process:
- * it saves memory, it does not keep results. Nothing in it has been acked, so a kill -9 loses none: its
- * messages are delivered again and the tasks run again. Who waits for a record stays in memory, so that what
- * cannot be read back as it was is told, and its task runs again too. */
+/* A queue of records in a file. The one idea: an entry is one allocation, so it is written as it
+ * lies in memory and its pointers are moved when it comes back. The file has no name and dies with
+ * the process: it saves memory, it does not keep results. Nothing in it has been acked, so a kill
+ * -9 loses none: its messages are delivered again and the tasks run again. Who waits for a record
+ * stays in memory, so that what cannot be read back as it was is told, and its task runs again
+ * too. */
 #include "worker/store/spool.h"
 
 #include "proto/base/mem.h"
@@ -65,7 +66,8 @@ static int open_file(struct spool *s, struct error *err)
     if (s->fd >= 0)
         return 0;
     s->fd = open(s->folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (s->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) { /* not every file system has them */
+    if (s->fd < 0 &&
+        (errno == EOPNOTSUPP || errno == EISDIR)) { /* not every file system has them */
         char *name = mem_printf("%s/cworker-XXXXXX", s->folder);
         s->fd = mkostemp(name, O_CLOEXEC);
         if (s->fd >= 0)

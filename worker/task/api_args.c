@@ -137,7 +137,8 @@ static bool bind_names(struct cw_task *t, bool strict)
                             v->string);
             return false;
         } else if (strict) {
-            task_type_error(t, "%s() got multiple values for argument '%s'", function_of(t), v->string);
+            task_type_error(t, "%s() got multiple values for argument '%s'", function_of(t),
+                            v->string);
             return false;
         }
     }

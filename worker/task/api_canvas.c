@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Canvases of a C task. A signature is made here as Celery writes it and travels to main as it is, with
- * the outcome: main fixes the ids of its parts and makes its messages, as for any continuation. Only the id
- * that the task may want to tell is fixed here. */
+/* Canvases of a C task. A signature is made here as Celery writes it and travels to main as it is,
+ * with the outcome: main fixes the ids of its parts and makes its messages, as for any
+ * continuation. Only the id that the task may want to tell is fixed here. */
 
 static const char *queue_of(const struct cw_send *call)
 {
@@ -37,7 +37,8 @@ static cJSON *make(const char *task, cJSON *args, cJSON *kwargs, const char *typ
     cJSON_AddItemToObject(sig, "args", args ? args : cJSON_CreateArray());
     cJSON_AddItemToObject(sig, "kwargs", kwargs ? kwargs : cJSON_CreateObject());
     cJSON_AddItemToObject(sig, "options", cJSON_CreateObject());
-    cJSON_AddItemToObject(sig, "subtask_type", type ? cJSON_CreateString(type) : cJSON_CreateNull());
+    cJSON_AddItemToObject(sig, "subtask_type",
+                          type ? cJSON_CreateString(type) : cJSON_CreateNull());
     cJSON_AddItemToObject(sig, "immutable", cJSON_CreateFalse());
     return sig;
 }
@@ -79,7 +80,8 @@ cJSON *cw_group(cJSON *list)
 
 cJSON *cw_chord(cJSON *list, cJSON *body)
 {
-    cJSON *sig = make_list("celery.chord", "chord", "header", list), *kwargs = json_get(sig, "kwargs");
+    cJSON *sig = make_list("celery.chord", "chord", "header", list),
+          *kwargs = json_get(sig, "kwargs");
     json_set(kwargs, "body", body ? body : cJSON_CreateNull());
     json_set(kwargs, "kwargs", cJSON_CreateObject());
     return sig;
@@ -119,7 +121,7 @@ void cw_link_error(cJSON *sig, cJSON *errback)
     add_link(chord ? json_get(json_get(sig, "kwargs"), "body") : sig, "link_error", errback);
 }
 
-/* --- sending ---------------------------------------------------------------------------------------- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static bool is_sound(const cJSON *sig)
 {
@@ -134,7 +136,8 @@ static bool is_sound(const cJSON *sig)
     for (const cJSON *one = list ? list->child : NULL; one; one = one->next)
         if (!is_sound(one))
             return false;
-    return cJSON_IsArray(list) && (strcmp(type, "chord") != 0 || is_sound(json_get(kwargs, "body")));
+    return cJSON_IsArray(list) &&
+           (strcmp(type, "chord") != 0 || is_sound(json_get(kwargs, "body")));
 }
 
 static const char *fix_id(cJSON *sig)
@@ -225,7 +228,7 @@ int cw_revoke(cw_task *t, const char *const *ids, size_t n, bool terminate)
     return 0;
 }
 
-/* --- results of others ------------------------------------------------------------------------------- */
+/* --- results of others ------------------------------------------------------------------------ */
 
 static void free_tree(void *tree)
 {
@@ -238,9 +241,9 @@ const cJSON *cw_result(cw_task *t, const char *id, int *ret_code)
     int ignored;
     int *code = ret_code ? ret_code : &ignored;
     *code = 0;
-    char *text = task_process.settings
-                     ? store_read(task_process.settings->result_backend, task_process.settings, id, &err)
-                     : NULL;
+    char *text = task_process.settings ? store_read(task_process.settings->result_backend,
+                                                    task_process.settings, id, &err)
+                                       : NULL;
     if (err.code != 0) {
         *code = helper_failed(t, true, "ConnectionError", "result of %s: %s", id, err.text);
         return NULL;

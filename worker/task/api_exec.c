@@ -145,7 +145,8 @@ static int start_failed(struct program *p, int code)
     return helper_failed(p->t, true, "OSError", "program %s: %s", name, strerror(code));
 }
 
-/* posix_spawn() cannot set limits; it returns when the program has begun, so no file is there yet. */
+/* posix_spawn() cannot set limits; it returns when the program has begun, so no file is there
+ * yet. */
 static void limit_files(const struct program *p)
 {
     struct rlimit none = {0, 0}, file = {p->command->max_file, p->command->max_file};

@@ -239,8 +239,9 @@ static int failed(struct call *c, CURLcode code)
                              "%s is a private, loopback or link-local address", host);
     if (c->unwanted)
         return cw_stopping(c->t) != CW_GO ? helper_stopped(c->t)
-               : c->t->problem.type       ? -1
-                                          : helper_failed(c->t, false, "ValueError", "the reply of %s was refused", host);
+               : c->t->problem.type
+                   ? -1
+                   : helper_failed(c->t, false, "ValueError", "the reply of %s was refused", host);
     if (c->too_large)
         return helper_failed(c->t, false, "ValueError", "the reply of %s is larger than %zu bytes",
                              host, c->max_size);

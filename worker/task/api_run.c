@@ -128,7 +128,8 @@ static int tell_main(cw_task *t, const char *what, cJSON *meta, bool is_event)
     cJSON_Delete(meta);
     if (text.failed) {
         buf_done(&text);
-        return helper_failed(t, false, "EncodeError", "what comes with %s is larger than 16 MiB", what);
+        return helper_failed(t, false, "EncodeError", "what comes with %s is larger than 16 MiB",
+                             what);
     }
     struct state_frame f = {.job = t->frame->job, .is_event = is_event,
                             .state = {what, strlen(what)}, .meta = {text.data, text.size}};

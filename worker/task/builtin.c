@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The tasks that every Celery worker has and that run as tasks do: map and starmap call another task of
- * this process once for each item, accumulate ends a task that was replaced by a group, and three are what
- * old producers send. The other two, which need the result store, run in main (native.c). */
+/* The tasks that every Celery worker has and that run as tasks do: map and starmap call another
+ * task of this process once for each item, accumulate ends a task that was replaced by a group, and
+ * three are what old producers send. The other two, which need the result store, run in main
+ * (native.c). */
 
 /* By position or by name, as Python binds it. */
 static const cJSON *argument(cw_task *t, const char *name, int place)
@@ -27,11 +28,11 @@ static cw_outcome accumulate(cw_task *t)
     int n = cJSON_GetArraySize(args);
     if (place < -n || place >= n)
         return cw_raise(t, "IndexError", "tuple index out of range");
-    return cw_return(t, cJSON_Duplicate(cJSON_GetArrayItem(args, (int)(place < 0 ? place + n : place)),
-                                        true));
+    return cw_return(
+        t, cJSON_Duplicate(cJSON_GetArrayItem(args, (int)(place < 0 ? place + n : place)), true));
 }
 
-/* --- map, starmap ----------------------------------------------------------------------------------- */
+/* --- map, starmap ----------------------------------------------------------------------------- */
 
 static char *make_body(const cJSON *item, bool star)
 {
@@ -51,7 +52,8 @@ static void take_sends(cw_task *t, struct slice text)
     cJSON_Delete(sends);
 }
 
-/* The inner task's exception is the outer one's; a retry is one too, as where Python calls a task. */
+/* The inner task's exception is the outer one's; a retry is one too, as where Python calls a
+ * task. */
 static cw_outcome fail_as(cw_task *t, const struct outcome_frame *inner)
 {
     if (inner->kind != RESULT_FAILURE && inner->kind != RESULT_RETRY)
@@ -114,7 +116,7 @@ static cw_outcome starmap(cw_task *t)
     return call_each(t, true);
 }
 
-/* --- what old producers send ------------------------------------------------------------------------- */
+/* --- what old producers send ------------------------------------------------------------------ */
 
 static cw_outcome chunks(cw_task *t)
 {

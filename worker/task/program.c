@@ -247,7 +247,8 @@ static const char *const *names_of(const cJSON *list)
 {
     if (!list)
         return NULL;
-    const char **names = mem_zalloc(((size_t)cJSON_GetArraySize(list) + 1) * sizeof *names), **at = names;
+    const char **names = mem_zalloc(((size_t)cJSON_GetArraySize(list) + 1) * sizeof *names),
+               **at = names;
     for (const cJSON *name = list->child; name; name = name->next)
         *at++ = name->valuestring;
     return names;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Limits of the kernel around one run. The one idea: only the soft limit moves, so it can be lifted
- * again. Beyond the memory an allocation fails, beyond the CPU time SIGXCPU ends the child: either way the
- * task fails with WorkerLostError and the child is replaced. */
+ * again. Beyond the memory an allocation fails, beyond the CPU time SIGXCPU ends the child: either
+ * way the task fails with WorkerLostError and the child is replaced. */
 
 #include "worker/task/rlimits.h"
 

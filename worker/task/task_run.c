@@ -160,7 +160,8 @@ static struct slice slice_over(const struct buf *b)
 
 static struct slice sends_text(struct cw_task *t)
 {
-    if (!t->sends || (t->verdict != RESULT_SUCCESS && !(t->replaced && t->verdict == RESULT_IGNORE)))
+    if (!t->sends ||
+        (t->verdict != RESULT_SUCCESS && !(t->replaced && t->verdict == RESULT_IGNORE)))
         return (struct slice){0};
     char *text = json_text(t->sends);
     cw_defer(t, free, text);
