@@ -27,6 +27,7 @@ struct store_entry {
     void *arg;
     struct store *store; /* hears when it is settled */
     size_t size;
+    uint64_t number; /* in the order of putting; of a thread's store */
     int code; /* STORE_WAITING, 0, or why it can never be stored */
     char *why;
     bool no_children; /* the server refused them */

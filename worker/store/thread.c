@@ -23,6 +23,7 @@ struct reading {
     struct reading *next;
     store_read_fn *fn;
     void *arg;
+    uint64_t after; /* the last record put before it: the answer knows that */
     int code;
     char *json;
     char id[];
@@ -53,6 +54,7 @@ struct store_thread {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t wake;
     struct store_list queue;
+    uint64_t n_put;
     struct reading *questions, **questions_end;
     struct outbox outbox;
     bool cleanup_asked;
@@ -207,6 +209,13 @@ static void write_batch(struct store_thread *t)
     settle_batch(t, batch, n);
 }
 
+/* While the store is down the answer is that, and need not wait for what waits. */
+static bool may_answer(const struct store_thread *t)
+{
+    const struct reading *q = t->questions;
+    return q && (!t->queue.first || t->queue.first->number > q->after || store_clock() < t->retry_at);
+}
+
 static void answer(struct store_thread *t)
 {
     struct reading *q = t->questions;
@@ -260,7 +269,7 @@ static void *thread_main(void *arg)
     pthread_mutex_lock(&t->lock);
     while (!t->abandoned && !(t->stopping && !t->queue.first)) {
         double now = store_clock();
-        if (t->questions)
+        if (may_answer(t))
             answer(t);
         else if (t->queue.first && now >= t->retry_at)
             write_batch(t);
@@ -329,6 +338,7 @@ void store_thread_put(void *thread, struct store_entry *e)
     pthread_mutex_lock(&t->lock);
     if (!t->queue.first)
         pthread_cond_signal(&t->wake);
+    e->number = ++t->n_put;
     list_push(&t->queue, e);
     pthread_mutex_unlock(&t->lock);
 }
@@ -358,6 +368,7 @@ void store_thread_get(void *thread, const char *id, store_read_fn *fn, void *arg
     q->fn = fn;
     q->arg = arg;
     pthread_mutex_lock(&t->lock);
+    q->after = t->n_put;
     append_reading(&t->questions, &t->questions_end, q);
     pthread_cond_signal(&t->wake);
     pthread_mutex_unlock(&t->lock);
