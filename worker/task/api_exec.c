@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -145,14 +146,27 @@ static int start_failed(struct program *p, int code)
     return helper_failed(p->t, true, "OSError", "program %s: %s", name, strerror(code));
 }
 
-/* posix_spawn() cannot set limits; it returns when the program has begun, so no file is there
- * yet. */
-static void limit_files(const struct program *p)
+/* posix_spawn() cannot set limits, and what the program starts at once would escape one that is set
+ * after it. So this process takes the soft limit for that moment; the program cannot raise it. */
+static int spawn_limited(struct program *p, char **environment, int in, int out, int err)
 {
-    struct rlimit none = {0, 0}, file = {p->command->max_file, p->command->max_file};
-    prlimit(p->pid, RLIMIT_CORE, &none, NULL);
-    if (p->command->max_file)
-        prlimit(p->pid, RLIMIT_FSIZE, &file, NULL);
+    static pthread_mutex_t moment = PTHREAD_MUTEX_INITIALIZER;
+    struct rlimit none = {0, 0}, file = {p->command->max_file, p->command->max_file}, own, soft;
+    pthread_mutex_lock(&moment);
+    getrlimit(RLIMIT_FSIZE, &own);
+    soft = own;
+    if (file.rlim_max && file.rlim_max < own.rlim_cur)
+        soft.rlim_cur = file.rlim_max;
+    setrlimit(RLIMIT_FSIZE, &soft);
+    int code = spawn(p, environment, in, out, err);
+    setrlimit(RLIMIT_FSIZE, &own);
+    pthread_mutex_unlock(&moment);
+    if (code == 0) {
+        prlimit(p->pid, RLIMIT_CORE, &none, NULL);
+        if (file.rlim_max)
+            prlimit(p->pid, RLIMIT_FSIZE, &file, NULL);
+    }
+    return code;
 }
 
 static int program_start(struct program *p)
@@ -172,7 +186,7 @@ static int program_start(struct program *p)
         fds[i] = high;
     }
     if (!code)
-        code = spawn(p, environment_make(p->t, p->command, tmpdir), fds[0], fds[2], fds[4]);
+        code = spawn_limited(p, environment_make(p->t, p->command, tmpdir), fds[0], fds[2], fds[4]);
     if (code) {
         close_all(fds, 5);
         return start_failed(p, code);
@@ -185,7 +199,6 @@ static int program_start(struct program *p)
     fcntl(p->out, F_SETFL, O_NONBLOCK);
     fcntl(p->err, F_SETFL, O_NONBLOCK);
     p->pidfd = pidfd_open(p->pid, 0);
-    limit_files(p);
     return 0;
 }
 
