@@ -23,7 +23,7 @@ def test_record_comes_back(app, cworker, keys):
                            for key in keys.scan_iter("*.inflight.*")
                            for text in keys.lrange(key, 0, -1)), what="the marks")
     assert get(app.AsyncResult("restored")) == 1.5
-    assert not keys.exists("unacked", "unacked_index", "unacked_mutex")
+    wait_until(lambda: not keys.exists("unacked", "unacked_index", "unacked_mutex"), what="nothing left")
 
 
 def test_two_workers_restore_once(app, cworker, keys):
