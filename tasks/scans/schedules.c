@@ -11,8 +11,9 @@
  * | step | a kill -9 right after it leaves |
  * | the run is made | next_run_at as it was: the next runner finds the run, and goes on |
  * | former runs are cancelled (CANCEL_PREVIOUS) | the same |
- * | next_run_at moves | the run PENDING, its message not sent: the same delivery, come back, sends it;
- *   should that be lost too, any runner does after ten minutes; execute_cloud_scan claims it once | */
+ * | next_run_at moves, with who moved it | the run PENDING, its message not sent: the same delivery,
+ *   come back, sends it; should that be lost too, any runner does after ten minutes;
+ *   execute_cloud_scan claims it once | */
 
 enum { SEND_AGAIN_MS = 10 * 60 * 1000 };
 
@@ -56,6 +57,7 @@ static int advance(struct schedules *s, const struct schedule *schedule, const c
     if (run_id) {
         BSON_APPEND_DATE_TIME(&set, "last_run_at", s->now);
         BSON_APPEND_UTF8(&set, "last_run_id", run_id);
+        BSON_APPEND_UTF8(&set, "last_run_by", cw_info(s->t)->id);
     }
     BSON_APPEND_NULL(&set, "error");
     bson_append_document_end(&update, &set);
@@ -212,15 +214,31 @@ static int on_unsent(cw_task *t, const bson_t *run, void *arg)
     return send_run(s, id);
 }
 
+/* A schedule that this very delivery moved before it died, with a run that another runner had made. */
+static int on_moved(cw_task *t, const bson_t *schedule, void *arg)
+{
+    const bson_t *run = NULL;
+    bson_t filter = BSON_INITIALIZER;
+    doc_copy(&filter, "_id", schedule, "last_run_id");
+    BCON_APPEND(&filter, "status", "PENDING", "sent_by", "{", "$ne", BCON_UTF8(cw_info(t)->id), "}");
+    int found = mongo_find(t, "scan_runs", &filter, NULL, &run);
+    bson_destroy(&filter);
+    return found > 0 ? on_unsent(t, run, arg) : found;
+}
+
 /* What this very delivery was to send before it died, and what has waited for too long. */
 static int send_lost(struct schedules *s)
 {
+    bson_t *moved = BCON_NEW("last_run_by", BCON_UTF8(cw_info(s->t)->id));
     bson_t *lost = BCON_NEW("status", "PENDING", "schedule_id", "{", "$exists", BCON_BOOL(true), "}",
                             "$or", "[", "{", "sent_by", BCON_UTF8(cw_info(s->t)->id), "}", "{",
                             "sent_at", "{", "$lt", BCON_DATE_TIME(s->now - SEND_AGAIN_MS), "}", "}",
                             "]");
     int code = mongo_each(s->t, "scan_runs", lost, NULL, on_unsent, s);
+    if (code == 0)
+        code = mongo_each(s->t, "scan_schedules", moved, NULL, on_moved, s);
     bson_destroy(lost);
+    bson_destroy(moved);
     return code;
 }
 

@@ -157,6 +157,18 @@ def test_killed_before_its_messages_left(app: Celery, start: Callable[..., Worke
     wait_until(lambda: database.scan_runs.find_one()["status"] == "RUNNING", 10, "the scan's start")
 
 
+def test_killed_after_it_took_a_run_over(app: Celery, start: Callable[..., Worker],
+                                         database: Database) -> None:
+    """Who moved the schedule sends the run, also one that another runner had made."""
+    start()
+    due = put_schedule(database, last_run_id="s1@1", last_run_by="killed")
+    put_run(database, "s1@1", status="PENDING", due_at=due, sent_at=now(), sent_by="another")
+    database.scan_schedules.update_one({}, {"$set": {"next_run_at": now() + timedelta(hours=1)}})
+    assert run(app)["sent_again"] == 0
+    assert run(app, task_id="killed")["sent_again"] == 1
+    wait_until(lambda: database.scan_runs.find_one()["status"] == "RUNNING", 10, "the scan's start")
+
+
 def test_lost_message_is_sent_again(app: Celery, start: Callable[..., Worker],
                                     database: Database) -> None:
     start()
