@@ -9,7 +9,8 @@ import org.h2.mvstore.MVStore;
 
 /**
  * A MongoDB for tests: Main HOST PORT [DATAFOLDER]. Without a folder all lives in memory. With one,
- * each answer waits for a commit: what a client was told survives a kill of this process.
+ * each answer waits for a commit: what a client was told survives a kill of this process. One message
+ * at a time then: a commit amid another's write would keep a document without its entry in an index.
  */
 public class Main {
     public static void main(String[] args) throws Exception {
@@ -20,10 +21,11 @@ public class Main {
 
     private static MongoBackend durable(String folder) {
         String file = folder + "/mongo.mv";
-        MVStore store = new MVStore.Builder().fileName(file).autoCommitDisabled().open();
+        MVStore store = new MVStore.Builder().fileName(file).autoCommitDisabled()
+            .autoCommitBufferSize(0).open();
         return new H2Backend(store) {
             @Override
-            public Document handleMessage(MongoMessage message) {
+            public synchronized Document handleMessage(MongoMessage message) {
                 Document answer = super.handleMessage(message);
                 store.commit();
                 return answer;
