@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ enum behaviour {
     DO_IGNORE, /* SIGTERM, and sleeps */
     DO_STATE,
     DO_FAT,     /* says that the process has grown large */
-    DO_TINY,    /* body: microseconds to sleep, deaf, or "crash" */
+    DO_TINY,    /* body: microseconds to sleep, deaf, or "crash", or "outlive" its parent */
     DO_RUBBISH, /* writes what is no frame to every open socket */
 };
 
@@ -90,6 +91,15 @@ static bool told_to_stop(const struct task_frame *f, struct slot *slot)
     return atomic_load(&slot->stop) != CW_GO && atomic_load(&slot->stop_job) == f->job;
 }
 
+/* Returns when the parent has died, with whose death no signal comes. */
+static void outlive(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, 0);
+    seen->tool = getpid();
+    while (getppid() == parent)
+        msleep(1);
+}
+
 static void write_rubbish(void)
 {
     for (int fd = 3; fd < 64; fd++)
@@ -129,6 +139,8 @@ static void behave(const struct task_frame *f, struct slot *slot, const char *bo
     case DO_TINY:
         if (strcmp(body, "crash") == 0)
             raise(SIGKILL);
+        if (strcmp(body, "outlive") == 0)
+            outlive(getppid());
         if (atol(body) > 0)
             usleep((useconds_t)atol(body));
         break;

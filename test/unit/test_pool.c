@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "test/unit/pool_rig.h"
 
-#include <sys/prctl.h>
-
 /* The pool with real processes. The one idea: task_run is replaced by a small one (pool_rig.h), so
  * that each test can tell what the pool reported from what really happened. */
 
@@ -482,6 +480,34 @@ static void test_zygote_dies(void **state)
     rig_close();
 }
 
+/* Here no signal ends the child of a zygote that is killed, nor does main, which does not look: what
+ * it holds and has not begun stays so all the same. */
+static void test_zygotes_orphans_begin_nothing(void **state)
+{
+    (void)state;
+    enum { HELD = 20 };
+    for (enum pool_kind kind = POOL_PREFORK; kind <= POOL_THREADS; kind++) {
+        rig_open((struct pool_options){.kind = kind, .concurrency = 1});
+        learn_tiny();
+        uint64_t first = submit(DO_TINY, "outlive");
+        for (int i = 1; i < HELD; i++)
+            submit(DO_TINY, "0");
+        UNTIL(seen->tool);
+        kill(rig->zygote->pid, SIGKILL);
+        for (double end = now() + PATIENCE; !is_gone(rig->zygote->pid) && now() < end;)
+            msleep(2);
+        msleep(100); /* the first one ends, and the others could begin */
+        assert_int_equal(seen->runs[first], 1);
+        for (uint64_t i = first + 1; i <= rig->last; i++)
+            assert_int_equal(seen->runs[i], 0);
+        UNTIL(rig->broken);
+        for (uint64_t i = first + 1; i <= rig->last; i++)
+            assert_int_equal(job(i)->why, POOL_UNSTARTED);
+        UNTIL(is_gone(seen->tool));
+        rig_close();
+    }
+}
+
 /* A process of its own plays main and is killed. */
 static void test_main_dies(void **state)
 {
@@ -648,6 +674,7 @@ int main(void)
         cmocka_unit_test_teardown(test_solo, clean_up),
         cmocka_unit_test_teardown(test_shut, clean_up),
         cmocka_unit_test_teardown(test_zygote_dies, clean_up),
+        cmocka_unit_test_teardown(test_zygotes_orphans_begin_nothing, clean_up),
         cmocka_unit_test_teardown(test_main_dies, clean_up),
         cmocka_unit_test_teardown(test_orphans_begin_nothing, clean_up),
         cmocka_unit_test_teardown(test_fence, clean_up),

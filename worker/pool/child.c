@@ -34,7 +34,7 @@ enum {
 
 struct child {
     int fd;
-    struct fence *fence;
+    const struct fence *fence;
     bool threads;
     pthread_mutex_t write_lock;
 };
@@ -166,14 +166,14 @@ static void reap_strays(const struct child *c)
         ;
 }
 
-/* Waits until this task may begin, or is not here to be begun. Once main is dead nothing is: the
- * zygote is about to end this process. */
+/* Waits until this task may begin, or is not here to be begun. Once main or the zygote is dead
+ * nothing is: this process is about to be ended. */
 static void hand_await_fence(struct hand *h, const struct task_frame *f)
 {
-    struct fence *fence = h->child->fence;
+    const struct fence *fence = h->child->fence;
     const _Atomic uint64_t *claim = &h->lane->claims[f->place % LANE_PLACES];
     for (;;) {
-        while (!fence_main_lives(fence))
+        while (!fence_stands(fence))
             pause();
         if (f->flags & TASK_ACKED || fence_is_open(fence) || atomic_load(claim) != f->job)
             return;

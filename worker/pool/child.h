@@ -11,7 +11,7 @@
 
 struct child_options {
     int fd;             /* its socket to main */
-    struct fence *fence;
+    const struct fence *fence;
     struct lane *lanes; /* its own */
     int count;
     bool threads; /* a thread for each lane */

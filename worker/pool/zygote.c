@@ -260,6 +260,7 @@ static void zygote_live(struct zygote *z, int main_fd, pid_t main_pid)
     sigaddset(&watched, SIGCHLD);
     sigprocmask(SIG_BLOCK, &watched, NULL);
 
+    fence_hold(&z->shared->fence, FENCE_ZYGOTE);
     n.zygote = z;
     n.main_fd = main_fd;
     n.signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -330,7 +331,7 @@ struct zygote *zygote_start(const struct pool_options *options)
         zygote_free(z);
         return NULL;
     }
-    fence_hold(&z->shared->fence);
+    fence_hold(&z->shared->fence, FENCE_MAIN);
     fcntl(z->fd, F_SETFL, O_NONBLOCK);
     return z;
 }
