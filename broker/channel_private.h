@@ -50,7 +50,7 @@ struct settlement {
     bool unheard;                 /* sent on a connection that went: may have happened */
     enum { AWAITS_NOTHING, AWAITS_NEXT, AWAITS_THIS } awaiting; /* done; a WAIT is due, under way */
     bool lost;                    /* was not ours any more when it was settled */
-    bool beside;                  /* leaves its delivery held: does nothing where that is gone */
+    struct delivery *beside;      /* stays held: where it is gone nothing happens. NULL: none */
     channel_settled_fn *fn;
     void *arg;
 };

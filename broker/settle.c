@@ -127,6 +127,8 @@ static void settlement_answered(const redisReply *reply, void *arg)
     }
     bool certain = !s->lane && !s->beside;
     bool done = reply->integer > 0 || certain || (s->unheard && !s->beside);
+    if (!done && s->beside) /* its owner hears of it here, and may free it */
+        delivery_unlink(s->c, s->beside);
     if (done && s->c->wait_replicas)
         replicas_await(s);
     else
@@ -228,7 +230,7 @@ void settle_beside(struct channel *c, struct delivery *d, const struct effect *e
                    channel_settled_fn *fn, void *arg)
 {
     struct settlement *s = settlement_new(c, NULL, (struct slice){0}, fn, arg);
-    s->beside = true;
+    s->beside = d;
     if (!d->held) {
         s->lost = true;
         timer_arm(c->retry_timer, 0);
