@@ -16,7 +16,7 @@
  *     cworker.paused                  hash   queue → since when nobody fetches from it
  *     {Q}.cworker.delayed             zset   due time in µs (Redis' clock) → member id
  *     {Q}.cworker.delayed.msg         hash   member id → key step and element
- *     {Q}.cworker.outbox              hash   task id/delivery tag → "1 " and what it will cause
+ *     {Q}.cworker.outbox              hash   task id/delivery tag → "2 " and what it will cause
  *     {Q}.cworker.dead                list   JSON {"v":1,"reason","at","queue","worker","message"}
  *     cworker.chord.<group>           hash   of a chord that is polled: how many parts have ended
  *                                            (n), how many there are (size), where what looks for

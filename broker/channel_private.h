@@ -178,7 +178,7 @@ void settle_beside(struct channel *c, struct delivery *d, const struct effect *e
 void settle_dead(struct lane *lane, struct slice text, const char *reason);
 
 /* outbox.c */
-enum { OUTBOX_VERSION = 1 };
+enum { OUTBOX_VERSION = 2 }; /* 1: a list of what is sent, and nothing besides */
 char *outbox_key(const struct channel *c, const char *queue);    /* caller frees */
 char *outbox_field(const char *id, const char *tag);             /* caller frees */
 

@@ -38,7 +38,8 @@ static void outbox_answered(const redisReply *reply, void *arg)
     if (!reply || reply->type == REDIS_REPLY_ERROR)
         code = ERROR_UNAVAILABLE;
     else if (reply->type == REDIS_REPLY_STRING)
-        code = sscanf(reply->str, "%d %n", &version, &from) == 1 && version == OUTBOX_VERSION
+        code = sscanf(reply->str, "%d %n", &version, &from) == 1 && version >= 1 &&
+                       version <= OUTBOX_VERSION
                    ? 0
                    : ERROR_UNSUPPORTED;
     if (code == 0 && from)

@@ -80,6 +80,17 @@ static void leave(struct request *r)
     flow_finish(r, OUTCOME_LEFT);
 }
 
+/* NULL: not readable. An earlier version of cworker wrote the list of what was sent alone. */
+static cJSON *record_parse(struct slice text)
+{
+    cJSON *record = json_parse(text.at, text.size, NULL), *sends = record;
+    if (!cJSON_IsArray(sends))
+        return record;
+    record = cJSON_CreateObject();
+    json_set(record, "sends", sends);
+    return record;
+}
+
 static void on_record(int code, struct slice text, void *arg)
 {
     struct request *r = arg;
@@ -94,7 +105,7 @@ static void on_record(int code, struct slice text, void *arg)
         return;
     }
     if (text.at) {
-        cJSON *record = json_parse(text.at, text.size, NULL);
+        cJSON *record = record_parse(text);
         r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
         r->recorded = r->sends || !json_get(record, "starts"); /* else what follows is derived */
         cJSON_Delete(record);
@@ -227,7 +238,7 @@ static void on_kept(int code, struct slice text, void *arg)
     struct worker *w = r->worker;
     if (r->given_up)
         return;
-    cJSON *record = code == 0 && text.at ? json_parse(text.at, text.size, NULL) : NULL;
+    cJSON *record = code == 0 && text.at ? record_parse(text) : NULL;
     json_as_int(json_get(record, "starts"), &r->starts);
     cJSON_Delete(r->sent_before);
     r->sent_before = json_get(record, "end")

@@ -79,7 +79,7 @@ def test_force(app, cworker, keys, recover):
 def test_lists_that_no_registration_names(keys, recover):
     keys.lpush("{a.b}.cworker.inflight.w1@h.x.host.0123abcd.77.0123456789abcdef", "one")
     keys.lpush("{a.b}.cworker.inflight.w1@h.x.host.0123abcd.77.0123456789abcdef.6", "two")
-    keys.hset("{a.b}.cworker.outbox", "id/tag", "1 {}")
+    keys.hset("{a.b}.cworker.outbox", "id/tag", "2 {}")
     keys.hset("cworker.paused", "a.b", "now")
     keys.zadd("{a.b}.cworker.delayed", {"t/1": 5e15, "t/2": 4e15, "later": 1})
     keys.hset("{a.b}.cworker.delayed.msg", mapping={"t/1": "1 0 late", "t/2": "1 0 early",

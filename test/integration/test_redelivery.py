@@ -243,7 +243,7 @@ def test_a_mark_keeps_what_was_sent(app, cworker, backend, keys, ledger):
     task_id = message["headers"]["id"]
     field = task_id + "/" + message["properties"]["delivery_tag"]
     row = {"queue": "celery", "priority": 0, "due": None, "id": "child", "text": json.dumps(child)}
-    keys.hset("{celery}.cworker.outbox", field, "1 " + json.dumps({"sends": [row]}))
+    keys.hset("{celery}.cworker.outbox", field, "2 " + json.dumps({"sends": [row]}))
     keys.lpush("celery", json.dumps(message))
     options = {"backend": backend, "concurrency": 1, "env": {"BENCH_TRACE": str(ledger)}}
     worker = cworker(**options)
@@ -254,6 +254,25 @@ def test_a_mark_keeps_what_was_sent(app, cworker, backend, keys, ledger):
     wait_until(lambda: runs(ledger) == {7: 1}, what="what was sent")
     wait_until(lambda: not inflight(keys), what="the acks")
     assert not keys.exists("{celery}.cworker.outbox")
+
+
+def test_gone_before_its_start_is_marked(make_app, cworker, redis_backend, keys, ledger):
+    """Somebody else has got it, and the next comparison with Redis must not meet it again."""
+    app = make_app(redis_backend)
+    worker = cworker("--set", "task_track_started=true", backend=redis_backend, concurrency=1,
+                     env={"BENCH_TRACE": str(ledger)})
+    running = app.send_task("demo.sleep", (1,))
+    wait_state(running, "STARTED")
+    keys.lpush("celery", json.dumps(redelivered(app, keys)))
+    wait_until(lambda: len(inflight(keys)) == 2, what="both in flight")
+    [held] = keys.scan_iter("*.cworker.inflight.*")
+    assert keys.lpop(held)
+    get(running)
+    get(app.send_task("demo.add", (1, 2)))
+    keys.client_kill_filter(_type="normal", skipme=True)
+    worker.wait_log("Trying to re-establish the connection")
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    assert not runs(ledger)
 
 
 def test_expired_meanwhile_is_still_a_success(app, crash, ledger):
@@ -335,7 +354,7 @@ def test_a_later_record_is_put_off(app, cworker, backend, keys, ledger):
     for message in messages:
         app.backend.store_result(message["headers"]["id"], None, "SUCCESS")
         keys.hset("{celery}.cworker.outbox", message["headers"]["id"] + "/" +
-                  message["properties"]["delivery_tag"], "2 {what}")
+                  message["properties"]["delivery_tag"], "3 {what}")
         keys.lpush("celery", json.dumps(message))
     worker = cworker(backend=backend, concurrency=1, env={"BENCH_TRACE": str(ledger)})
     get(app.send_task("bench.noop", (6,)))
@@ -348,11 +367,27 @@ def test_a_later_record_is_put_off(app, cworker, backend, keys, ledger):
     assert keys.hlen("{celery}.cworker.outbox") == 2
     # One whose record it can read, as the later worker might have left it, is published.
     keys.hset("{celery}.cworker.outbox", mapping={
-        field: "1 []" for field in keys.hkeys("{celery}.cworker.outbox")})
+        field: '2 {"sends": []}' for field in keys.hkeys("{celery}.cworker.outbox")})
     keys.zadd("{celery}.cworker.delayed",
               {member: 0 for member in keys.zrange("{celery}.cworker.delayed", 0, -1)})
     wait_until(lambda: not keys.keys("*.cworker.outbox") and not inflight(keys), what="the acks")
     assert runs(ledger) == {6: 1}
+
+
+def test_an_earlier_record_is_published(app, cworker, backend, keys, ledger):
+    """Its worker died after the task had ended, and its successor is of this version."""
+    child = make_message(app, keys, "bench.noop", (7,))
+    message = redelivered(app, keys)
+    task_id = message["headers"]["id"]
+    field = task_id + "/" + message["properties"]["delivery_tag"]
+    row = {"queue": "celery", "priority": 0, "due": None, "id": "child", "text": json.dumps(child)}
+    app.backend.store_result(task_id, None, "SUCCESS")
+    keys.hset("{celery}.cworker.outbox", field, "1 " + json.dumps([row]))
+    keys.lpush("celery", json.dumps(message))
+    cworker(backend=backend, env={"BENCH_TRACE": str(ledger)})
+    wait_until(lambda: runs(ledger) == {7: 1}, what="what was sent")
+    wait_until(lambda: not inflight(keys) and not keys.exists("{celery}.cworker.outbox"),
+               what="the acks")
 
 
 def test_later_delayed_entries_and_workers_are_left(app, cworker, backend, keys):
@@ -407,7 +442,7 @@ def test_a_worker_without_the_task_leaves_its_record(make_app, redis_backend, cw
     message = make_message(app, keys, "no.such")
     message["properties"]["delivery_info"]["redelivered"] = message["headers"]["redelivered"] = True
     field = message["headers"]["id"] + "/" + message["properties"]["delivery_tag"]
-    keys.hset("{celery}.cworker.outbox", field, '1 {"sends": []}')
+    keys.hset("{celery}.cworker.outbox", field, '2 {"sends": []}')
     keys.lpush("celery", json.dumps(message))
     cworker(backend=redis_backend)
     wait_until(lambda: keys.llen("{celery}.cworker.dead") == 1, what="the dead letter")
