@@ -149,6 +149,9 @@ int channel_add_bound_queue(struct channel *c, const char *name, const struct qu
 /* Nothing is NULL here; borrowed. */
 struct queue_binding channel_binding(const struct channel *c, const char *name);
 int channel_cancel_queue(struct channel *c, const char *name);
+/* Do we look after the delayed set of this queue? Only who consumes a queue does: what is sent to
+ * one that may have Python workers alone must not wait there. */
+bool channel_promotes(const struct channel *c, const char *queue);
 /* Names of the queues that are consumed, NULL-ended, in their order. The caller frees the array
  * alone. */
 const char **channel_queues(const struct channel *c);

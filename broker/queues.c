@@ -225,6 +225,12 @@ int channel_cancel_queue(struct channel *c, const char *name)
     return 0;
 }
 
+bool channel_promotes(const struct channel *c, const char *name)
+{
+    const struct queue *queue = c->passive ? NULL : queue_find(c, name);
+    return queue && queue->consumed;
+}
+
 const char **channel_queues(const struct channel *c)
 {
     const char **names = mem_alloc(((size_t)c->n_queues + 1) * sizeof *names);

@@ -260,16 +260,20 @@ static void on_settled(int code, void *arg)
     flow_done(r);
 }
 
-static size_t add_sends(const cJSON *sends, struct effect *effects)
+/* What has to wait, and is for a queue of others, waits as in Celery: its message tells the ETA to
+ * who takes it. */
+static size_t add_sends(const struct worker *w, const cJSON *sends, struct effect *effects)
 {
     size_t n = 0;
     for (const cJSON *send = sends ? sends->child : NULL; send; send = send->next) {
         int64_t due = 0, priority = 0;
-        bool delayed = json_as_int(json_get(send, "due"), &due);
+        const char *queue = json_get_string(send, "queue");
+        bool delayed =
+            json_as_int(json_get(send, "due"), &due) && channel_promotes(w->channel, queue);
         json_as_int(json_get(send, "priority"), &priority);
         effects[n++] = (struct effect){
             .kind = delayed ? EFFECT_DELAY : EFFECT_SEND,
-            .queue = json_get_string(send, "queue"),
+            .queue = queue,
             .priority = (int)priority,
             .text = slice_of(json_get_string(send, "text")),
             .due = due,
@@ -292,7 +296,7 @@ static size_t add_counts(const cJSON *groups, struct effect *effects)
 void flow_publish(struct worker *w, const cJSON *sends)
 {
     struct effect *effects = mem_alloc(((size_t)cJSON_GetArraySize(sends) + 1) * sizeof *effects);
-    size_t n = add_sends(sends, effects);
+    size_t n = add_sends(w, sends, effects);
     if (n)
         channel_publish(w->channel, effects, n, NULL, NULL);
     free(effects);
@@ -380,7 +384,7 @@ static void settle(struct request *r)
     size_t n = add_counts(r->counts, effects);
     if (r->polled)
         effects[n++] = (struct effect){.kind = EFFECT_BODY, .chord = r->polls};
-    n += add_sends(r->sends, &effects[n]);
+    n += add_sends(w, r->sends, &effects[n]);
     n += add_disposal(r, &effects[n], &owned);
     if (must_forget(r))
         effects[n++] = (struct effect){.kind = EFFECT_FORGET, .queue = r->delivery.queue,

@@ -233,6 +233,28 @@ def test_a_c_task_reads_results_and_revokes(current: Celery, backend: str,
     wait_state(later, "REVOKED")
 
 
+def test_a_queue_of_others_hears_the_eta(redis_app: Celery, keys: Any,
+                                         cworker: Callable[..., Worker]) -> None:
+    """Only Python workers may consume it, who promote nothing."""
+    cworker()
+    their = signature("their.task", queue="theirs", countdown=600)
+    apply(redis_app, chain(add(1, 1), their))
+    wait_until(lambda: keys.llen("theirs"), what="their message")
+    assert json.loads(keys.lindex("theirs", 0))["headers"]["eta"]
+    assert not keys.exists("{theirs}.cworker.delayed")
+
+
+def test_an_unlock_in_a_queue_of_others(make_app: Callable[..., Celery], mongo_backend: str,
+                                        keys: Any, cworker: Callable[..., Worker]) -> None:
+    app = register(make_app(mongo_backend))
+    cworker(backend=mongo_backend, queues="ours")
+    parts = chord([add(1, queue="ours"), add(2, queue="ours")], xsum())
+    result = apply(app, chain(add(1, 1, queue="ours"), parts))
+    wait_until(lambda: keys.llen("celery"), what="celery.chord_unlock")
+    cworker(backend=mongo_backend)
+    assert get(result) == 7
+
+
 def test_a_list_instead_of_a_sorted_set(redis_app: Celery,
                                         cworker: Callable[..., Worker]) -> None:
     options = {"result_chord_ordered": False}
