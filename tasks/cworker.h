@@ -250,8 +250,9 @@ bool cw_is_public_address(const char *address);
 /* in lower case; NULL: absent */
 const char *cw_header(const struct cw_reply *reply, const char *name);
 
-/* A client of its own for this delivery, from the process' pool; given back by itself. NULL on
- * failure. From <mongoc/mongoc.h>; the database is app_database_url's. */
+/* A client of its own for this delivery, from the process' pool, and a collection of it: the same
+ * ones each time, given back by themselves. NULL on failure. From <mongoc/mongoc.h>; the database is
+ * app_database_url's. */
 struct _mongoc_client_t *cw_mongo(cw_task *t);
 struct _mongoc_collection_t *cw_collection(cw_task *t, const char *name);
 

@@ -18,7 +18,7 @@
  * environment are used only with allow_private: behind a proxy the guard could not see where a
  * request goes. */
 
-enum { MAX_REDIRECTS = 5, MAX_IDLE = 8 };
+enum { MAX_REDIRECTS = 5, MAX_IDLE = 8, ERROR_KEPT = 16 << 10 };
 static const size_t default_max_size = 64 << 20;
 static const double default_timeout = 30;
 
@@ -102,6 +102,16 @@ static bool is_streamed(const struct call *c)
     return status >= 200 && status < 300;
 }
 
+/* A limit for what is streamed is none for memory: of an error its beginning tells enough. */
+static size_t on_error_data(struct call *c, const char *data, size_t size)
+{
+    size_t room = c->body.size < ERROR_KEPT ? ERROR_KEPT - c->body.size : 0;
+    c->streamed += size;
+    c->too_large = c->streamed > c->max_size;
+    buf_add(&c->body, data, size < room ? size : room);
+    return c->too_large ? 0 : size;
+}
+
 /* Sizes are those after decompression: a small gzip can hide a large body. */
 static size_t on_data(char *data, size_t size, size_t count, void *arg)
 {
@@ -115,6 +125,8 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
         c->unwanted = c->request->on_body(c->t, data, size, c->request->arg) < 0;
         return c->unwanted ? 0 : size;
     }
+    if (c->request->on_body)
+        return on_error_data(c, data, size);
     buf_add(&c->body, data, size);
     c->too_large = c->body.failed;
     return c->too_large ? 0 : size;

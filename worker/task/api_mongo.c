@@ -5,9 +5,11 @@
 #include <mongoc/mongoc.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* MongoDB for tasks: one pool of clients per process, made when the first task asks for one (so
- * after the fork), one client per delivery. */
+ * after the fork), one client per delivery, and one handle of each collection: a task may ask for
+ * one a million times. */
 
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static mongoc_client_pool_t *pool;
@@ -66,6 +68,11 @@ struct _mongoc_client_t *cw_mongo(cw_task *t)
     return t->mongo;
 }
 
+struct kept_collection {
+    struct kept_collection *next;
+    mongoc_collection_t *collection;
+};
+
 static void destroy_collection(void *collection)
 {
     mongoc_collection_destroy(collection);
@@ -76,7 +83,13 @@ struct _mongoc_collection_t *cw_collection(cw_task *t, const char *name)
     mongoc_client_t *client = cw_mongo(t);
     if (!client)
         return NULL;
-    mongoc_collection_t *collection = mongoc_client_get_collection(client, database, name);
-    cw_defer(t, destroy_collection, collection);
-    return collection;
+    for (struct kept_collection *at = t->collections; at; at = at->next)
+        if (strcmp(mongoc_collection_get_name(at->collection), name) == 0)
+            return at->collection;
+    struct kept_collection *kept = cw_alloc(t, sizeof *kept);
+    kept->collection = mongoc_client_get_collection(client, database, name);
+    kept->next = t->collections;
+    t->collections = kept;
+    cw_defer(t, destroy_collection, kept->collection);
+    return kept->collection;
 }

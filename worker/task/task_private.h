@@ -60,6 +60,7 @@ struct cw_task {
     bool replaced; /* what it sends leaves though it is ignored */
 
     struct _mongoc_client_t *mongo;
+    struct kept_collection *collections;
     const char *tmpdir;
     int64_t tools_cpu_us; /* of the programs it ran */
 };
