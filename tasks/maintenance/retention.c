@@ -142,12 +142,13 @@ static void put_ids(const struct policy *p, bson_t *filter)
 }
 
 /* A copy that is there already may be of an older state: it was made before a kill, and the
- * document was touched since. So each copy is replaced by what is about to be removed. */
+ * document was touched since. So each copy is replaced by what is about to be removed, whatever its
+ * fields are named: the store took them once. */
 static int put_copies(struct policy *p, const char *name)
 {
     mongoc_collection_t *c = cw_collection(p->t, name);
     bson_t *unordered = BCON_NEW("ordered", BCON_BOOL(false)),
-           *upsert = BCON_NEW("upsert", BCON_BOOL(true));
+           *upsert = BCON_NEW("upsert", BCON_BOOL(true), "validate", BCON_BOOL(false));
     bson_error_t error = {0};
     bson_t reply;
     bool good = c;
@@ -205,18 +206,16 @@ static int64_t remove_batch(struct policy *p)
 static int audit(struct policy *p, int64_t removed, const char *error)
 {
     bson_t *key = BCON_NEW("_id", BCON_UTF8(p->audit_id));
-    bson_t *update =
-        BCON_NEW("$inc", "{", p->archive ? "archived" : "deleted", BCON_INT64(removed), "}", "$set",
-                 "{", "action", "retention", "policy_id", BCON_UTF8(p->id), "collection",
+    bson_t *set =
+        BCON_NEW("action", "retention", "policy_id", BCON_UTF8(p->id), "collection",
                  BCON_UTF8(p->collection ? p->collection : ""), "cutoff", BCON_DATE_TIME(p->cutoff),
-                 "at", BCON_DATE_TIME(doc_now()), "task_id", BCON_UTF8(cw_info(p->t)->id), "}");
-    bson_t own = BSON_INITIALIZER;
-    doc_put(&own, "error", error, 1000);
-    doc_copy(&own, "team_id", p->document, "team_id");
-    if (!bson_empty(&own))
-        BSON_APPEND_DOCUMENT(update, "$setOnInsert", &own);
+                 "at", BCON_DATE_TIME(doc_now()), "task_id", BCON_UTF8(cw_info(p->t)->id));
+    doc_put(set, "error", error, 1000);
+    doc_copy(set, "team_id", p->document, "team_id");
+    bson_t *update = BCON_NEW("$inc", "{", p->archive ? "archived" : "deleted", BCON_INT64(removed),
+                              "}", "$set", BCON_DOCUMENT(set));
     int code = mongo_update(p->t, "audit_logs", key, update, true);
-    bson_destroy(&own);
+    bson_destroy(set);
     bson_destroy(key);
     bson_destroy(update);
     return code < 0 ? -1 : 0;
@@ -250,7 +249,20 @@ static int apply(struct policy *p)
 
 /* --- the cycle --- */
 
-/* A policy that is wrong is recorded and does not stop the others; the store failing does. */
+/* A policy that is wrong, or whose documents the store refuses, is recorded and does not stop the
+ * others; trouble of the moment does. */
+static int record_failure(struct cycle *c, struct policy *p)
+{
+    bool transient = false;
+    const char *why = cw_problem_text(c->t, &transient);
+    if (transient || !why || cw_stopping(c->t) != CW_GO)
+        return -1;
+    why = cw_printf(c->t, "%s", why);
+    cw_log(c->t, CW_WARNING, "retention policy %s: %s", p->id, why);
+    c->failed++;
+    return audit(p, 0, why);
+}
+
 static int apply_policy(struct cycle *c, const bson_t *document)
 {
     char room[25];
@@ -263,13 +275,7 @@ static int apply_policy(struct cycle *c, const bson_t *document)
     cw_defer(t, forget_batch, p);
     const char *parts[] = {"retention", cw_info(t)->id, p->id, NULL};
     digest_hex(parts, p->audit_id);
-    if (read_policy(p, c->now) < 0) {
-        const char *why = cw_problem_text(t, NULL);
-        cw_log(t, CW_WARNING, "retention policy %s: %s", p->id, why);
-        c->failed++;
-        return audit(p, 0, why);
-    }
-    int code = apply(p);
+    int code = read_policy(p, c->now) < 0 || apply(p) < 0 ? record_failure(c, p) : 0;
     c->removed += p->removed;
     forget_batch(p);
     return code;

@@ -156,6 +156,21 @@ def test_bad_policies_do_not_stop_the_others(app: Celery, start: Callable[..., A
     assert db.integration_credentials.count_documents({}) == 1
 
 
+def test_documents_that_the_store_refuses_do_not_stop_the_others(
+        app: Celery, start: Callable[..., Any], db: Database) -> None:
+    start()
+    db.scan_findings_archive.create_index("n", unique=True)
+    db.scan_findings.insert_many([{"seen_at": now() - 9 * DAY, "n": 1} for _ in range(2)])
+    db.notifications.insert_one({"seen_at": now() - 9 * DAY, "": {"$x": 1, "a.b": 2}})
+    db.retention_policies.insert_many([
+        {"_id": name, "collection": name, "field": "seen_at", "days": 1, "action": "archive"}
+        for name in ("scan_findings", "notifications")])
+    assert run(app, "run_retention_cycle") == {"policies": 2, "failed": 1, "removed": 1}
+    assert "scan_findings_archive" in db.audit_logs.find_one({"policy_id": "scan_findings"})["error"]
+    assert db.scan_findings.count_documents({}) == 2
+    assert db.notifications_archive.find_one()[""] == {"$x": 1, "a.b": 2}
+
+
 def test_the_operator_lists_collections(app: Celery, start: Callable[..., Any],
                                         db: Database) -> None:
     start(env={"CWORKER_RETENTION_COLLECTIONS": "mine, other"})
