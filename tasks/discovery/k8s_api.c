@@ -54,11 +54,15 @@ static int on_body(cw_task *t, const char *data, size_t size, void *arg)
 
 static int request_page(struct walk *w, const char *token, struct cw_reply *reply)
 {
+    static const char *const members[] = {"metadata", "kind", NULL};
     const struct k8s_list *l = w->list;
     cw_task *t = l->t;
     const struct k8s_config *c = l->config;
-    struct json_stream_options options = {
-        .member = "items", .on_element = on_element, .on_member = on_member, .arg = w};
+    struct json_stream_options options = {.member = "items",
+                                          .on_element = on_element,
+                                          .on_member = on_member,
+                                          .members = members,
+                                          .arg = w};
     const char *headers[] = {"Accept: application/json",
                              c->token ? cw_printf(t, "Authorization: Bearer %s", c->token) : NULL,
                              NULL};

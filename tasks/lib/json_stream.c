@@ -28,10 +28,10 @@ struct json_stream {
     cw_task *t;
     struct json_stream_options options;
     enum place place;
-    bool in_object, failed;
+    bool in_object, inside /* of `within` */, failed;
     size_t offset, count;
     /* the value that is being read */
-    bool in_value, in_string, escaped, scalar, skipped;
+    bool in_value, in_string, escaped, scalar, skipped, large;
     int depth;
     char *text;
     size_t size, capacity;
@@ -49,15 +49,23 @@ static void close_stream(void *stream)
     struct json_stream *s = stream;
     free(s->text);
     s->text = NULL;
+    s->capacity = 0;
+}
+
+static void init_stream(struct json_stream *s, cw_task *t,
+                        const struct json_stream_options *options)
+{
+    *s = (struct json_stream){.t = t, .options = *options};
+    if (!s->options.max_element)
+        s->options.max_element = 4 << 20;
+    if (s->options.ret_found)
+        *s->options.ret_found = false;
 }
 
 struct json_stream *json_stream_open(cw_task *t, const struct json_stream_options *options)
 {
     struct json_stream *s = cw_alloc(t, sizeof *s);
-    s->t = t;
-    s->options = *options;
-    if (!s->options.max_element)
-        s->options.max_element = 4 << 20;
+    init_stream(s, t, options);
     cw_defer(t, close_stream, s);
     return s;
 }
@@ -69,16 +77,28 @@ size_t json_stream_count(const struct json_stream *s)
 
 /* --- one value --- */
 
+static bool is_key(const struct json_stream *s)
+{
+    return s->place == FIRST_KEY || s->place == KEY;
+}
+
+static int too_large(struct json_stream *s)
+{
+    s->large = s->skipped = s->options.ret_large && !is_key(s);
+    if (s->large)
+        return 0;
+    s->failed = true;
+    return cw_problem(s->t, false, "ValueError",
+                      "an element before byte %zu is larger than %zu bytes", s->offset,
+                      s->options.max_element);
+}
+
 static int keep(struct json_stream *s, const char *data, size_t size)
 {
     if (s->skipped)
         return 0;
-    if (s->size + size > s->options.max_element) {
-        s->failed = true;
-        return cw_problem(s->t, false, "ValueError",
-                          "an element before byte %zu is larger than %zu bytes", s->offset,
-                          s->options.max_element);
-    }
+    if (s->size + size > s->options.max_element)
+        return too_large(s);
     if (s->size + size + 1 > s->capacity) {
         size_t capacity = 2 * (s->size + size) + 4096;
         char *text = realloc(s->text, capacity);
@@ -93,9 +113,21 @@ static int keep(struct json_stream *s, const char *data, size_t size)
     return 0;
 }
 
-static bool is_key(const struct json_stream *s)
+/* Of the object that holds the list, not of one around it. */
+static bool is_at_level(const struct json_stream *s)
 {
-    return s->place == FIRST_KEY || s->place == KEY;
+    return s->inside == !!s->options.within;
+}
+
+static bool is_wanted_member(const struct json_stream *s)
+{
+    const char *const *names = s->options.members;
+    if (!s->options.on_member || !is_at_level(s))
+        return false;
+    for (; names && *names; names++)
+        if (strcmp(*names, s->key) == 0)
+            return true;
+    return !s->options.members;
 }
 
 static void begin_value(struct json_stream *s, char c)
@@ -105,7 +137,8 @@ static void begin_value(struct json_stream *s, char c)
     s->in_string = s->escaped = false;
     s->depth = 0;
     s->scalar = c != '"' && c != '{' && c != '[';
-    s->skipped = s->place == MEMBER && !s->options.on_member;
+    s->large = false;
+    s->skipped = s->place == MEMBER && !is_wanted_member(s);
 }
 
 static int take_key(struct json_stream *s)
@@ -121,6 +154,22 @@ static int take_key(struct json_stream *s)
     return 0;
 }
 
+static int give_value(struct json_stream *s, bool member)
+{
+    const struct json_stream_options *o = &s->options;
+    const char *end = NULL;
+    s->count += !member;
+    if (!member && o->on_text)
+        return o->on_text(s->t, s->text, s->size, o->arg);
+    cJSON *value = cJSON_ParseWithLengthOpts(s->text, s->size + 1, &end, true);
+    if (!value)
+        return wrong(s, "a value that cannot be read ends");
+    int code = member ? o->on_member(s->t, s->key, value, o->arg)
+                      : o->on_element(s->t, value, o->arg);
+    cJSON_Delete(value);
+    return code;
+}
+
 static int take_value(struct json_stream *s)
 {
     bool member = s->place == MEMBER;
@@ -128,16 +177,11 @@ static int take_value(struct json_stream *s)
     if (is_key(s))
         return take_key(s);
     s->place = member ? AFTER_MEMBER : s->place == VALUES ? VALUES : AFTER_ITEM;
+    if (s->large)
+        ++*s->options.ret_large;
     if (s->skipped)
         return 0;
-    const char *end = NULL;
-    cJSON *value = cJSON_ParseWithLengthOpts(s->text, s->size + 1, &end, true);
-    if (!value)
-        return wrong(s, "a value that cannot be read ends");
-    s->count += !member;
-    int code = member ? s->options.on_member(s->t, s->key, value, s->options.arg)
-                      : s->options.on_element(s->t, value, s->options.arg);
-    cJSON_Delete(value);
+    int code = give_value(s, member);
     s->failed = s->failed || code < 0;
     return code < 0 ? -1 : 0;
 }
@@ -194,14 +238,26 @@ static ssize_t scan_value(struct json_stream *s, const char *data, size_t size)
 
 /* --- between values --- */
 
+static int found(struct json_stream *s, enum place place)
+{
+    if (s->options.ret_found)
+        *s->options.ret_found = true;
+    s->place = place;
+    return 0;
+}
+
 static int start(struct json_stream *s, char c)
 {
-    s->in_object = c == '{' && s->options.member;
-    if (c == '[' || s->in_object) {
-        s->place = c == '[' ? FIRST_ITEM : FIRST_KEY;
+    const struct json_stream_options *o = &s->options;
+    bool elements = o->on_element || o->on_text, object = o->member || !elements;
+    s->in_object = c == '{' && object;
+    if (c == '[' && elements && !o->within)
+        return found(s, FIRST_ITEM);
+    if (s->in_object) {
+        s->place = FIRST_KEY;
         return 0;
     }
-    if (s->options.member)
+    if (object)
         return wrong(s, "an object was expected, found something else");
     s->place = VALUES;
     begin_value(s, c);
@@ -212,6 +268,32 @@ static int close_list(struct json_stream *s)
 {
     s->place = s->in_object ? AFTER_MEMBER : DONE;
     return 0;
+}
+
+static int close_object(struct json_stream *s)
+{
+    s->place = s->inside ? AFTER_MEMBER : DONE;
+    s->inside = false;
+    return 0;
+}
+
+/* A member begins that holds what is wanted: the list, or the object with it. */
+static bool is_way(const struct json_stream *s, char c)
+{
+    const struct json_stream_options *o = &s->options;
+    if (!is_at_level(s))
+        return c == '{' && strcmp(s->key, o->within) == 0;
+    return c == '[' && o->member && strcmp(s->key, o->member) == 0;
+}
+
+static int follow(struct json_stream *s)
+{
+    if (!is_at_level(s)) {
+        s->inside = true;
+        return found(s, FIRST_KEY);
+    }
+    s->place = FIRST_ITEM;
+    return s->options.within ? 0 : found(s, FIRST_ITEM);
 }
 
 /* A byte between values: 0 taken, 1 it begins a value, < 0 wrong. */
@@ -230,23 +312,21 @@ static int between(struct json_stream *s, char c)
         s->place = ITEM;
         return c == ',' ? 0 : wrong(s, "neither , nor ]");
     case FIRST_KEY:
-        if (c == '}') {
-            s->place = DONE;
-            return 0;
-        }
+        if (c == '}')
+            return close_object(s);
         break;
     case AFTER_KEY:
         s->place = MEMBER;
         return c == ':' ? 0 : wrong(s, "no :");
     case MEMBER:
-        if (c == '[' && strcmp(s->key, s->options.member) == 0) {
-            s->place = FIRST_ITEM;
-            return 0;
-        }
+        if (is_way(s, c))
+            return follow(s);
         break;
     case AFTER_MEMBER:
-        s->place = c == '}' ? DONE : KEY;
-        return c == ',' || c == '}' ? 0 : wrong(s, "neither , nor }");
+        if (c == '}')
+            return close_object(s);
+        s->place = KEY;
+        return c == ',' ? 0 : wrong(s, "neither , nor }");
     case DONE:
         return wrong(s, "more after the end");
     default:
@@ -287,7 +367,18 @@ int json_stream_end(struct json_stream *s)
         return -1;
     if (s->in_value || (s->place != DONE && s->place != VALUES))
         return wrong(s, "it stops");
+    close_stream(s); /* a task may read thousands of pages */
     return 0;
+}
+
+int json_stream_text(cw_task *t, const char *text, size_t size,
+                     const struct json_stream_options *options)
+{
+    struct json_stream s;
+    init_stream(&s, t, options);
+    int code = json_stream_feed(&s, text, size) < 0 || json_stream_end(&s) < 0 ? -1 : 0;
+    close_stream(&s);
+    return code;
 }
 
 /* --- files --- */

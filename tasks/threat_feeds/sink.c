@@ -10,6 +10,10 @@
 
 enum { TAG_MAX = 100, TAGS_MAX = 32, REPORT_EVERY = 20000 };
 
+/* Of all feeds together: an indicator that many tell of would else grow until no store takes it. A
+ * batch of tags is written behind the batch of its indicators. */
+#define TAGS_STORED "256"
+
 /* Two batches wait: what the feed tells, and what it takes back. No key is in both, so the order of
  * two batches does not matter; the keys are known by their hash, and two that share one are only
  * written earlier than they need be. */
@@ -21,7 +25,7 @@ struct keys {
 };
 
 struct sink {
-    struct mongo_bulk *bulk;
+    struct mongo_bulk *bulk, *tags;
     struct keys told, taken_back;
     bson_t *withdrawn[WAITING_MAX];
 };
@@ -43,32 +47,46 @@ static void put_tag(bson_t *list, uint32_t *n, const char *text, size_t size)
     BSON_APPEND_UTF8(list, name, tag);
 }
 
-static void put_tags(bson_t *add, const struct feed *f, const struct sighting *s)
+/* How many. */
+static uint32_t put_tags(bson_t *list, const struct feed *f, const struct sighting *s)
 {
-    bson_t tags, list;
     bson_iter_t at, own;
     const cJSON *each;
     const char *text;
     uint32_t n = 0;
-    BSON_APPEND_DOCUMENT_BEGIN(add, "tags", &tags);
-    BSON_APPEND_ARRAY_BEGIN(&tags, "$each", &list);
     if (doc_find(f->document, "tags", &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
         bson_iter_recurse(&at, &own))
         while ((text = doc_next_text(&own)))
-            put_tag(&list, &n, text, strlen(text));
+            put_tag(list, &n, text, strlen(text));
     cJSON_ArrayForEach(each, s->tags)
     {
         text = cJSON_IsObject(each) ? tree_text(each, "name") : cJSON_GetStringValue(each);
         if (text)
-            put_tag(&list, &n, text, strlen(text));
+            put_tag(list, &n, text, strlen(text));
     }
     for (text = s->tag; text && *text; text += strspn(text, ",")) {
         size_t size = strcspn(text, ",");
-        put_tag(&list, &n, text, size);
+        put_tag(list, &n, text, size);
         text += size;
     }
-    bson_append_array_end(&tags, &list);
-    bson_append_document_end(add, &tags);
+    return n;
+}
+
+static int add_tags(struct feed *f, const bson_t *key, const struct sighting *s)
+{
+    bson_t list = BSON_INITIALIZER, filter;
+    int code = 0;
+    if (put_tags(&list, f, s)) {
+        bson_copy_to(key, &filter);
+        BCON_APPEND(&filter, "tags." TAGS_STORED, "{", "$exists", BCON_BOOL(false), "}");
+        bson_t *update =
+            BCON_NEW("$addToSet", "{", "tags", "{", "$each", BCON_ARRAY(&list), "}", "}");
+        code = mongo_bulk_update(f->sink->tags, &filter, update, false);
+        bson_destroy(&filter);
+        bson_destroy(update);
+    }
+    bson_destroy(&list);
+    return code;
 }
 
 /* Times from a feed are its own; one that lies ahead would keep the indicator for ever. */
@@ -100,7 +118,7 @@ static int upsert(struct feed *f, const bson_t *key, const struct indicator *i,
     bson_t update = BSON_INITIALIZER, add, made;
     BSON_APPEND_DOCUMENT_BEGIN(&update, "$addToSet", &add);
     BSON_APPEND_UTF8(&add, "sources", f->name);
-    put_tags(&add, f, s);
+    BCON_APPEND(&add, "tags", "{", "$each", "[", "]", "}");
     bson_append_document_end(&update, &add);
     put_limits(&update, f, s);
     BSON_APPEND_DOCUMENT_BEGIN(&update, "$setOnInsert", &made);
@@ -113,7 +131,7 @@ static int upsert(struct feed *f, const bson_t *key, const struct indicator *i,
     bson_append_document_end(&update, &made);
     int code = mongo_bulk_update(f->sink->bulk, key, &update, true);
     bson_destroy(&update);
-    return code;
+    return code < 0 ? -1 : add_tags(f, key, s);
 }
 
 /* --- what waits to be written --- */
@@ -145,7 +163,7 @@ static void keep_key(struct keys *k, uint64_t hash)
 static int flush_told(struct sink *s)
 {
     memset(&s->told, 0, sizeof s->told);
-    return mongo_bulk_flush(s->bulk);
+    return mongo_bulk_flush(s->bulk) < 0 ? -1 : mongo_bulk_flush(s->tags);
 }
 
 static void forget_withdrawn(void *sink)
@@ -226,8 +244,9 @@ int sink_open(struct feed *f)
 {
     struct sink *s = cw_alloc(f->t, sizeof *s);
     s->bulk = mongo_bulk_open(f->t, "threat_indicators");
+    s->tags = mongo_bulk_open(f->t, "threat_indicators");
     cw_defer(f->t, forget_withdrawn, s);
-    f->sink = s->bulk ? s : NULL;
+    f->sink = s->bulk && s->tags ? s : NULL;
     return f->sink ? 0 : -1;
 }
 

@@ -152,8 +152,12 @@ static const char *cursor_name(struct taxii *x, const char *collection)
 static int read_pages(struct taxii *x, const char *url, const char *since, const char **ret_last,
                       struct cw_reply *ret_reply)
 {
-    struct json_stream_options options = {
-        .member = "objects", .on_element = add_object, .on_member = on_member, .arg = x};
+    static const char *const members[] = {"more", "next", NULL};
+    struct json_stream_options options = {.member = "objects",
+                                          .on_element = add_object,
+                                          .on_member = on_member,
+                                          .members = members,
+                                          .arg = x};
     x->next[0] = '\0';
     for (int page = 1;; page++) {
         const char *at = page_url(x, url, since);

@@ -9,7 +9,7 @@
  * an attacker wrote there. Of a zip the first local file is read, without its directory. */
 
 enum { PIECE = 64 << 10, ZIP_HEADER = 30, ZIP_HEADER_MAX = ZIP_HEADER + 2 * 65535 };
-enum form { UNKNOWN, RAW, PACKED, ZIP_HEAD, STORED, ENDED };
+enum form { UNKNOWN, RAW, PACKED, BETWEEN /* parts of a gzip file */, ZIP_HEAD, STORED, ENDED };
 
 struct unpack {
     cw_task *t;
@@ -18,7 +18,7 @@ struct unpack {
     size_t left, max;
     enum form form;
     z_stream z;
-    bool has_z;
+    bool has_z, gzip;
     unsigned char *head; /* the first bytes, until the form is known */
     size_t head_size;
     size_t stored; /* bytes of a stored file still to come */
@@ -59,6 +59,15 @@ static int give(struct unpack *u, const char *data, size_t size)
     return size ? u->fn(data, size, u->arg) : 0;
 }
 
+/* A gzip file may have several parts; what follows the last one, like what follows the first file
+ * of a zip, is nothing of ours. */
+static bool begin_part(struct unpack *u, const unsigned char *data, size_t size)
+{
+    bool more = u->gzip && size && *data == 0x1F && inflateReset(&u->z) == Z_OK;
+    u->form = more ? PACKED : u->gzip && !size ? BETWEEN : ENDED;
+    return more;
+}
+
 static int inflate_piece(struct unpack *u, const unsigned char *data, size_t size)
 {
     u->z.next_in = (unsigned char *)(uintptr_t)data;
@@ -71,10 +80,8 @@ static int inflate_piece(struct unpack *u, const unsigned char *data, size_t siz
             return broken(u, u->z.msg ? u->z.msg : "its data");
         if (give(u, u->out, PIECE - u->z.avail_out) < 0)
             return -1;
-        if (code == Z_STREAM_END) {
-            u->form = ENDED;
+        if (code == Z_STREAM_END && !begin_part(u, u->z.next_in, u->z.avail_in))
             return 0;
-        }
     } while (u->z.avail_in || !u->z.avail_out);
     return 0;
 }
@@ -84,6 +91,7 @@ static int start_inflate(struct unpack *u, int window)
     if (inflateInit2(&u->z, window) != Z_OK)
         return cw_problem(u->t, true, "MemoryError", "no memory to unpack");
     u->has_z = true;
+    u->gzip = window > 0;
     u->form = PACKED;
     return 0;
 }
@@ -94,6 +102,8 @@ static int pass(struct unpack *u, const unsigned char *data, size_t size)
     switch (u->form) {
     case RAW:
         return give(u, (const char *)data, size);
+    case BETWEEN:
+        return begin_part(u, data, size) ? inflate_piece(u, data, size) : 0;
     case PACKED:
         return inflate_piece(u, data, size);
     case STORED:
@@ -170,5 +180,5 @@ int unpack_end(struct unpack *u)
 {
     if (u->form == UNKNOWN && find_form(u, true) < 0)
         return -1;
-    return u->form == RAW || u->form == ENDED ? 0 : broken(u, "it is cut");
+    return u->form == RAW || u->form == BETWEEN || u->form == ENDED ? 0 : broken(u, "it is cut");
 }

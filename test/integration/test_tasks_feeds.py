@@ -24,7 +24,7 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import ROOT, descendants, get, wait_state
+from harness import CWORKER, ROOT, descendants, get, wait_state
 from services.process import end_process, free_port, wait_until
 
 SAMPLES = ROOT / "test/samples"
@@ -210,6 +210,24 @@ def test_gzip_and_zip(app: Celery, worker: Any, db: Database, feeds: FeedServer)
     for feed_id in ("encoded", "file", "zip"):
         assert fetch(app, feed_id)["indicators"] == 1
     assert sorted(values(db)) == ["203.0.113.1", "203.0.113.2", "203.0.113.3"]
+
+
+def test_gzip_in_several_parts(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """As `cat a.gz b.gz` and log shippers make them."""
+    body = gzip.compress(b"203.0.113.1\n203.0.113") + gzip.compress(b".2\n") * 3 + b"\0" * 10
+    add_feed(db, "parts", "plain", feeds.serve("/1.gz", (body[:40], body[40:])))
+    assert fetch(app, "parts")["indicators"] == 2
+    assert sorted(values(db)) == ["203.0.113.1", "203.0.113.2"]
+
+
+def test_tags_are_bounded(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """Else feeds could make an indicator that no store takes any more, from any of them."""
+    rows = "".join('203.0.113.1,"%s"\n' % ",".join(f"{r}-{i}" for i in range(30)) for r in range(20))
+    add_feed(db, "many", "csv", feeds.serve("/csv", rows.encode()),
+             csv={"column": 0, "tags_column": 1}, tags=["own"])
+    assert fetch(app, "many")["indicators"] == 20
+    row, = db.threat_indicators.find()
+    assert 256 < len(row["tags"]) <= 256 + 32 and "own" in row["tags"]
 
 
 @pytest.mark.parametrize("form", ["encoded", "gzip", "zip"])
@@ -413,6 +431,106 @@ def test_cut_json(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> 
     with pytest.raises(ValueError, match="JSON"):
         fetch(app, "otx")
     assert "cursor" not in db.threat_feeds.find_one({"_id": "otx"}).get("state", {})
+
+
+def test_otx_pages_too_large_for_its_gateway(app: Celery, worker: Any, db: Database,
+                                             feeds: FeedServer) -> None:
+    """504: half as many from the same place, as the services' own client does not."""
+    pulses = otx_pulses(9)
+    path = "/api/v1/pulses/subscribed"
+
+    def answer(query: dict, headers: dict) -> tuple[int, dict[str, str], bytes]:
+        limit, page = int(query["limit"]), int(query["page"])
+        if limit > (2 if page > 1 else 5):
+            return 504, {}, b"<html>Gateway Time-out</html>"
+        more = f"{feeds.url}{path}?limit={limit}&page={page + 1}" if page * limit < 9 else None
+        return 200, {}, json.dumps({"results": pulses[(page - 1) * limit:page * limit],
+                                    "next": more}).encode()
+    feeds.routes[path] = answer
+    add_feed(db, "otx", "otx", feeds.url + path, secret="OTX", limit=20)
+    assert fetch(app, "otx")["status"] == "OK"
+    asked = [(query["limit"], query["page"]) for _, query, _ in feeds.requests]
+    assert asked == [("20", "1"), ("10", "1"), ("5", "1"), ("5", "2"), ("2", "3"), ("2", "4"), ("2", "5")]
+    assert {f"pulse{i}.example" for i in range(9)} <= values(db).keys()
+    assert db.threat_feeds.find_one()["state"]["cursor"] == pulses[-1]["modified"]
+    feeds.serve(path, b"", 504)  # one pulse is too much, too: later
+    task = app.send_task("threat_feeds.fetch_feed", args=["otx"], queue="threat_feeds")
+    wait_state(task, "RETRY")
+    assert [query["limit"] for _, query, _ in feeds.requests[7:]] == ["20", "10", "5", "2", "1"]
+
+
+def test_otx_dates_that_lie_ahead(app: Celery, worker: Any, db: Database,
+                                  feeds: FeedServer) -> None:
+    pulse, = otx_pulses(1)
+    page = {"results": [{**pulse, "modified": "9999-12-31T00:00:00"}, 7, pulse], "next": None}
+    add_feed(db, "otx", "otx", feeds.serve("/p", page), secret="OTX")
+    assert fetch(app, "otx")["bad"] == 1
+    assert db.threat_feeds.find_one()["state"]["cursor"] == pulse["modified"]
+
+
+@pytest.mark.parametrize(("kind", "secret"), [("abuseipdb", "ABUSE"), ("otx", "OTX")])
+def test_an_answer_without_its_list(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                                    kind: str, secret: str) -> None:
+    add_feed(db, "x", kind, feeds.serve("/p", {"message": "down for maintenance"}), secret=secret)
+    with pytest.raises(ValueError, match="has no list"):
+        fetch(app, "x")
+
+
+def peak(worker: Any) -> int:
+    """MB of the largest of its processes, so far; the sanitizer keeps what was freed."""
+    if "address" in CWORKER:
+        return 0
+    pids = [worker.pid, *descendants(worker.pid)]
+    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    return max(int(line.split()[1]) for text in texts for line in text.splitlines()
+               if line.startswith("VmHWM:")) // 1024
+
+
+JUNK = b"[" + b"0," * (12 << 20) + b"0]"
+
+
+def test_hostile_json_needs_little_memory(app: Celery, worker: Any, db: Database,
+                                          feeds: FeedServer) -> None:
+    """A tree of each of these would take a gigabyte."""
+    event, other = str(uuid.uuid4()), str(uuid.uuid4())
+    row = b'{"type":"domain","to_ids":true,"value":"%s"'
+    feeds.serve("/m/manifest.json", {event: {"timestamp": 1}, other: {"timestamp": 1}})
+    feeds.serve(f"/m/{event}.json", b'{"Event":{"Attribute":[' + row % b"a.example" + b'},' +
+                row % b"b.example" + b',"data":' + JUNK + b'}],"Tag":[{"name":"t"}]}}')
+    feeds.serve(f"/m/{other}.json", b'{"junk":1,"Event":{"junk":' + JUNK + b',"Object":[{"x":1,"Attribute":['
+                + row % b"c.example" + b'}]}]}}')
+    add_feed(db, "misp", "misp", feeds.url + "/m/")
+    done = fetch(app, "misp", 60)
+    assert (done["status"], done["indicators"], done["skipped"]) == ("OK", 2, 1)
+    assert db.threat_indicators.find_one({"value": "a.example"})["tags"] == ["t"]
+    pulse = b'{"indicators":[{"type":"domain","indicator":"d.example"}],"x":' + JUNK + b'}'
+    add_feed(db, "otx", "otx", secret="OTX", url=feeds.serve(
+        "/p", b'{"x":' + JUNK + b',"results":[' + pulse + b'],"next":null}'))
+    assert fetch(app, "otx", 60)["indicators"] == 1
+    assert peak(worker) < 250
+
+
+def test_pages_leave_no_memory_behind(app: Celery, worker: Any, db: Database,
+                                      feeds: FeedServer) -> None:
+    def answer(query: dict, headers: dict) -> tuple[int, dict[str, str], bytes]:
+        page = int(query["page"])
+        pulse = {"description": "x" * (3 << 20), "indicators": [
+            {"type": "domain", "indicator": f"p{page}.example"}]}
+        return 200, {}, json.dumps({"results": [pulse], "next": f"{feeds.url}/p?page={page + 1}"
+                                    if page < 40 else None}).encode()
+    feeds.routes["/p"] = answer
+    add_feed(db, "otx", "otx", feeds.url + "/p", secret="OTX")
+    assert fetch(app, "otx", 60)["indicators"] == 40
+    assert peak(worker) < 100
+
+
+def test_a_huge_error_needs_little_memory(app: Celery, worker: Any, db: Database,
+                                          feeds: FeedServer) -> None:
+    feeds.routes["/x"] = lambda *_: (404, {}, (b"x" * (1 << 20) for _ in range(200)))
+    add_feed(db, "x", "plain", feeds.url + "/x")
+    with pytest.raises(RuntimeError, match="HTTP 404"):
+        fetch(app, "x", 60)
+    assert peak(worker) < 100
 
 
 # --- TAXII: a real server ----------------------------------------------------------------------------
@@ -641,6 +759,19 @@ def test_misp_deleted_attributes(app: Celery, worker: Any, db: Database,
     assert fetch(app, "misp")["withdrawn"] == 2
     sources = {row["value"]: row["sources"] for row in db.threat_indicators.find()}
     assert sources == {"a.example": [], "b.example": ["misp"], "o.example": ["misp"]}
+
+
+def test_misp_words_of_older_servers(app: Celery, worker: Any, db: Database,
+                                     feeds: FeedServer) -> None:
+    event, cut = str(uuid.uuid4()), str(uuid.uuid4())
+    feeds.serve("/m/manifest.json", {cut: {"timestamp": 1}, event: {"timestamp": 1}})
+    feeds.serve(f"/m/{cut}.json", b'{"Event": {"Attribute": [')
+    feeds.serve(f"/m/{event}.json", {"Event": {"Attribute": [
+        {"type": "domain", "value": f"{i}{i}.example", "to_ids": to_ids}
+        for i, to_ids in enumerate([True, 1, "1", False, 0, "0", None])]}})
+    add_feed(db, "misp", "misp", feeds.url + "/m/")
+    assert fetch(app, "misp")["bad"] == 1
+    assert sorted(values(db)) == ["00.example", "11.example", "22.example"]
 
 
 def test_misp_hostile_manifest(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:

@@ -65,7 +65,45 @@ static const struct cw_arg split_args[] = {{"text", CW_STR},
                                            {"piece", CW_INT, "1"},
                                            {"max", CW_INT, "0"},
                                            {0}};
-static const struct cw_def defs[] = {{.name = "t.split", .run = split, .args = split_args}, {0}};
+
+static int on_text(cw_task *t, const char *text, size_t size, void *arg)
+{
+    static const char *const members[] = {"n", NULL};
+    struct json_stream_options options = {
+        .member = "in", .on_element = on_element, .on_member = on_member, .members = members,
+        .arg = arg};
+    return json_stream_text(t, text, size, &options);
+}
+
+/* dig(text, piece, members_only): `rows` of the object `e`, their lists `in` and members `n`; what
+ * is larger than 20 bytes is counted. Or the members of the object itself. */
+static cw_outcome dig(cw_task *t)
+{
+    struct collected c = {""};
+    size_t large = 0, piece = (size_t)cw_int(t, "piece");
+    bool found;
+    struct json_stream_options rows = {.member = "rows", .within = "e", .on_text = on_text},
+                               only = {.on_member = on_member}, options;
+    const char *text = cw_str(t, "text");
+    options = cw_bool(t, "members_only") ? only : rows;
+    options.max_element = 20;
+    options.ret_large = &large;
+    options.ret_found = &found;
+    options.arg = &c;
+    struct json_stream *s = json_stream_open(t, &options);
+    for (size_t at = 0, size = strlen(text); at < size; at += piece)
+        if (json_stream_feed(s, text + at, size - at < piece ? size - at : piece) < 0)
+            return cw_fail(t);
+    if (json_stream_end(s) < 0)
+        return cw_fail(t);
+    return cw_return_str(t, cw_printf(t, "%s%s %zu large", c.text, found ? "found" : "", large));
+}
+
+static const struct cw_arg dig_args[] = {
+    {"text", CW_STR}, {"piece", CW_INT}, {"members_only", CW_BOOL, "false"}, {0}};
+static const struct cw_def defs[] = {{.name = "t.split", .run = split, .args = split_args},
+                                     {.name = "t.dig", .run = dig, .args = dig_args},
+                                     {0}};
 static const struct cw_table table = {.api = CW_API, .queue = "q", .defs = defs};
 
 /* Whatever the size of the pieces: the same elements, or an error that tells `expected`. */
@@ -129,6 +167,41 @@ static void test_stream_wrong(void **state)
     struct run *r = run_task("t.split", "[\"[\\\"0123456789\\\"]\", null, 4, 8], {}");
     assert_non_null(strstr(r->traceback, "larger than 8 bytes"));
     end(r);
+}
+
+static void expect_dug(const char *text, bool members_only, const char *expected)
+{
+    for (int piece = 1; piece < 60; piece += 7) {
+        cJSON *quoted = cJSON_CreateString(text);
+        char *json = cJSON_PrintUnformatted(quoted);
+        char *call = mem_printf("[%s, %d, %s], {}", json, piece, members_only ? "true" : "false");
+        struct run *r = run_task("t.dig", call);
+        if (!strstr(r->result, expected) && !strstr(r->traceback, expected))
+            fail_msg("%s: %s%s, not %s", text, r->result, r->traceback, expected);
+        end(r);
+        free(call);
+        cJSON_free(json);
+        cJSON_Delete(quoted);
+    }
+}
+
+static void test_stream_within(void **state)
+{
+    (void)state;
+    expect_dug("{\"rows\":[{\"in\":[9]}],\"e\":{\"e\":{\"rows\":[8]},\"rows\":[{\"n\":2,\"in\":[1]},"
+               "{\"in\":[3]}],\"z\":1},\"e2\":[0]}",
+               false, "n=2;1;3;found 0 large");
+    expect_dug("{\"e\":{\"rows\":[{\"in\":[\"0123456789abcdef\"]},{\"in\":[4]}]}}", false,
+               "4;found 1 large");
+    expect_dug("{\"e\":{}}", false, "found 0 large");
+    expect_dug("{\"e\":[1],\"rows\":[{\"in\":[1]}]}", false, "\" 0 large");
+    expect_dug("{\"e\":{\"rows\":[{\"in\":[1]}]}", false, "it stops");
+    expect_dug("{\"e\":{\"rows\":[{\"in\":[1}]}}", false, "ValueError");
+    expect_dug("[{\"in\":[1]}]", false, "an object was expected");
+    expect_dug("{\"a\":1,\"b\":[\"0123456789abcdef0123456789\"],\"c\":{}}", true,
+               "a=1;c={}; 1 large");
+    expect_dug("[1]", true, "an object was expected");
+    expect_dug("{\"0123456789abcdef01234\":1}", true, "larger than 20 bytes");
 }
 
 static void test_checks(void **state)
@@ -202,7 +275,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream_elements), cmocka_unit_test(test_stream_member),
-        cmocka_unit_test(test_stream_wrong),    cmocka_unit_test(test_checks),
+        cmocka_unit_test(test_stream_wrong),    cmocka_unit_test(test_stream_within),
+        cmocka_unit_test(test_checks),
         cmocka_unit_test(test_doc_texts),       cmocka_unit_test(test_doc_trees),
         cmocka_unit_test(test_doc_match_id),
     };
