@@ -100,7 +100,7 @@ static size_t build(const struct mongo_store *m, struct store_entry **entries, s
         struct mongo_job *job = &all[count];
         job->document = bson_new();
         job->entry = e;
-        job->state = JOB_TODO;
+        job->state = JOB_WAITING;
         /* Celery's client takes the fields for given in every document, also where nothing is
          * known. */
         e->record.extended |= m->extended;

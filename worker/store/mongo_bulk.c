@@ -172,12 +172,12 @@ static int run_singly(struct mongo_store *m, struct store_thread *t, struct mong
 {
     int code = 0;
     for (size_t i = 0; i < n && code == 0; i++)
-        if (jobs[i]->state == JOB_TODO)
+        if (jobs[i]->state == JOB_WAITING)
             code = run(m, t, jobs + i, 1, replace, ret_matched, err);
     return code;
 }
 
-/* Writes; moves each job from TODO on, or returns a transient code. */
+/* Writes; moves each job from WAITING on, or returns a transient code. */
 static int run(struct mongo_store *m, struct store_thread *t, struct mongo_job **jobs, size_t n,
                bool replace, int64_t *ret_matched, struct error *err)
 {
@@ -196,11 +196,11 @@ static int run(struct mongo_store *m, struct store_thread *t, struct mongo_job *
     bool all_known = trust_index && tally.n_inserted + (int64_t)tally.n_named == (int64_t)n;
     if (ok || all_known) {
         for (size_t i = 0; i < n; i++)
-            if (jobs[i]->state == JOB_TODO)
+            if (jobs[i]->state == JOB_WAITING)
                 finish(jobs[i]);
         return 0;
     }
-    if (n == 1 && jobs[0]->state != JOB_TODO)
+    if (n == 1 && jobs[0]->state != JOB_WAITING)
         return 0;
     bool by_server = why.domain == MONGOC_ERROR_SERVER;
     if (!by_server || (!is_about_document(why.code) && !has_errors) ||
@@ -219,7 +219,7 @@ static size_t pick(struct mongo_job *all, size_t n, int state, struct mongo_job 
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         if ((int)all[i].state == state) {
-            all[i].state = JOB_TODO;
+            all[i].state = JOB_WAITING;
             ret_jobs[count++] = &all[i];
         }
     }
@@ -237,7 +237,7 @@ static int replace_some(struct mongo_store *m, struct store_thread *t, struct mo
     for (size_t i = 0; code == 0 && matched < (int64_t)n && i < n; i++) {
         if (jobs[i]->entry->code == 0) {
             jobs[i]->entry->code = STORE_WAITING;
-            jobs[i]->state = JOB_TODO;
+            jobs[i]->state = JOB_WAITING;
             jobs[again++] = jobs[i];
         }
     }

@@ -27,7 +27,7 @@ struct mongo_store {
 struct mongo_job {
     struct store_entry *entry;
     bson_t *document; /* libbson aligns its own beyond what mem_alloc gives */
-    enum { JOB_TODO, JOB_EXISTS, JOB_DONE } state;
+    enum { JOB_WAITING, JOB_EXISTS, JOB_DONE } state;
 };
 
 /* Does not connect. NULL: the URL is wrong. */
