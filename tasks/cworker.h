@@ -4,16 +4,20 @@
 
 /* cworker: the task API. The only header that a task author needs.
  *
+ *     #include <cworker.h>
+ *
  *     static cw_outcome add(cw_task *t)
  *     {
  *         return cw_return_int(t, cw_int(t, "x") + cw_int(t, "y"));
  *     }
- *     static const struct cw_arg add_args[] = {{"x", CW_INT}, {"y", CW_INT}, {0}};
+ *     static const struct cw_arg add_args[] = {{.name = "x", .kind = CW_INT},
+ *                                              {.name = "y", .kind = CW_INT}, {0}};
  *     static const struct cw_def defs[] = {{.name = "my.add", .run = add, .args = add_args}, {0}};
  *     static const struct cw_table table = {.api = CW_API, .queue = "celery", .defs = defs};
  *     const struct cw_table *const cworker_tables[] = {&table, NULL};
  *
- *     cc -shared -fPIC -o mytasks.so mytasks.c   &&   cworker -A ./mytasks.so
+ *     cc -shared -fPIC $(pkg-config --cflags cworker) -o mytasks.so mytasks.c
+ *     cworker -A ./mytasks.so
  *
  * A handler runs in a child process (or one of its threads), one delivery at a time, and ends by
  * one verdict: `return cw_…(t, …)`. Whatever it allocated through `t` is freed after it. Ownership:

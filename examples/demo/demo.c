@@ -180,7 +180,7 @@ static cw_outcome sleep_for(cw_task *t)
     return cw_return(t, cJSON_Duplicate(cw_json(t, "seconds"), true));
 }
 
-/* Busy, and deaf to the soft limit: only the hard one ends it. */
+/* Equal by `key`: while one waits or runs, others are set aside. */
 static cw_outcome unique(cw_task *t)
 {
     if (cw_sleep(t, cw_num(t, "seconds")) < 0)
@@ -192,6 +192,7 @@ static cw_outcome unique(cw_task *t)
     return cw_return_str(t, cw_str(t, "key"));
 }
 
+/* Busy, and deaf to the soft limit: only the hard one ends it. */
 static cw_outcome spin(cw_task *t)
 {
     struct timespec start, now;
