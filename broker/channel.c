@@ -106,7 +106,8 @@ static void options_take(struct channel *c, const struct channel_options *o)
     c->prefix = mem_dup(o->key_prefix ? o->key_prefix : "");
     c->n_steps = o->n_steps ? o->n_steps : 4;
     memcpy(c->steps, o->n_steps ? o->steps : usual_steps, (size_t)c->n_steps * sizeof *c->steps);
-    c->ordered = o->ordered;
+    c->ordered = o->ordered || o->by_name;
+    c->by_name = o->by_name;
     c->lease = o->lease > 0 ? o->lease : 30;
     c->unacked.hash = mem_printf("%s%s", c->prefix, o->unacked_key ? o->unacked_key : "unacked");
     c->unacked.index = mem_printf("%s%s", c->prefix,

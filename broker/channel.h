@@ -41,7 +41,9 @@ struct channel_options {
     int steps[CHANNEL_MAX_STEPS];
     int n_steps;  /* priority_steps: {0,3,6,9} */
     double lease; /* seconds; 0: 30 */
-    bool ordered; /* queue_order_strategy "priority": declared order; else round robin */
+    /* queue_order_strategy: `ordered` is "priority", by the names of the queues "sorted"; neither:
+     * round robin. */
+    bool ordered, by_name;
     /* Kombu's restore of what Python workers did not ack in time; visibility_timeout 0: none. */
     double visibility_timeout, unacked_mutex_expire; /* seconds; expire 0: 300 */
     size_t unacked_restore_limit;                    /* messages for one look; 0: no limit */

@@ -62,7 +62,7 @@ struct channel {
     char *node, *prefix, *incarnation, *description, *lease_key, *registry_key;
     struct queue **queues; /* also those that were cancelled */
     int n_queues, steps[CHANNEL_MAX_STEPS], n_steps, *order;
-    bool ordered;
+    bool ordered, by_name;
     size_t max_message;
     char **paused; /* names, n_paused of them: also of queues that are not consumed here */
     int n_paused;

@@ -65,7 +65,10 @@ void queue_append(struct channel *c, const char *name)
     c->queues = mem_realloc(c->queues, n * sizeof *c->queues);
     c->order = mem_realloc(c->order, n * sizeof *c->order);
     c->queues[n - 1] = queue;
-    c->order[n - 1] = (int)n - 1;
+    size_t place = n - 1;
+    for (; c->by_name && place && strcmp(c->queues[c->order[place - 1]]->name, name) > 0; place--)
+        c->order[place] = c->order[place - 1];
+    c->order[place] = (int)n - 1;
     c->n_queues = (int)n;
 }
 

@@ -263,7 +263,8 @@ static int open_channel(struct worker *w, struct error *err)
         .unacked_key = s->unacked_key,
         .unacked_index_key = s->unacked_index_key,
         .unacked_mutex_key = s->unacked_mutex_key,
-        .ordered = strcmp(s->queue_order_strategy, "round_robin") != 0,
+        .ordered = strcmp(s->queue_order_strategy, "priority") == 0,
+        .by_name = strcmp(s->queue_order_strategy, "sorted") == 0,
     };
     struct channel_handlers handlers = {flow_message, flow_delivery_lost, on_lease, on_up,
                                         on_down,      on_note,            w};

@@ -23,8 +23,8 @@ static void declares_and_leaves_nothing(void **state)
 static void order_and_priorities(void **state)
 {
     (void)state;
-    static const char *const queues[] = {"a", "b", NULL};
-    for (int ordered = 0; ordered < 2; ordered++) {
+    static const char *const queues[][3] = {{"a", "b"}, {"a", "b"}, {"b", "a"}};
+    for (int strategy = 0; strategy < 3; strategy++) {
         push("a\x06\x16" "3", "a3");
         push("b\x06\x16" "9", "b9");
         for (int i = 0; i < 3; i++) {
@@ -32,7 +32,9 @@ static void order_and_priorities(void **state)
             push("b", (const char *[]){"b-1", "b-2", "b-3"}[i]);
         }
         struct worker *w =
-            worker_open(tcp_url, (struct channel_options){.queues = queues, .ordered = ordered});
+            worker_open(tcp_url, (struct channel_options){.queues = queues[strategy],
+                                                          .ordered = strategy == 1,
+                                                          .by_name = strategy == 2});
         /* One at a time, when all lengths are known: the order is then exactly Kombu's. */
         loop_for(0.2);
         while (w->n < 8) {
@@ -44,7 +46,7 @@ static void order_and_priorities(void **state)
             {"a-1", "b-1", "a-2", "b-2", "a-3", "b-3", "a3", "b9"},
             {"a-1", "a-2", "a-3", "b-1", "b-2", "b-3", "a3", "b9"}};
         for (int i = 0; i < 8; i++)
-            assert_string_equal(w->items[i].text, expected[ordered][i]);
+            assert_string_equal(w->items[i].text, expected[strategy > 0][i]);
         assert_int_equal(w->items[6].d.step, 1);
         assert_string_equal(w->items[7].d.queue, "b");
         settle_all(w);
