@@ -126,6 +126,12 @@ def test_letters_that_nobody_can_read(dead, keys, letter):
     assert not keys.keys("*.cworker.dead")
 
 
+def test_excluded_queues(dead, letters, keys):
+    assert len(dead("list", "-X", "celery").splitlines()) == 2
+    assert dead("purge", "--all", "-f", "-X", "celery") == "Purged 1 message.\n"
+    assert len(dead_letters(keys)) == 2 and not dead_letters(keys, "scans")
+
+
 def test_usage(dead, redis):
     assert "list, show, retry and purge" in dead("delete", status=2)
     assert "contradict" in dead("retry", "1", "--all", status=2)

@@ -6,6 +6,7 @@
 #include "proto/message.h"
 #include "worker/command/command.h"
 #include "worker/command/progress.h"
+#include "worker/config/text_list.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -130,10 +131,17 @@ static int queues_find(struct dead *d)
             d->queues[i] = mem_dup(d->o->queues[i]);
     } else {
         status = command_redis_keys(&d->redis, &d->o->settings, "{*}.cworker.dead", &d->queues);
+        char **kept = d->queues;
         for (char **at = d->queues; at && *at; at++) {
             memmove(*at, *at + 1, strlen(*at));
             (*at)[strlen(*at) - strlen("}.cworker.dead")] = '\0';
+            if (text_list_has(d->o->excluded, *at))
+                free(*at);
+            else
+                *kept++ = *at;
         }
+        if (kept)
+            *kept = NULL;
     }
     return status;
 }

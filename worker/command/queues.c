@@ -4,6 +4,7 @@
 #include "proto/message.h"
 #include "worker/command/command.h"
 #include "worker/command/mailbox.h"
+#include "worker/config/text_list.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static const char *prefix(const struct gather *g)
 static cJSON *queue_of(struct gather *g, const char *name, bool may_add)
 {
     cJSON *queue = cJSON_GetObjectItemCaseSensitive(g->queues, name);
-    if (!queue && may_add) {
+    if (!queue && may_add && !text_list_has(g->o->excluded, name)) {
         queue = cJSON_AddObjectToObject(g->queues, name);
         json_set(queue, "waiting", json_int(0));
         json_set(queue, "priorities", cJSON_CreateObject());

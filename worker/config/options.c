@@ -95,20 +95,25 @@ static void expand_file(char **path, const char *node)
     *path = expanded;
 }
 
-static int make_queues(struct options *o, const struct options_gathered *g)
+static int make_queues(struct options *o, const struct options_gathered *g,
+                       const struct options_line *p)
 {
     if (g->queues) {
         int code = options_apply_setting(o, "task_queues", g->queues, "--queues");
         if (code != 0)
             return code;
     }
-    char **excluded = text_list_split(g->excluded, ", ");
+    o->excluded = text_list_split(g->excluded, ", ");
     char *fallback[] = {o->settings.task_default_queue, NULL};
     for (char **at = o->settings.task_queues ? o->settings.task_queues : fallback; *at; at++)
-        if (!text_list_has(excluded, *at) && !text_list_has(o->queues, *at))
+        if (!text_list_has(o->excluded, *at) && !text_list_has(o->queues, *at))
             o->queues = text_list_add(o->queues, *at, strlen(*at));
-    text_list_free(excluded);
-    return o->queues ? 0 : options_usage("--exclude-queues leaves no queue to take tasks from");
+    if (o->queues)
+        return 0;
+    if (o->settings.task_queues || !(p->command == COMMAND_dead || p->command == COMMAND_queues))
+        return options_usage("--exclude-queues leaves no queue");
+    o->queues = mem_zalloc(sizeof *o->queues);
+    return 0;
 }
 
 /* Options first, then `--`, then the words: what getopt and command_value() can read without
@@ -168,7 +173,7 @@ static int finish(struct options *o, const struct options_gathered *g, const str
     o->apps = text_list_split(g->apps, ", ");
     int code = make_hostname(o, g->hostname);
     if (code == 0)
-        code = make_queues(o, g);
+        code = make_queues(o, g, p);
     if (code == 0 && settings_check(&o->settings, &err) < 0)
         code = options_usage("%s", err.text);
     if (code == 0)
@@ -219,6 +224,7 @@ void options_done(struct options *o)
     settings_done(&o->settings);
     text_list_free(o->apps);
     text_list_free(o->queues);
+    text_list_free(o->excluded);
     text_list_free(o->rest);
     free(o->hostname);
     free(o->logfile);

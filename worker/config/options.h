@@ -15,6 +15,7 @@ struct options {
     char *hostname;        /* node name, expanded: celery@host */
     char **apps;           /* -A, NULL-ended, may be NULL */
     char **queues;         /* -Q minus -X, NULL-ended, never empty for the worker */
+    char **excluded;       /* -X, for commands that find queues by themselves; may be NULL */
     struct autoscale_range autoscale; /* max 0: off */
     enum log_level loglevel;
     char *logfile, *pidfile;
