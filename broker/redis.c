@@ -7,6 +7,7 @@
 #include "proto/base/mem.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent_ssl.h>
 #include <event2/dns.h>
@@ -55,7 +56,9 @@ static void greet_checked(const redisReply *reply, void *arg)
     if (!reply || reply->type != REDIS_REPLY_ERROR)
         return;
     char reason[200];
-    snprintf(reason, sizeof reason, "refused: %.180s", reply->str);
+    size_t size = strlen(reply->str);
+    size -= size && reply->str[size - 1] == '.'; /* a sentence is made around it */
+    snprintf(reason, sizeof reason, "refused: %.*s", size < 180 ? (int)size : 180, reply->str);
     redis_drop(r, reason);
 }
 
@@ -234,8 +237,9 @@ static void connection_open(struct redis *r)
     bufferevent_enable(r->bev, EV_READ | EV_WRITE);
     timer_arm(r->timer, CONNECT_TIMEOUT);
     unsigned life = r->life;
+    errno = 0;
     if (connection_start(r) < 0 && life == r->life)
-        redis_drop(r, "the address cannot be used");
+        redis_drop(r, errno ? strerror(errno) : "the address cannot be used");
 }
 
 static double backoff_next(struct redis *r)
@@ -307,7 +311,8 @@ static void timer_fired(evutil_socket_t fd, short what, void *arg)
     else if (r->state == STATE_UP)
         watchdog_look(r);
     else
-        redis_drop(r, "no connection within 10 seconds");
+        redis_drop(r, r->url.tls ? "no TLS connection within 10 seconds (does the port speak TLS?)"
+                                 : "no connection within 10 seconds");
     redis_release(r);
 }
 

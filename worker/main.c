@@ -13,6 +13,7 @@
 #include "worker/task/task_run.h"
 #include "worker/worker.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,8 +74,11 @@ static int run_worker(struct options *o)
         return 1;
     }
     int claimed = o->pidfile ? pidfile_claim(o->pidfile) : 0;
-    if (claimed != 0)
+    if (claimed != 0) {
+        log_line(LOG_CRITICAL, "--pidfile: %s: %s", o->pidfile,
+                 claimed == EXIT_PIDFILE ? "another worker has it" : strerror(errno));
         return claimed;
+    }
     struct zygote *zygote = zygote_start(&pool);
     worker_hold_signals();
     log_process_name("MainProcess");
@@ -115,8 +119,11 @@ int main(int argc, char **argv)
     if (code >= 1000)
         return code - 1000;
     if (log_open(options.logfile, options.loglevel, options.settings.worker_log_json,
-                 options.settings.worker_log_color) < 0)
+                 options.settings.worker_log_color) < 0) {
+        fprintf(stderr, "cworker: --logfile: %s: %s\n", options.logfile, strerror(errno));
+        options_done(&options);
         return 1;
+    }
     int status = 1;
     if (load_tasks(&options, &err) < 0)
         fprintf(stderr, "cworker: %s\n", err.text);

@@ -36,6 +36,12 @@ def test_version():
     (["-A", "/no/such/plugin.so"], "/no/such/plugin.so"),
     (["prge"], "purge"),
     (["-b"], "-b"),
+    (["-c", "2000"], "1024"),
+    (["-Q", "a", "b"], "-Q a,b"),
+    (["beat"], "celery beat"),
+    (["--result-backend", "redis"], "redis://"),
+    (["--logfile", "/no/such/folder/log"], "/no/such/folder/log: No such file"),
+    (["--pidfile", "/no/such/folder/pid"], "/no/such/folder/pid: No such file"),
 ], ids=" ".join)
 def test_wrong_usage(args, hint):
     done = run_cworker(*args)
@@ -46,6 +52,9 @@ def test_wrong_usage(args, hint):
 
 def test_broken_config(tmp_path):
     config = tmp_path / "config.json"
+    config.write_text('{\n  "worker_concurrency": 2\n  "worker_lease": 3}')
+    done = run_cworker("--config", config)
+    assert done.returncode == 2 and "line 3, column 3" in done.stderr
     config.write_text('{"worker_concurrency": 2,')
     done = run_cworker("--config", config)
     assert done.returncode in (1, 2) and "config.json" in done.stderr

@@ -141,4 +141,4 @@ def test_results(fleet, make_app, cworker, redis):
 def test_results_of_an_unnamed_master(fleet, redis):
     done = run_cworker("-b", redis.url(), "--result-backend", fleet.url(), "worker")
     assert done.returncode == 1
-    assert "result_backend: a sentinel:// URL needs master_name" in done.stderr
+    assert "a sentinel:// URL needs master_name" in done.stderr

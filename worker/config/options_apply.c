@@ -182,8 +182,9 @@ static int apply(struct options *o, struct options_gathered *g, const struct opt
     case OPTION_AUTOSCALE:
         return autoscale_parse(value, &o->autoscale)
                    ? 0
-                   : options_usage("%s: \"%.40s\" is no range: write --autoscale MAX,MIN", origin,
-                                   value);
+                   : options_usage("%s: \"%.40s\" is no range: write --autoscale MAX,MIN, "
+                                   "each at most 512 and not both 0",
+                                   origin, value);
     case OPTION_NO_PREFETCH:
         return options_apply_setting(o, "worker_prefetch_multiplier", "1", origin);
     case OPTION_NO_COLOR:

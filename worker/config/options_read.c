@@ -66,6 +66,16 @@ static int not_of_command(const char *name, int scope, int command)
                          command_names[command]);
 }
 
+/* The same option as it is for another command; NULL: that has none. */
+static const struct option_row *row_for(const struct option_row *row, int command)
+{
+    for (int i = 0; i < n_option_rows; i++)
+        if ((option_rows[i].scope & (1 << command)) && option_rows[i].kind == row->kind &&
+            strcmp(option_rows[i].name, row->name) == 0)
+            return &option_rows[i];
+    return NULL;
+}
+
 /* Another command may have what this one lacks; otherwise it is probably misspelt. */
 static int unknown_option(const char *token, int command)
 {
@@ -177,6 +187,14 @@ static int unknown_command(const char *word)
             const char *kind = remote_commands[i].kind == REMOTE_INSPECT ? "inspect" : "control";
             return options_usage("unknown command %s; did you mean %s %s?", word, kind, word);
         }
+    static const char *const theirs[] = {"amqp", "graph", "list", "logtool", "migrate", "multi",
+                                         "shell", "upgrade"};
+    for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
+        if (strcmp(word, theirs[i]) == 0)
+            return options_usage("%s is a command of celery, not of cworker", word);
+    if (strcmp(word, "beat") == 0)
+        return options_usage("there is no scheduler here: `celery beat` goes on, and cworker runs "
+                             "what it sends");
     const char *near = name_nearest(word, command_names, N_COMMANDS);
     if (near)
         return options_usage("unknown command %s; did you mean %s?", word, near);
@@ -207,10 +225,15 @@ int options_read(struct options_line *p, int argc, char **argv)
     if (strcmp(argv[word], "help") == 0)
         return print_help_words(argc - word, argv + word);
     p->command = command_find(argv[word]);
+    if (p->command < 0 && options_given(p, OPTION_QUEUES))
+        return options_usage("unknown command %s; several queues are one word: -Q a,b", argv[word]);
     if (p->command < 0)
         return unknown_command(argv[word]);
-    for (int i = 0; i < p->n_given; i++)
-        if (!(p->given[i].row->scope & (1 << p->command)))
-            return not_of_command(p->given[i].row->name, p->given[i].row->scope, p->command);
+    for (int i = 0; i < p->n_given; i++) {
+        const struct option_row *row = p->given[i].row;
+        p->given[i].row = row_for(row, p->command);
+        if (!p->given[i].row)
+            return not_of_command(row->name, row->scope, p->command);
+    }
     return read_part(p, argc - word, argv + word, NULL);
 }

@@ -7,14 +7,13 @@
 
 #define S OPTION_SETTING
 #define W IN_worker
-#define Q (IN_worker | IN_purge | IN_dead | IN_queues)
 #define REMOTE (IN_status | IN_inspect | IN_control)
 
 const struct option_row option_rows[] = {
     /* everywhere */
     {"broker", 'b', "URL", IN_ALL, S, "broker_url", "Redis that holds the queues"},
     {"result-backend", 0, "URL", IN_ALL, S, "result_backend",
-     "where results are stored: mongodb://, redis://, file://"},
+     "where results are stored: mongodb://, redis://, sentinel:// or file://; unset: nowhere"},
     {"config", 0, "FILE", IN_ALL, OPTION_CONFIG, NULL, "JSON file with settings by their names"},
     {"set", 0, "NAME=VALUE", IN_ALL, OPTION_SET, NULL,
      "any setting, as in --set task_acks_late=false; may be repeated"},
@@ -37,9 +36,13 @@ const struct option_row option_rows[] = {
      "between MIN and MAX tasks at a time: more while tasks wait, fewer after 30 s without need"},
     {"pool", 'P', "POOL", W, S, "worker_pool",
      "prefork (default; processes is another name), threads or solo"},
-    {"queues", 'Q', "LIST", Q, OPTION_QUEUES, NULL,
-     "queues, with commas between; may be repeated. Default: celery"},
-    {"exclude-queues", 'X', "LIST", Q, OPTION_EXCLUDE, NULL, "queues to leave out"},
+    {"queues", 'Q', "LIST", W | IN_purge, OPTION_QUEUES, NULL,
+     "queues, with commas between; may be repeated. Default: task_queues, else "
+     "task_default_queue (celery)"},
+    {"queues", 'Q', "LIST", IN_dead | IN_queues, OPTION_QUEUES, NULL,
+     "these queues, with commas between; may be repeated. Default: task_queues, else all"},
+    {"exclude-queues", 'X', "LIST", W | IN_purge | IN_dead | IN_queues, OPTION_EXCLUDE, NULL,
+     "queues to leave out"},
     {"hostname", 'n', "NAME", W, OPTION_HOSTNAME, NULL,
      "node name; default celery@%h. %h is the host's full name, %n the part before its first dot, "
      "%d the part after it. A name without @ is the host's: celery@NAME, as in Celery"},
@@ -71,7 +74,8 @@ const struct option_row option_rows[] = {
     {"pidfile", 0, "FILE", W, OPTION_PIDFILE, NULL,
      "write the process id here; exit 73 if that process already runs"},
     {"statedb", 'S', "FILE", W, S, "worker_state_db", "keep revoked ids here over restarts"},
-    {"detach", 'D', NULL, W, OPTION_DETACH, NULL, "run in the background"},
+    {"detach", 'D', NULL, W, OPTION_DETACH, NULL,
+     "run in the background; without --logfile what it says is lost"},
     {"without-mingle", 0, NULL, W, OPTION_NO_MINGLE, NULL,
      "do not ask other workers for revoked tasks at the start"},
     {"without-gossip", 0, NULL, W, OPTION_NO_GOSSIP, NULL, "take no part in elections"},

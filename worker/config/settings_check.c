@@ -2,6 +2,7 @@
 #include "worker/config/settings_private.h"
 
 #include "broker/url.h"
+#include "worker/pool/lane.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -20,7 +21,7 @@ static const struct bounds {
     {"unacked_mutex_expire", 1, 1e9},
     {"unacked_restore_limit", 0, 1e9},
     {"worker_lease", 1, 86400},
-    {"worker_concurrency", 0, 4096},
+    {"worker_concurrency", 0, LANES_MAX},
     {"task_max_deliveries", 1, 1e6},
     {"worker_max_memory_per_child", 0, 1e12},
     {"result_spool_size", 0, 1e15},
@@ -137,8 +138,13 @@ static int broker_check(const char *value, struct error *err)
 
 static int backend_check(const char *value, struct error *err)
 {
-    if (scheme_is(value, "redis rediss unix sentinel mongodb file disabled"))
+    bool known = scheme_is(value, "redis rediss unix sentinel mongodb file disabled");
+    if (known && strstr(value, "://"))
         return 0;
+    if (known)
+        return error_set(err, ERROR_INVALID,
+                         "result_backend: this is no URL; it looks like "
+                         "mongodb://127.0.0.1/jobs or redis://127.0.0.1:6379/0");
     return error_set(
         err, ERROR_UNSUPPORTED,
         "result_backend: results go to mongodb://, redis://, sentinel:// or file://, or nowhere "

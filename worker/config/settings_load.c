@@ -39,14 +39,30 @@ static int load_members(struct settings *s, const cJSON *file, struct error *err
     return code;
 }
 
+/* "… at byte 30" as an editor counts: people look for the line. */
+static int not_json(const char *path, const struct buf *text, struct error *err)
+{
+    char *place = strstr(err->text, " at byte ");
+    size_t at = place ? strtoul(place + strlen(" at byte "), NULL, 10) : 0;
+    size_t line = 1, column = 1;
+    for (size_t i = 0; i < at && i < text->size; i++) {
+        line += text->data[i] == '\n';
+        column = text->data[i] == '\n' ? 1 : column + 1;
+    }
+    if (place)
+        snprintf(place, sizeof err->text - (size_t)(place - err->text), " at line %zu, column %zu",
+                 line, column);
+    error_wrap(err, "%s is not JSON", path);
+    return ERROR_INVALID;
+}
+
 int settings_load_file(struct settings *s, const char *path, struct error *err)
 {
     struct buf text = BUF_INIT(LARGEST_FILE);
     int code = file_read(path, &text, err);
     cJSON *file = NULL;
     if (code == 0 && !(file = json_parse(text.data ? text.data : "", text.size, err))) {
-        code = ERROR_INVALID;
-        error_wrap(err, "%s is not JSON", path);
+        code = not_json(path, &text, err);
     } else if (code == 0 && !cJSON_IsObject(file)) {
         code = error_set(err, ERROR_INVALID, "%s: must hold one JSON object of settings", path);
     } else if (code == 0) {

@@ -49,14 +49,12 @@ static struct file_store *open_folder(const struct store_setup *setup, struct er
 {
     const char *path = path_of(setup->url);
     if (path[0] != '/') {
-        error_set(err, ERROR_INVALID, "result_backend %s: needs an absolute path, file:///folder",
-                  setup->url);
+        error_set(err, ERROR_INVALID, "the path must be absolute, as in file:///folder");
         return NULL;
     }
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) {
-        error_set(err, ERROR_NOT_FOUND, "result_backend %s: the folder must exist: %s", setup->url,
-                  strerror(errno));
+        error_set(err, ERROR_NOT_FOUND, "the folder must exist: %s", strerror(errno));
         return NULL;
     }
     struct file_store *f = mem_zalloc(sizeof *f);

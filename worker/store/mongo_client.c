@@ -35,13 +35,13 @@ static mongoc_uri_t *parse_url(const char *url, struct error *err)
     bson_error_t why;
     size_t scheme = strcspn(url, ":");
     if (strncmp(url + scheme, "://", 3) != 0 || !ports_are_numbers(url)) {
-        error_set(err, ERROR_INVALID, "result_backend: not a mongodb://host[:port]/database URL");
+        error_set(err, ERROR_INVALID, "this is no mongodb://host[:port]/database URL");
         return NULL;
     }
     bool bare = url[scheme + 3] == '\0';
     mongoc_uri_t *uri = mongoc_uri_new_with_error(bare ? "mongodb://localhost" : url, &why);
     if (!uri)
-        error_set(err, ERROR_INVALID, "result_backend: %s", why.message);
+        error_set(err, ERROR_INVALID, "%s", why.message);
     return uri;
 }
 

@@ -141,7 +141,7 @@ static const struct store_ops *ops_of(const char *url, struct error *err)
             return rows[i].ops;
     error_set(
         err, ERROR_UNSUPPORTED,
-        "result_backend \"%.*s\": not one of mongodb://, mongodb+srv://, redis://, rediss://, "
+        "\"%.*s\" is not one of mongodb://, mongodb+srv://, redis://, rediss://, "
         "redis+socket://, sentinel://, file://, disabled://",
         (int)size, url);
     return NULL;
@@ -192,6 +192,7 @@ struct store *store_open(struct event_base *base, const char *url, const struct 
     setup_init(&s->setup, base, url, settings, handlers);
     s->backend = ops->open(&s->setup, err);
     if (!s->backend) {
+        error_wrap(err, "%s", s->setup.name);
         setup_done(&s->setup);
         free(s);
         return NULL;
@@ -308,6 +309,8 @@ char *store_read(const char *url, const struct settings *settings, const char *i
     *e = (struct error){0};
     setup_init(&setup, NULL, url, settings, NULL);
     char *text = ops->read(&setup, id, e);
+    if (!text && e->code < 0)
+        error_wrap(e, "%s", setup.name);
     setup_done(&setup);
     return text;
 }
