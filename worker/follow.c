@@ -99,7 +99,7 @@ static int expand_rows(struct continuation *c, struct request *r, struct error *
 static bool failed(enum outcome outcome)
 {
     return outcome == OUTCOME_FAILED || outcome == OUTCOME_TIMED_OUT ||
-           outcome == OUTCOME_WORKER_LOST;
+           outcome == OUTCOME_WORKER_LOST || outcome == OUTCOME_WORKER_LOST_TOO_OFTEN;
 }
 
 static int add_messages(struct request *r, enum outcome outcome, struct error *err)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from celery import chord, signature
+from celery.exceptions import ChordError
 from harness import (CWORKER, dead_letters, descendants, get, inflight, is_alive, read_ledger, wait_state,
                      wait_until)
 
@@ -61,6 +63,25 @@ def test_crash_with_reject_on_worker_lost(app, cworker, keys):
     assert get(app.send_task("demo.add", (1, 2))) == 3
     assert result.state == "FAILURE"
     assert not keys.llen("celery") and len(dead_letters(keys)) == 1
+
+
+def test_what_follows_a_task_that_is_set_aside(backend, make_app, cworker, keys, tmp_path):
+    """It has failed: its errback is called, and the chord that it is a part of is not waited for."""
+    app = make_app(backend)
+    ledger = tmp_path / "ledger"
+    cworker("--set", "task_reject_on_worker_lost=true", "--set", "task_max_deliveries=2",
+            "--set", "result_chord_retry_interval=0.1", backend=backend,
+            env={"BENCH_TRACE": str(ledger)})
+    errback = signature("bench.noop", (3,), app=app, immutable=True)
+    crash = signature("demo.crash", (int(signal.SIGSEGV),), app=app)
+    crash.clone().apply_async(link_error=errback)
+    parts = [crash | signature("demo.add", (1, 1), app=app, immutable=True),
+             signature("demo.add", (2, 2), app=app)]
+    body = chord(parts, signature("demo.xsum", app=app), app=app).apply_async()
+    with pytest.raises(ChordError):
+        get(app.AsyncResult(body.id))
+    wait_until(lambda: read_ledger(ledger), what="the errback")
+    assert len(dead_letters(keys)) == 2
 
 
 def test_hard_limit(backend, make_app, cworker):
