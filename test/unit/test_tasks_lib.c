@@ -101,8 +101,17 @@ static cw_outcome dig(cw_task *t)
 
 static const struct cw_arg dig_args[] = {
     {"text", CW_STR}, {"piece", CW_INT}, {"members_only", CW_BOOL, "false"}, {0}};
+
+/* A reason that quotes what is cut within a letter, and bytes that are no letter. */
+static cw_outcome quote(cw_task *t)
+{
+    cw_problem(t, false, "ValueError", "%.4s|%s", "a\xC3\xA4\xC3\xA4", "\xFFz\xED\xA0\x80\xC0\x80");
+    return cw_return_str(t, cw_problem_text(t, NULL));
+}
+
 static const struct cw_def defs[] = {{.name = "t.split", .run = split, .args = split_args},
                                      {.name = "t.dig", .run = dig, .args = dig_args},
+                                     {.name = "t.quote", .run = quote},
                                      {0}};
 static const struct cw_table table = {.api = CW_API, .queue = "q", .defs = defs};
 
@@ -271,6 +280,16 @@ static int add_tables(void **state)
     return add_own_tables(own);
 }
 
+static void test_reasons_are_text(void **state)
+{
+    struct run *r = run_task("t.quote", "[], {}");
+    cJSON *result = cJSON_Parse(r->result);
+    (void)state;
+    assert_string_equal(cJSON_GetStringValue(result), "ValueError: a\xC3\xA4?|?z?????");
+    cJSON_Delete(result);
+    end(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,7 +297,7 @@ int main(void)
         cmocka_unit_test(test_stream_wrong),    cmocka_unit_test(test_stream_within),
         cmocka_unit_test(test_checks),
         cmocka_unit_test(test_doc_texts),       cmocka_unit_test(test_doc_trees),
-        cmocka_unit_test(test_doc_match_id),
+        cmocka_unit_test(test_doc_match_id),    cmocka_unit_test(test_reasons_are_text),
     };
     return cmocka_run_group_tests(tests, add_tables, NULL);
 }

@@ -2,6 +2,7 @@
 #include "worker/task/task_private.h"
 
 #include "proto/base/mem.h"
+#include "proto/json_lex.h"
 #include "proto/repr.h"
 #include "worker/task/exception.h"
 
@@ -368,6 +369,21 @@ cw_outcome cw_ignore(cw_task *t)
 
 /* --- what helpers leave for cw_fail --- */
 
+/* Reasons quote what others wrote, cut anywhere, and end up in documents, which no Python reads when
+ * one byte of them is not UTF-8. */
+static void make_readable(char *text)
+{
+    const char *end = text + strlen(text);
+    for (size_t size; *text; text += size) {
+        uint32_t point = 0x80;
+        size = (unsigned char)*text < 0x80 ? 1 : utf8_read(text, end, &point);
+        if (size == 0 || point < 0x80 || (point >= 0xD800 && point < 0xE000)) {
+            *text = '?';
+            size = 1;
+        }
+    }
+}
+
 int helper_failed(struct cw_task *t, bool transient, const char *type, const char *fmt, ...)
 {
     char text[1024];
@@ -375,6 +391,7 @@ int helper_failed(struct cw_task *t, bool transient, const char *type, const cha
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    make_readable(text);
     t->problem = (struct problem){
         .type = task_text(t, type, strlen(type)),
         .text = task_text(t, text, strlen(text)),
