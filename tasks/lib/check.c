@@ -39,6 +39,11 @@ bool check_name(const char *text)
     return is_made_of(text, "._-", 200);
 }
 
+bool check_account(const char *text)
+{
+    return is_made_of(text, "._-/:@", 200);
+}
+
 bool check_image(const char *text)
 {
     return is_made_of(text, "._-/:@", 512) && !strstr(text, "..");

@@ -12,6 +12,7 @@ bool check_framework(const char *text); /* cis_1.4_aws */
 bool check_url(const char *text);       /* http or https with a host, no user, no blanks */
 bool check_image(const char *text);     /* registry/name:tag@sha256:… */
 bool check_name(const char *text);      /* letters, digits, . _ - */
+bool check_account(const char *text);   /* of a provider: kubernetes-admin@kubernetes, an ARN */
 
 /* CWORKER_<NAME> as a number; the fallback when unset. A value outside of [min, max] is a problem
  * (ValueError that names the setting) and gives -1. */

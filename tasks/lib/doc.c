@@ -208,6 +208,15 @@ void doc_put_tree(bson_t *document, const char *field, const cJSON *value)
         put_value(document, field, value, 0);
 }
 
+void doc_match(bson_t *filter, const char *field, const bson_t *from)
+{
+    bson_iter_t at;
+    if (doc_find(from, field, &at))
+        bson_append_iter(filter, field, -1, &at);
+    else
+        bson_append_null(filter, field, -1);
+}
+
 void doc_match_id(bson_t *filter, const char *field, const char *id)
 {
     bson_t either, list;

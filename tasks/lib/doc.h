@@ -38,6 +38,8 @@ void doc_put(bson_t *document, const char *field, const char *text, size_t max);
 void doc_copy(bson_t *document, const char *field, const bson_t *from, const char *path);
 /* A tree as BSON: depth at most 32, texts at most 64 KiB, list and object as they are. */
 void doc_put_tree(bson_t *document, const char *field, const cJSON *value);
+/* A filter on the value that the field has in `from`; where it has none, on null or absent. */
+void doc_match(bson_t *filter, const char *field, const bson_t *from);
 /* A filter that matches `id` stored as text or, where it can be one, as ObjectId. */
 void doc_match_id(bson_t *filter, const char *field, const char *id);
 

@@ -18,6 +18,7 @@ struct nmap_xml {
     struct nmap_host host;
     struct nmap_port port;
     bool in_port, finished;
+    struct nmap_counts counts;
 };
 
 static const char *attribute(const XML_Char **list, const char *name)
@@ -29,6 +30,11 @@ static const char *attribute(const XML_Char **list, const char *name)
 }
 
 #define PUT(field, text) snprintf((field), sizeof(field), "%s", (text))
+
+static int number(const XML_Char **list, const char *name)
+{
+    return (int)strtol(attribute(list, name), NULL, 10);
+}
 
 static void begin_host(struct nmap_xml *x)
 {
@@ -42,7 +48,7 @@ static void begin_port(struct nmap_xml *x, const XML_Char **list)
 {
     struct nmap_port *p = &x->port;
     x->in_port = true;
-    p->port = (int)strtol(attribute(list, "portid"), NULL, 10);
+    p->port = number(list, "portid");
     PUT(p->protocol, attribute(list, "protocol"));
     p->state[0] = p->service[0] = p->product[0] = p->version[0] = '\0';
 }
@@ -105,6 +111,9 @@ static void XMLCALL on_begin(void *arg, const XML_Char *name, const XML_Char **l
         begin_host(x);
     else if (strcmp(name, "finished") == 0)
         x->finished = strcmp(attribute(list, "exit"), "success") == 0;
+    else if (strcmp(name, "hosts") == 0)
+        x->counts = (struct nmap_counts){number(list, "up"), number(list, "down"),
+                                         number(list, "total")};
     else if (strcmp(name, "taskprogress") == 0 && x->handlers.on_progress)
         x->handlers.on_progress(strtod(attribute(list, "percent"), NULL), attribute(list, "task"),
                                 x->handlers.arg);
@@ -118,7 +127,8 @@ static void XMLCALL on_end(void *arg, const XML_Char *name)
 {
     struct nmap_xml *x = arg;
     if (strcmp(name, "host") == 0) {
-        x->handlers.on_host(&x->host, x->handlers.arg);
+        if (x->handlers.on_host)
+            x->handlers.on_host(&x->host, x->handlers.arg);
     } else if (strcmp(name, "port") == 0 && x->in_port) {
         if (x->handlers.on_port)
             x->handlers.on_port(&x->port, x->handlers.arg);
@@ -162,6 +172,11 @@ int nmap_xml_feed(struct nmap_xml *x, const char *data, size_t size)
 int nmap_xml_end(struct nmap_xml *x)
 {
     return XML_Parse(x->parser, "", 0, 1) == XML_STATUS_OK && x->finished ? 0 : -1;
+}
+
+struct nmap_counts nmap_xml_counts(const struct nmap_xml *x)
+{
+    return x->counts;
 }
 
 const char *nmap_xml_error(const struct nmap_xml *x)

@@ -19,7 +19,7 @@ struct nmap_host {
 
 struct nmap_xml_handlers {
     void (*on_port)(const struct nmap_port *port, void *arg); /* NULL: ports are not wanted */
-    void (*on_host)(const struct nmap_host *host, void *arg); /* after its ports */
+    void (*on_host)(const struct nmap_host *host, void *arg); /* after its ports; or NULL */
     void (*on_progress)(double percent, const char *phase, void *arg);
     void *arg;
 };
@@ -30,6 +30,12 @@ struct nmap_xml;
 struct nmap_xml *nmap_xml_open(const struct nmap_xml_handlers *handlers);
 int nmap_xml_feed(struct nmap_xml *x, const char *data, size_t size);
 int nmap_xml_end(struct nmap_xml *x);
+/* After the end: what it looked at. Hosts that are down have no element of their own, and a name
+ * that does not resolve is a scan of no host that ends well. */
+struct nmap_counts {
+    int up, down, total;
+};
+struct nmap_counts nmap_xml_counts(const struct nmap_xml *x);
 const char *nmap_xml_error(const struct nmap_xml *x);
 void nmap_xml_close(struct nmap_xml *x);
 

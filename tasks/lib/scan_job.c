@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/scan_job.h"
 
+#include "tasks/lib/cancel.h"
+#include "tasks/lib/failure.h"
+
 #include <string.h>
 
 /* A job's document is written before its task ends, so a kill -9 in between lets the same task run
@@ -8,7 +11,6 @@
  * ended nor reported by then has lost its task, and finalize_cloud_scan counts it as failed. */
 
 enum { SLACK_MS = 120000 };
-static const double look_every = 2;
 
 static bson_t *key_of(const struct scan_job *j)
 {
@@ -70,16 +72,8 @@ int scan_job_begin(cw_task *t, const char *run_id, const char *kind, const char 
 
 int scan_job_watch(struct scan_job *j, double seconds)
 {
-    if (seconds - j->looked_at < look_every)
+    if (!cancel_is_asked(j->t, "scan_runs", j->run_id, seconds, &j->looked_at))
         return 0;
-    j->looked_at = seconds;
-    bson_t filter = BSON_INITIALIZER;
-    doc_match_id(&filter, "_id", j->run_id);
-    BSON_APPEND_UTF8(&filter, "status", "CANCELLED");
-    int64_t n = mongo_count(j->t, "scan_runs", &filter);
-    bson_destroy(&filter);
-    if (n <= 0)
-        return 0; /* a store that does not answer now is met again at the end */
     j->cancelled = true;
     return cw_problem(j->t, false, "RuntimeError", "the scan run was cancelled");
 }
@@ -103,23 +97,18 @@ int scan_job_end(struct scan_job *j, const char *status, const bson_t *summary, 
  * reached: then the attempt's own failure is the one that counts. */
 cw_outcome scan_job_fail(struct scan_job *j)
 {
-    bool transient = false;
-    const struct cw_info *info = cw_info(j->t);
-    const char *text = cw_problem_text(j->t, &transient);
     if (j->cancelled)
         return scan_job_cancelled(j);
+    struct failure f = failure_read(j->t);
     if (cw_stopping(j->t) == CW_SHUTDOWN || !j->run)
-        return cw_fail(j->t);
-    bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
-    text = text ? cw_printf(j->t, "%s", text) : "it was stopped";
-    cw_outcome outcome = cw_fail(j->t);
+        return f.outcome;
     cJSON *errors = cJSON_CreateArray();
-    cJSON_AddItemToArray(errors, cJSON_CreateString(cw_printf(j->t, "%s: %s", j->key, text)));
-    if (scan_job_end(j, again ? "RETRYING" : "FAILED", NULL, errors) < 0)
+    cJSON_AddItemToArray(errors, cJSON_CreateString(cw_printf(j->t, "%s: %s", j->key, f.why)));
+    if (scan_job_end(j, f.again ? "RETRYING" : "FAILED", NULL, errors) < 0)
         cw_log(j->t, CW_WARNING, "scan run %s: the failure of %s %s could not be recorded",
                j->run_id, j->kind, j->key);
     cJSON_Delete(errors);
-    return outcome;
+    return f.outcome;
 }
 
 cw_outcome scan_job_cancelled(struct scan_job *j)

@@ -20,7 +20,7 @@ struct scan_job {
 /* Loads the run (LookupError) and marks the job RUNNING. Then look at done and cancelled. */
 int scan_job_begin(cw_task *t, const char *run_id, const char *kind, const char *key,
                    struct scan_job *ret);
-/* For a command's on_tick: < 0 once the run is cancelled. The store is asked every five seconds. */
+/* For a command's on_tick: < 0 once the run is cancelled. */
 int scan_job_watch(struct scan_job *j, double seconds);
 /* COMPLETED or PARTIAL; summary and errors (a list of texts) may be NULL. */
 int scan_job_end(struct scan_job *j, const char *status, const bson_t *summary,

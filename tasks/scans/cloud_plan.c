@@ -13,11 +13,25 @@
 
 static const char *const everywhere = "global";
 
+/* A name that is there twice would be one job, sent twice. */
+static int without_repeats(const char **list, int n)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        int at = 0;
+        while (at < kept && strcmp(list[at], list[i]) != 0)
+            at++;
+        list[at] = list[i];
+        kept += at == kept;
+    }
+    return kept;
+}
+
 int cloud_plan_read(cw_task *t, const bson_t *run, const char *run_id, struct cloud_plan *ret)
 {
     static const struct field_rule rules[] = {{"provider", CW_STR, 0, 0}, {0}};
     *ret = (struct cloud_plan){.t = t, .run_id = run_id};
-    int64_t size = setting_int(t, "REGION_BATCH_SIZE", 3, 1, 64);
+    int64_t size = setting_int(t, "REGION_BATCH_SIZE", 3, 1, 60); /* as many as a job takes */
     int64_t delay = setting_int(t, "REGION_BATCH_DELAY", 60, 0, 3600);
     const char *provider = doc_text(run, "provider");
     ret->by_region = !provider || strcasecmp(provider, "aws") == 0;
@@ -29,10 +43,12 @@ int cloud_plan_read(cw_task *t, const bson_t *run, const char *run_id, struct cl
                                  ret->by_region ? check_region : check_name, ret->regions, 64);
     if (ret->n_regions < 0)
         return -1;
+    ret->n_regions = without_repeats(ret->regions, ret->n_regions);
     ret->n_frameworks =
         field_texts(t, run, what, "frameworks", check_framework, ret->frameworks, 60);
     if (size < 0 || delay < 0 || ret->n_frameworks < 0)
         return -1;
+    ret->n_frameworks = without_repeats(ret->frameworks, ret->n_frameworks);
     if (ret->n_regions == 0 && !ret->by_region)
         ret->regions[ret->n_regions++] = everywhere;
     if (ret->n_regions == 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/scans/cloud_scan.h"
 
+#include "tasks/lib/failure.h"
 #include "tasks/lib/mirror.h"
 #include "tasks/scans/scans.h"
 
@@ -35,7 +36,7 @@ static int claim(cw_task *t, const char *run_id, const bson_t *run)
         return 1;
     bson_t filter = BSON_INITIALIZER;
     doc_match_id(&filter, "_id", run_id);
-    BSON_APPEND_UTF8(&filter, "status", "PENDING");
+    BCON_APPEND(&filter, "status", "{", "$in", "[", "PENDING", BCON_NULL, "]", "}");
     bson_t *update = BCON_NEW("$set", "{", "status", "RUNNING", "claimed_by", BCON_UTF8(me),
                               "started_at", BCON_DATE_TIME(doc_now()), "}");
     int code = mongo_update(t, "scan_runs", &filter, update, false);
@@ -47,21 +48,33 @@ static int claim(cw_task *t, const char *run_id, const bson_t *run)
 /* A run that cannot be sent ends as FAILED and says why. */
 static cw_outcome refuse(cw_task *t, const char *run_id)
 {
-    bool transient;
-    const char *why = cw_problem_text(t, &transient);
-    why = cw_printf(t, "%s", why ? why : "it was stopped");
-    cw_outcome outcome = cw_fail(t);
-    if (transient || cw_stopping(t) != CW_GO)
-        return outcome;
-    bson_t filter = BSON_INITIALIZER;
+    struct failure f = failure_read(t);
+    if (f.again || cw_stopping(t) == CW_SHUTDOWN)
+        return f.outcome;
+    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER, set;
     doc_match_id(&filter, "_id", run_id);
     BSON_APPEND_UTF8(&filter, "status", "RUNNING");
-    bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "error", BCON_UTF8(why),
-                              "finished_at", BCON_DATE_TIME(doc_now()), "}");
-    int code = mongo_update(t, "scan_runs", &filter, update, false);
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$set", &set);
+    BSON_APPEND_UTF8(&set, "status", "FAILED");
+    doc_put(&set, "error", f.why, 4000);
+    BSON_APPEND_DATE_TIME(&set, "finished_at", doc_now());
+    bson_append_document_end(&update, &set);
+    int code = mongo_update(t, "scan_runs", &filter, &update, false);
     bson_destroy(&filter);
-    bson_destroy(update);
-    return code < 0 || mirror_run(t, run_id) < 0 ? cw_fail(t) : outcome;
+    bson_destroy(&update);
+    return code < 0 || mirror_run(t, run_id) < 0 ? cw_fail(t) : f.outcome;
+}
+
+/* Somebody else's, or one that has ended. */
+static cw_outcome leave(cw_task *t, const char *run_id, const char *status)
+{
+    static const char *const known[] = {"PENDING", "RUNNING",   "COMPLETED", "PARTIAL",
+                                        "FAILED",  "CANCELLED", NULL};
+    for (const char *const *each = known; status && *each; each++)
+        if (strcmp(status, *each) == 0)
+            return tell(t, run_id, status, 0);
+    return cw_raise(t, "ValueError", "scan run %s: status is %s%.40s%s, none that is known", run_id,
+                    status ? "\"" : "", status ? status : "no text", status ? "\"" : "");
 }
 
 cw_outcome execute_cloud_scan(cw_task *t)
@@ -74,13 +87,9 @@ cw_outcome execute_cloud_scan(cw_task *t)
     int ours = claim(t, run_id, run);
     if (ours < 0 || mirror_run(t, run_id) < 0)
         return cw_fail(t);
-    if (!ours) {
-        const char *status = doc_text(run, "status");
-        return tell(t, run_id, status ? status : "UNKNOWN", 0);
-    }
-    if (cloud_plan_read(t, run, run_id, &plan) < 0)
+    if (!ours)
+        return leave(t, run_id, doc_text(run, "status"));
+    if (cloud_plan_read(t, run, run_id, &plan) < 0 || cloud_plan_send(&plan) < 0)
         return refuse(t, run_id);
-    if (cloud_plan_send(&plan) < 0)
-        return cw_fail(t);
     return tell(t, run_id, "RUNNING", plan.jobs);
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/check.h"
+#include "tasks/lib/failure.h"
 #include "tasks/lib/fields.h"
 #include "tasks/lib/json_stream.h"
+#include "tasks/lib/mirror.h"
 #include "tasks/lib/severity.h"
 #include "tasks/lib/tool.h"
 #include "tasks/scans/scan_state.h"
@@ -168,8 +170,8 @@ static cw_outcome finish(struct container_scan *s)
     bson_destroy(&set);
     if (code < 0)
         return cw_fail(s->t);
-    if (s->state.cancelled)
-        return cw_return_str(s->t, "CANCELLED");
+    if (s->state.ended)
+        return cw_return_str(s->t, s->state.ended);
     cJSON *result = cJSON_CreateObject();
     cJSON_AddStringToObject(result, "image", s->image);
     cJSON_AddNumberToObject(result, "vulnerabilities", (double)s->found);
@@ -179,17 +181,11 @@ static cw_outcome finish(struct container_scan *s)
 
 static cw_outcome failed(struct container_scan *s)
 {
-    bool transient = false;
-    const struct cw_info *info = cw_info(s->t);
-    const char *why = cw_problem_text(s->t, &transient);
-    why = cw_printf(s->t, "%s", why ? why : "it was stopped");
-    cw_outcome outcome = cw_fail(s->t);
-    bool again = transient && (info->max_retries < 0 || info->retries < info->max_retries);
-    if (!again && cw_stopping(s->t) != CW_SHUTDOWN &&
-        save_failed(s, why) < 0)
+    struct failure f = failure_read(s->t);
+    if (!f.again && cw_stopping(s->t) != CW_SHUTDOWN && save_failed(s, f.why) < 0)
         cw_log(s->t, CW_WARNING, "container scan %s: its failure could not be recorded",
                s->state.id);
-    return s->state.cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
+    return s->state.ended ? cw_return_str(s->t, s->state.ended) : f.outcome;
 }
 
 /* --- the run --- */
@@ -260,8 +256,8 @@ static cw_outcome scan(struct container_scan *s)
     const char *path = folder ? cw_printf(s->t, "%s/report.json", folder) : "";
     if (!folder || scan_state_running(&s->state) < 0)
         return failed(s);
-    if (s->state.cancelled)
-        return cw_return_str(s->t, "CANCELLED");
+    if (s->state.ended)
+        return cw_return_str(s->t, s->state.ended);
     if (run_trivy(s, path) < 0 || json_stream_file(s->t, path, &options, NULL) < 0)
         return failed(s);
     if (!s->is_report) {
@@ -284,9 +280,12 @@ cw_outcome execute_container_scan(cw_task *t)
     s->document = mongo_load(t, "container_scans", "container scan", s->state.id);
     if (!s->document)
         return cw_fail(t);
+    s->state.document = s->document;
     const char *status = doc_text(s->document, "status");
     s->image = doc_text(s->document, "image");
-    if (status && (strcmp(status, "COMPLETED") == 0 || strcmp(status, "CANCELLED") == 0))
-        return cw_return_str(t, status);
-    return scan(s);
+    if (!status || (strcmp(status, "COMPLETED") != 0 && strcmp(status, "CANCELLED") != 0))
+        return scan(s);
+    if (mirror_to_unified_scan_results(t, s->document, s->state.type) < 0)
+        return cw_fail(t);
+    return cw_return_str(t, status);
 }

@@ -14,7 +14,7 @@ static const double look_again = 15;
 struct final {
     cw_task *t;
     const char *run_id;
-    int completed, partial, failed, cancelled, open;
+    int jobs, completed, partial, failed, cancelled, open;
     int64_t assets, pass, manual, resolved, fail;
     int64_t severities[N_SEVERITIES];
     cJSON *errors;
@@ -32,19 +32,27 @@ static void add_errors(struct final *f, const bson_t *job)
             f->errors, cJSON_CreateString(cw_printf(f->t, "%s %.1000s", kind ? kind : "", text)));
 }
 
-/* Its task failed before it could say so (revoked, killed by the time limit), or has been silent
- * for longer than an attempt can last. */
-static const char *why_lost(struct final *f, const bson_t *job)
+/* What a task that ended as FAILURE or REVOKED said; NULL: it did not, as far as is known. */
+static const char *why_ended(struct final *f, const char *id)
 {
-    const char *id = doc_text(job, "task_id");
     const cJSON *result = id ? cw_result(f->t, id, NULL) : NULL;
     const char *state = tree_text(result, "status");
-    if (state && (strcmp(state, "FAILURE") == 0 || strcmp(state, "REVOKED") == 0)) {
-        const char *message = tree_text(result, "result.exc_message.0");
-        return cw_printf(f->t, "its task ended as %s: %.300s", state, message ? message : "");
-    }
-    return doc_now() < doc_date(job, "deadline_at", INT64_MAX) ? NULL
-                                                               : "its task ended without a word";
+    if (!state || (strcmp(state, "FAILURE") != 0 && strcmp(state, "REVOKED") != 0))
+        return NULL;
+    const char *message = tree_text(result, "result.exc_message.0");
+    return cw_printf(f->t, "its task ended as %s: %.300s", state, message ? message : "");
+}
+
+/* Its task failed before it could say so (revoked, killed by the time limit), or has been silent
+ * for longer than an attempt can last. One that waits for its next attempt is not silent, however
+ * long its queue is. */
+static const char *why_lost(struct final *f, const bson_t *job)
+{
+    const char *why = why_ended(f, doc_text(job, "task_id")), *status = doc_text(job, "status");
+    bool works = status && strcmp(status, "RUNNING") == 0;
+    if (why || !works || doc_now() < doc_date(job, "deadline_at", INT64_MAX))
+        return why;
+    return "its task ended without a word";
 }
 
 static void count_open(struct final *f, const bson_t *job)
@@ -64,6 +72,7 @@ static int on_job(cw_task *t, const bson_t *job, void *arg)
     struct final *f = arg;
     const char *status = doc_text(job, "status");
     (void)t;
+    f->jobs++;
     f->assets += doc_int(job, "summary.assets", 0);
     f->pass += doc_int(job, "summary.pass", 0);
     f->manual += doc_int(job, "summary.manual", 0);
@@ -91,9 +100,23 @@ static int on_severity(cw_task *t, const bson_t *group, void *arg)
     return 0;
 }
 
+/* A run without jobs: the task that is to send them works on it, or has ended before it could. */
+static void count_missing(struct final *f, const bson_t *run)
+{
+    static const int64_t patience_ms = 3720000; /* an attempt's limit, and some minutes */
+    const char *why = why_ended(f, doc_text(run, "claimed_by"));
+    if (!why && doc_now() < doc_date(run, "started_at", 0) + patience_ms) {
+        f->open++;
+        return;
+    }
+    why = cw_printf(f->t, "execute_cloud_scan sent no sub-jobs: %s",
+                    why ? why : "its task ended without a word");
+    cJSON_AddItemToArray(f->errors, cJSON_CreateString(why));
+}
+
 static const char *status_of(const struct final *f)
 {
-    if (!f->failed && !f->partial && !f->cancelled)
+    if (f->jobs && !f->failed && !f->partial && !f->cancelled)
         return "COMPLETED";
     return f->completed || f->partial ? "PARTIAL" : "FAILED";
 }
@@ -141,13 +164,15 @@ static int save(struct final *f)
     return code;
 }
 
-static int look(struct final *f)
+static int look(struct final *f, const bson_t *run)
 {
     bson_t jobs = BSON_INITIALIZER, findings = BSON_INITIALIZER;
     BSON_APPEND_UTF8(&jobs, "scan_run_id", f->run_id);
     BSON_APPEND_UTF8(&findings, "scan_run_id", f->run_id);
     BSON_APPEND_UTF8(&findings, "status", "FAIL");
     int code = mongo_each(f->t, "scan_jobs", &jobs, NULL, on_job, f);
+    if (code >= 0 && !f->jobs)
+        count_missing(f, run);
     if (code >= 0 && !f->open)
         code = mongo_group(f->t, "cspm_findings", &findings, "severity", on_severity, f);
     bson_destroy(&jobs);
@@ -185,10 +210,11 @@ cw_outcome finalize_cloud_scan(cw_task *t)
     const char *status = doc_text(run, "status");
     if (!status || strcmp(status, "RUNNING") != 0)
         return finish(f);
-    if (look(f) < 0)
+    if (look(f, run) < 0)
         return cw_fail(t);
     if (f->open)
-        return cw_retry(t, look_again, "RuntimeError", "%d sub-jobs of scan run %s still work",
-                        f->open, f->run_id);
+        return cw_retry(t, look_again, "RuntimeError", "scan run %s: %s", f->run_id,
+                        f->jobs ? cw_printf(t, "%d sub-jobs still work", f->open)
+                                : "its sub-jobs are not sent yet");
     return save(f) < 0 ? cw_fail(t) : finish(f);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/scans/native.h"
 
+#include "tasks/lib/failure.h"
 #include "tasks/lib/mirror.h"
 #include "tasks/lib/targets.h"
 
@@ -9,7 +10,7 @@
 /* The way of a native scan. Its document moves PENDING → RUNNING → COMPLETED or FAILED, each step
  * an update that does not touch a cancelled one, each followed by the mirror; findings are upserts.
  * So a kill -9 anywhere leaves a RUNNING scan whose task comes back and writes the same findings
- * again. */
+ * again; those of the attempt before that did not come back are taken away at the end. */
 
 enum { MAX_FAILURES = 3 };
 static const double tell_every = 3, look_again = 15;
@@ -23,7 +24,7 @@ static const char *status_of(const bson_t *document)
 static int save_completed(struct native_scan *s)
 {
     bson_t set = BSON_INITIALIZER, by;
-    BSON_APPEND_INT64(s->summary, "findings", s->found);
+    BSON_APPEND_INT64(s->summary, "findings", s->stored);
     BSON_APPEND_DOCUMENT_BEGIN(s->summary, "by_severity", &by);
     for (int i = 0; i < N_SEVERITIES; i++)
         bson_append_int64(&by, severities[i], -1, s->severities[i]);
@@ -36,16 +37,6 @@ static int save_completed(struct native_scan *s)
     int code = scan_state_set(&s->state, &set);
     bson_destroy(&set);
     return code;
-}
-
-/* Where coming back is also how a scan waits for its tool, retries do not tell how often it
- * failed. */
-static bool tries_again(const struct native_scan *s, const struct native_kind *kind,
-                        int64_t failures)
-{
-    const struct cw_info *info = cw_info(s->t);
-    return kind->claim ? failures <= MAX_FAILURES
-                       : info->max_retries < 0 || info->retries < info->max_retries;
 }
 
 /* What is known as text, raised for good. */
@@ -65,25 +56,23 @@ static void put_failure(bson_t *set, const char *why, int64_t failures, bool aga
         BSON_APPEND_DATE_TIME(set, "finished_at", doc_now());
 }
 
-/* The verdict of cw_fail; the document says FAILED with the reason, or keeps RUNNING where a
- * further attempt follows. */
+/* The document says FAILED with the reason, or keeps RUNNING where a further attempt follows. Where
+ * coming back is also how a scan waits for its tool, retries do not tell how often it failed. */
 static cw_outcome failed(struct native_scan *s, const struct native_kind *kind)
 {
-    bool transient = false;
-    const char *why = cw_problem_text(s->t, &transient);
+    struct failure f = failure_read(s->t);
     int64_t failures = doc_int(s->document, "failures", 0) + 1;
-    bool again = transient && tries_again(s, kind, failures);
-    why = cw_printf(s->t, "%s", why ? why : "it was stopped");
-    cw_outcome outcome = transient && !again && kind->claim ? give_up(s, why) : cw_fail(s->t);
+    bool again = kind->claim ? f.transient && failures <= MAX_FAILURES : f.again;
     if (cw_stopping(s->t) == CW_SHUTDOWN)
-        return outcome;
+        return f.outcome;
+    cw_outcome outcome = f.again && !again ? give_up(s, f.why) : f.outcome;
     bson_t set = BSON_INITIALIZER;
-    put_failure(&set, why, failures, again);
+    put_failure(&set, f.why, failures, again);
     int code = scan_state_set(&s->state, &set);
     bson_destroy(&set);
     if (code < 0)
         cw_log(s->t, CW_WARNING, "native scan %s: its failure could not be recorded", s->state.id);
-    return s->state.cancelled ? cw_return_str(s->t, "CANCELLED") : outcome;
+    return s->state.ended ? cw_return_str(s->t, s->state.ended) : outcome;
 }
 
 /* --- what may be scanned --- */
@@ -123,7 +112,6 @@ int native_finding(struct native_scan *s, const char *key, const char *severity,
     bson_t id = BSON_INITIALIZER, set = BSON_INITIALIZER, once = BSON_INITIALIZER;
     int64_t now = doc_now();
     s->found++;
-    s->severities[severity_index(severity)]++;
     BSON_APPEND_UTF8(&id, "scan_id", s->state.id);
     doc_put(&id, "key", key, 1000);
     bson_concat(&set, fields);
@@ -159,22 +147,50 @@ int native_on_tick(cw_task *t, double seconds, void *scan)
 
 /* --- the whole --- */
 
+static int on_severity(cw_task *t, const bson_t *group, void *arg)
+{
+    struct native_scan *s = arg;
+    int64_t n = doc_int(group, "n", 0);
+    (void)t;
+    s->stored += n;
+    s->severities[severity_index(doc_text(group, "_id"))] += n;
+    return 0;
+}
+
+/* The documents are what is counted: a tool may tell of one thing twice. */
+static int settle_findings(struct native_scan *s)
+{
+    bson_t stale = BSON_INITIALIZER, all = BSON_INITIALIZER;
+    if (mongo_bulk_flush(s->findings) < 0)
+        return -1;
+    BSON_APPEND_UTF8(&all, "scan_id", s->state.id);
+    BSON_APPEND_UTF8(&stale, "scan_id", s->state.id);
+    BCON_APPEND(&stale, "seen_at", "{", "$lt", BCON_DATE_TIME(s->began), "}");
+    int64_t removed = mongo_remove_many(s->t, "scan_findings", &stale);
+    int code = removed < 0 ? -1
+                           : mongo_group(s->t, "scan_findings", &all, "severity", on_severity, s);
+    bson_destroy(&stale);
+    bson_destroy(&all);
+    return code;
+}
+
 static cw_outcome finish(struct native_scan *s, const struct native_kind *kind)
 {
     s->complete = true;
-    if (mongo_bulk_flush(s->findings) < 0 || save_completed(s) < 0)
+    if (settle_findings(s) < 0 || save_completed(s) < 0)
         return failed(s, kind);
-    if (s->state.cancelled)
-        return cw_return_str(s->t, "CANCELLED");
+    if (s->state.ended)
+        return cw_return_str(s->t, s->state.ended);
     return cw_return(s->t, doc_tree(s->summary));
 }
 
 static cw_outcome run(struct native_scan *s, const struct native_kind *kind)
 {
+    s->began = doc_now();
     if (scan_state_running(&s->state) < 0)
         return failed(s, kind);
-    if (s->state.cancelled)
-        return cw_return_str(s->t, "CANCELLED");
+    if (s->state.ended)
+        return cw_return_str(s->t, s->state.ended);
     return kind->scan(s) < 0 ? failed(s, kind) : finish(s, kind);
 }
 
@@ -214,6 +230,7 @@ cw_outcome native_run(cw_task *t, const struct native_kind *kind)
     s->document = mongo_load(t, "native_scans", "native scan", s->state.id);
     if (!s->document)
         return cw_fail(t);
+    s->state.document = s->document;
     const char *status = status_of(s->document);
     if (strcmp(status, "COMPLETED") == 0 || strcmp(status, "CANCELLED") == 0) {
         if (mirror_to_unified_scan_results(t, s->document, kind->type) < 0)

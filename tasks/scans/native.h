@@ -17,13 +17,14 @@ struct native_scan {
     const char *target, *host; /* as given; what must be approved */
     struct mongo_bulk *findings;
     int64_t severities[N_SEVERITIES];
-    int64_t found;
+    int64_t found, stored; /* told by the tool, and different ones of them */
     bson_t *summary; /* the scan adds what it wants to tell */
     const char *phase;
     double percent;
     /* of the helpers */
-    double told_at, looked_at;
-    bool cancelled, complete;
+    double told_at;
+    int64_t began; /* ms; of this attempt */
+    bool complete;
     void *own; /* the scan's */
 };
 

@@ -15,7 +15,6 @@ struct network {
     struct native_scan *s;
     struct nmap_xml *xml;
     const char *argv[20];
-    int hosts_up, hosts_down;
     bool unreadable, unstored;
 };
 
@@ -41,6 +40,8 @@ static int arguments_make(struct native_scan *s, struct network *n)
     }
     if (doc_bool(s->document, "options.service_detection", false))
         n->argv[i++] = "-sV";
+    if (doc_bool(s->document, "options.scripts", false))
+        n->argv[i++] = "-sC";
     if (timing >= 0)
         n->argv[i++] = cw_printf(s->t, "-T%d", (int)timing);
     if (target_is_ipv6(s->target))
@@ -85,13 +86,6 @@ static void on_port(const struct nmap_port *p, void *arg)
     const char *key = cw_printf(n->s->t, "nmap %s %s/%d", p->host, p->protocol, p->port);
     n->unstored = native_finding(n->s, key, "INFO", &fields) < 0;
     bson_destroy(&fields);
-}
-
-static void on_host(const struct nmap_host *host, void *arg)
-{
-    struct network *n = arg;
-    n->hosts_up += host->up;
-    n->hosts_down += !host->up;
 }
 
 static void on_progress(double percent, const char *phase, void *arg)
@@ -139,7 +133,8 @@ static int run_nmap(struct network *n, struct cw_exit *ret)
 static int scan(struct native_scan *s)
 {
     struct network *n = s->own;
-    struct nmap_xml_handlers handlers = {on_port, on_host, on_progress, n};
+    struct nmap_xml_handlers handlers = {
+        .on_port = on_port, .on_progress = on_progress, .arg = n};
     struct cw_exit end;
     n->xml = nmap_xml_open(&handlers);
     if (!n->xml)
@@ -154,8 +149,13 @@ static int scan(struct native_scan *s)
     if (n->unreadable || nmap_xml_end(n->xml) < 0)
         return cw_problem(s->t, false, "ValueError", "nmap's XML cannot be read: %s",
                           nmap_xml_error(n->xml));
-    BSON_APPEND_INT32(s->summary, "hosts_up", n->hosts_up);
-    BSON_APPEND_INT32(s->summary, "hosts_down", n->hosts_down);
+    struct nmap_counts hosts = nmap_xml_counts(n->xml);
+    if (hosts.total == 0)
+        return cw_problem(s->t, false, "ValueError",
+                          "nmap found no host to scan: does %.100s resolve? %.300s", s->target,
+                          end.errors);
+    BSON_APPEND_INT32(s->summary, "hosts_up", hosts.up);
+    BSON_APPEND_INT32(s->summary, "hosts_down", hosts.down);
     BSON_APPEND_INT64(s->summary, "open_ports", s->found);
     return 0;
 }
@@ -166,6 +166,7 @@ cw_outcome execute_network_scan(cw_task *t)
         {"options", CW_OBJECT, 0, 0},
         {"options.ports", CW_STR, 0, 0},
         {"options.service_detection", CW_BOOL, 0, 0},
+        {"options.scripts", CW_BOOL, 0, 0},
         {"options.timing", CW_INT, 0, 5},
         {0}};
     static const struct native_kind kind = {"network", fields, prepare, scan};

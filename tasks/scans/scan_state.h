@@ -4,23 +4,26 @@
 
 #include "tasks/lib/mongo.h"
 
-/* The state of one scan's document. Whoever sets it to CANCELLED has the last word: no step of the
- * task undoes that, and the task ends when it sees it. Each step is followed by the mirror. */
+/* The state of one scan's document. Whoever sets it to CANCELLED has the last word, and of two
+ * messages for one scan one has it: no step undoes what another one wrote, and the task ends when
+ * it sees it. Each step is followed by the mirror. */
 struct scan_state {
     cw_task *t;
     const char *collection, *label; /* "native_scans", "native scan" */
     const char *type;               /* scan_type of the mirror */
     const char *id;
-    bool synced; /* each step tells `updated_at`, by which sync finds it */
+    const bson_t *document; /* as it was loaded */
+    bool synced;            /* each step tells `updated_at`, by which sync finds it */
+    bool claimed;
     double looked_at;
-    bool cancelled; /* as far as we know */
+    const char *ended; /* NULL: it is ours to go on with; else the status it has without us */
 };
 
-/* {"$set": set} unless it was cancelled meanwhile. */
+/* {"$set": set} while it is ours; else `ended` tells. */
 int scan_state_set(struct scan_state *s, const bson_t *set);
+/* To RUNNING, as this task's. */
 int scan_state_running(struct scan_state *s);
-/* For each second or so of a run: < 0 once the scan is cancelled. The store is asked now and
- * then. */
+/* For each second or so of a run: < 0 once the scan is cancelled. */
 int scan_state_watch(struct scan_state *s, double seconds);
 
 #endif

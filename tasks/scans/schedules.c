@@ -172,13 +172,15 @@ static int refuse(struct schedules *s, const bson_t *document)
     s->invalid++;
     if (!why || (told && strcmp(told, why) == 0))
         return 0;
-    bson_t filter = BSON_INITIALIZER;
+    bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER, set;
     doc_copy(&filter, "_id", document, "_id");
-    bson_t *update = BCON_NEW("$set", "{", "error", BCON_UTF8(why), "}");
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$set", &set);
+    doc_put(&set, "error", why, 4000);
+    bson_append_document_end(&update, &set);
     cw_log(s->t, CW_WARNING, "a scan schedule is not understood: %s", why);
-    int code = mongo_update(s->t, "scan_schedules", &filter, update, false);
+    int code = mongo_update(s->t, "scan_schedules", &filter, &update, false);
     bson_destroy(&filter);
-    bson_destroy(update);
+    bson_destroy(&update);
     return code < 0 ? -1 : 0;
 }
 

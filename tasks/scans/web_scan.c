@@ -94,7 +94,7 @@ static int run_step(struct web *w, const char *kind, const char *options, double
                 stop_scan(w, kind, id);
             return why ? cw_problem(t, false, why, "ZAP's %s took more than options.max_minutes",
                                     kind)
-                   : w->s->state.cancelled
+                   : w->s->state.ended
                        ? cw_problem(t, false, "RuntimeError", "the scan was cancelled")
                        : -1;
         }

@@ -142,6 +142,20 @@ def test_network(app: Celery, worker: Worker, database: Database, zap: Zap) -> N
         ("COMPLETED", "network", "team-1")
 
 
+def test_network_of_nothing(app: Celery, cworker: Callable[..., Worker], database: Database,
+                            tmp_path: Path) -> None:
+    """A name that does not resolve ends nmap well; nobody may take that for a clean host."""
+    nmap = FakeTool(tmp_path, "nmap", {"*": {"output": sample("nmap/unresolved-host-exit0.xml"),
+                                             "errors": 'Failed to resolve "scan.example".'}})
+    cworker(database=database, queues="scans", env={"CWORKER_NMAP": str(nmap.path)})
+    scan = put_scan(database, "scan.example", scripts=True)
+    result = send(app, "execute_network_scan", scan)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError) and "Failed to resolve" in str(result.result)
+    assert database.native_scans.find_one({"_id": scan})["status"] == "FAILED"
+    assert nmap.calls[0]["argv"][-3:] == ["-sC", "--", "scan.example"]
+
+
 @pytest.mark.parametrize("kind", ["network", "ssl", "web"])
 @pytest.mark.parametrize("target", [
     "-oN/tmp/x", "--script=x", "8.8.8.8", "http://169.254.169.254/latest/meta-data", "10.0.0.0/8",
@@ -279,6 +293,55 @@ def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Da
     app.control.revoke(result.id, terminate=True)
     wait_state(result, "REVOKED", "FAILURE", timeout=30)
     wait_until(lambda: not is_alive(testssl.calls[0]["pid"]), 10, "the end of testssl")
+
+
+def test_two_messages_for_one_scan(app: Celery, worker: Worker, database: Database,
+                                   testssl: FakeTool) -> None:
+    """The second leaves the scan to the first while that one works; a dead one's scan is taken over."""
+    testssl.set({"*": {"write": sample("testssl/full.json"), "hold": True}})
+    scan = put_scan(database, "127.0.0.1")
+    first = send(app, "execute_ssl_scan", scan)
+    wait_state(first, "PROGRESS", timeout=30)
+    assert get(send(app, "execute_ssl_scan", scan)) == "RUNNING"
+    assert len(testssl.calls) == 1
+    # Should it work without having told, it may not undo what the other one wrote.
+    database.native_scans.update_one({"_id": scan}, {"$set": {"task_id": "another",
+                                                              "status": "COMPLETED"}})
+    testssl.set({"*": {"exit": 246}})
+    testssl.release()
+    assert get(first, timeout=30) == "COMPLETED"
+    database.native_scans.update_one({"_id": scan}, {"$set": {"task_id": "dead", "status": "RUNNING"}})
+    testssl.set({"*": {"write": sample("testssl/full.json")}})
+    assert get(send(app, "execute_ssl_scan", scan), timeout=30)["by_severity"]["CRITICAL"] == 1
+    assert database.native_scans.find_one({"_id": scan})["status"] == "COMPLETED"
+
+
+def test_findings_of_a_former_attempt(app: Celery, worker: Worker, database: Database) -> None:
+    """What an attempt that died had found, and the last one did not, is no finding of the scan."""
+    scan = put_scan(database, "127.0.0.1")
+    old = {"key": "old", "severity": "CRITICAL", "seen_at": datetime(2020, 1, 1)}
+    database.scan_findings.insert_many([{**old, "scan_id": scan}, {**old, "scan_id": "another"}])
+    summary = get(send(app, "execute_ssl_scan", scan))
+    assert summary["findings"] == database.scan_findings.count_documents({"scan_id": scan})
+    assert summary["by_severity"]["CRITICAL"] == 1
+    assert database.scan_findings.count_documents({"key": "old"}) == 1
+
+
+def test_time_is_over(app: Celery, worker: Worker, database: Database, testssl: FakeTool,
+                      trivy: FakeTool) -> None:
+    """No attempt follows the soft limit, so the documents do not wait for one."""
+    testssl.set({"*": {"hold": True}})
+    trivy.set({"*": {"hold": True}})
+    scan = put_scan(database, "127.0.0.1")
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
+    for result in (send(app, "execute_ssl_scan", scan, soft_time_limit=1, time_limit=60),
+                   send(app, "execute_container_scan", "c1", soft_time_limit=1, time_limit=60)):
+        wait_state(result, "FAILURE", timeout=30)
+        assert type(result.result).__name__ == "SoftTimeLimitExceeded"
+    for document in (database.native_scans.find_one(), database.container_scans.find_one()):
+        assert (document["status"], document["error"]) == \
+            ("FAILED", "SoftTimeLimitExceeded: not done after 1 s")
+        assert mirror(database, document["_id"])["status"] == "FAILED"
 
 
 def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Worker,
@@ -423,7 +486,10 @@ def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeT
     assert first["purl"].startswith("pkg:apk/alpine/libcrypto3")
     assert "Match" not in str(scan["secrets"]) and scan["secrets"][0]["line"] == 3
     assert mirror(database, "c1")["scan_type"] == "container"
+    # Killed between the document and its mirror.
+    database.unified_scan_results.delete_many({})
     assert get(send(app, "execute_container_scan", "c1")) == "COMPLETED"
+    assert mirror(database, "c1")["status"] == "COMPLETED"
     assert len(trivy.calls) == 1
 
 
@@ -515,7 +581,27 @@ def test_cloud_scan_is_sent_once(app: Celery, worker: Worker, database: Database
     assert jobs(database) == sent
 
 
+def test_cloud_scan_of_repeated_names(app: Celery, worker: Worker, database: Database) -> None:
+    run = put_run(database, regions=["eu-west-1", "us-east-1", "eu-west-1"],
+                  frameworks=["cis_1.4_aws", "cis_1.4_aws"])
+    database.scan_runs.update_one({}, {"$unset": {"status": 1}})  # as good as PENDING
+    assert get(send(app, "execute_cloud_scan", run))["jobs"] == 3
+    assert set(jobs(database)) == {("discovery", "eu-west-1"), ("discovery", "us-east-1"),
+                                   ("prowler", "eu-west-1,us-east-1")}
+
+
+@pytest.mark.parametrize("status", ["pending", "", 7])
+def test_cloud_scan_of_unknown_status(app: Celery, worker: Worker, database: Database,
+                                      status: Any) -> None:
+    run = put_run(database, status=status)
+    result = send(app, "execute_cloud_scan", run)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError) and "status" in str(result.result)
+    assert database.scan_runs.find_one()["status"] == status
+
+
 @pytest.mark.parametrize("fields", [{"regions": []}, {"regions": ["--x"]}, {"regions": "all"},
+                                    {"regions": ["e" + "\u00e9" * 40]},
                                     {"frameworks": ["-q"]}, {"regions": ["eu-west-1", 7]},
                                     {"frameworks": "cis"}, {"provider": 7}, {"team_id": None},
                                     {"team_id": {"$ne": 1}}, {"cloud_account_id": {"$ne": 1}}])
@@ -561,12 +647,30 @@ def test_finalize(app: Celery, worker: Worker, database: Database, statuses: lis
 
 def test_finalize_waits_for_jobs(app: Celery, worker: Worker, database: Database) -> None:
     run = put_run(database, status="RUNNING")
-    database.scan_jobs.insert_one({"scan_run_id": run, "kind": "prowler", "key": "a",
-                                   "status": "RUNNING", "deadline_at": datetime(2099, 1, 1)})
+    database.scan_jobs.insert_many([
+        {"scan_run_id": run, "kind": "prowler", "key": "a", "status": "RUNNING",
+         "deadline_at": datetime(2099, 1, 1)},
+        # Its next attempt waits behind other tasks: that takes as long as it takes.
+        {"scan_run_id": run, "kind": "prowler", "key": "b", "status": "RETRYING",
+         "deadline_at": datetime(2020, 1, 1)}])
     result = send(app, "finalize_cloud_scan", run)
     wait_state(result, "RETRY")
+    assert "2 sub-jobs" in str(result.result)
     assert database.scan_runs.find_one()["status"] == "RUNNING"
     result.forget()
+
+
+def test_finalize_without_jobs(app: Celery, worker: Worker, database: Database) -> None:
+    """Nothing was scanned, so nothing is COMPLETED; but the task that sends may be at it."""
+    run = put_run(database, status="RUNNING", started_at=datetime.utcnow())
+    result = send(app, "finalize_cloud_scan", run)
+    wait_state(result, "RETRY")
+    assert "not sent yet" in str(result.result)
+    result.forget()
+    database.scan_runs.update_one({}, {"$set": {"started_at": datetime(2020, 1, 1)}})
+    assert get(send(app, "finalize_cloud_scan", run))["status"] == "FAILED"
+    shown = mirror(database, run)
+    assert shown["status"] == "FAILED" and "sent no sub-jobs" in shown["error"]
 
 
 def test_finalize_leaves_cancelled_runs(app: Celery, worker: Worker, database: Database) -> None:
