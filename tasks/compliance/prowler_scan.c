@@ -85,34 +85,56 @@ static const char *joined(cw_task *t, const char *const *list)
     return text;
 }
 
-/* The key of the job's document, made before anything is read: the same for each attempt. */
+/* The key of the job's document, made before anything is read: the same for each attempt. What is
+ * no region is refused later, and so not part of it. */
 static const char *job_key(cw_task *t)
 {
     const cJSON *list = cw_json(t, "regions");
-    const char *text = "";
-    for (const cJSON *at = cJSON_IsArray(list) ? list->child : NULL; at; at = at->next)
-        if (cJSON_IsString(at))
-            text = cw_printf(t, "%s%s%.40s", text, *text ? "," : "", at->valuestring);
-    return *text ? text : "all";
+    const char *names[MAX_LIST + 1] = {0};
+    int n = 0;
+    for (const cJSON *at = cJSON_IsArray(list) ? list->child : NULL; at && n < MAX_LIST;
+         at = at->next)
+        if (cJSON_IsString(at) && check_name(at->valuestring))
+            names[n++] = at->valuestring;
+    return n ? joined(t, names) : "all";
+}
+
+/* Ids that are numbers or UUIDs have no text form, but a document all the same. */
+static int find_account(struct prowler_scan *s, const char *id, const bson_t **ret)
+{
+    bson_iter_t at;
+    if (!doc_find(s->job.run, "cloud_account_id", &at) || BSON_ITER_HOLDS_NULL(&at))
+        return 0;
+    bson_t filter = BSON_INITIALIZER;
+    if (id)
+        doc_match_id(&filter, "_id", id);
+    else
+        bson_append_iter(&filter, "_id", -1, &at);
+    int found = mongo_find(s->t, "cloud_accounts", &filter, NULL, ret);
+    bson_destroy(&filter);
+    return found;
 }
 
 static int read_role(struct prowler_scan *s)
 {
+    static const struct field_rule rules[] = {{"role_arn", CW_STR, 0, 0}, {0}};
     char room[25];
     const bson_t *account = NULL;
     const char *id = doc_id(s->job.run, "cloud_account_id", room);
     s->account = id ? cw_printf(s->t, "%s", id) : "";
-    if (!id || strcmp(s->provider, "aws") != 0)
+    if (strcmp(s->provider, "aws") != 0)
         return 0;
-    bson_t filter = BSON_INITIALIZER;
-    doc_match_id(&filter, "_id", id);
-    int found = mongo_find(s->t, "cloud_accounts", &filter, NULL, &account);
-    bson_destroy(&filter);
-    s->role = found == 1 ? doc_text(account, "role_arn") : NULL;
+    int found = find_account(s, id, &account);
+    if (found != 1)
+        return found;
+    id = id ? id : "of this scan run";
+    if (fields_check(s->t, account, rules) < 0)
+        return -1;
+    s->role = doc_text(account, "role_arn");
     if (s->role && (strncmp(s->role, "arn:aws", 7) != 0 || strlen(s->role) > 2048 ||
                     strpbrk(s->role, " \t\n")))
         return cw_problem(s->t, false, "ValueError", "cloud account %.80s: role_arn is no ARN", id);
-    return found < 0 ? -1 : 0;
+    return 0;
 }
 
 static int read_provider(struct prowler_scan *s)
@@ -138,11 +160,11 @@ static int read_regions(struct prowler_scan *s)
 {
     if (strcmp(s->provider, "aws") == 0)
         return read_list(s, "regions", check_region, s->regions);
-    if (!check_name(s->account))
+    if (!check_account(s->account))
         return cw_problem(s->t, false, "ValueError",
                           "scan run %s needs a cloud_account_id (of azure the subscription, of gcp "
-                          "the project, of kubernetes the context)",
-                          s->run_id);
+                          "the project, of kubernetes the context), not \"%.100s\"",
+                          s->run_id, s->account);
     s->regions[0] = "global";
     return 1;
 }
@@ -237,14 +259,14 @@ static int on_finding(cw_task *t, const cJSON *element, void *arg)
     return code;
 }
 
-/* What this scan would have reported again if it were still there. */
+/* What this scan would have reported again if it were still there. A run without an account knows
+ * nothing of those of any. */
 static int resolve_vanished(struct prowler_scan *s)
 {
     bson_t filter = BSON_INITIALIZER;
     int64_t now = doc_now();
     doc_copy(&filter, "team_id", s->job.run, "team_id");
-    if (*s->account)
-        doc_copy(&filter, "cloud_account_id", s->job.run, "cloud_account_id");
+    doc_match(&filter, "cloud_account_id", s->job.run);
     BSON_APPEND_UTF8(&filter, "scan_region", s->region);
     BCON_APPEND(&filter, "status", "{", "$ne", "RESOLVED", "}", "scan_run_id", "{", "$ne",
                 BCON_UTF8(s->run_id), "}", "last_seen", "{", "$lt", BCON_DATE_TIME(s->started),

@@ -199,7 +199,7 @@ static int mark_gone(struct discovery *d)
     doc_copy(&filter, "team_id", d->job.run, "team_id");
     BSON_APPEND_UTF8(&filter, "provider", d->provider);
     BSON_APPEND_UTF8(&filter, "source", "steampipe");
-    doc_copy(&filter, "cloud_account_id", d->job.run, "cloud_account_id");
+    doc_match(&filter, "cloud_account_id", d->job.run);
     BSON_APPEND_UTF8(&filter, "region", d->region);
     BCON_APPEND(&filter, "gone", "{", "$ne", BCON_BOOL(true), "}", "last_seen", "{", "$lt",
                 BCON_DATE_TIME(d->started), "}");

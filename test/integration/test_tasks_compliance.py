@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Binary, ObjectId
 from celery import Celery
 from pymongo.database import Database
 
@@ -80,10 +80,14 @@ def test_findings_are_stored(app: Celery, worker: Worker, database: Database, pr
     assert (job["status"], job["summary"]["fail"]) == ("COMPLETED", 1)
 
 
+EKS = "arn:aws:eks:eu-west-1:123456789012:cluster/one"
+
+
 @pytest.mark.parametrize("provider, words, secret", [
     ("azure", ["azure", "--sp-env-auth", "--subscription-id", "acct-1"], "AZURE_CLIENT_SECRET"),
     ("GCP", ["gcp", "--project-id", "acct-1"], "GOOGLE_APPLICATION_CREDENTIALS"),
-    ("kubernetes", ["kubernetes", "--kubeconfig-file", __file__, "--context", "acct-1"], "")])
+    ("kubernetes", ["kubernetes", "--kubeconfig-file", __file__, "--context", "admin@one"], ""),
+    ("kubernetes", ["kubernetes", "--kubeconfig-file", __file__, "--context", EKS], "")])
 def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: Database,
                          prowler: FakeTool, run_id: str, provider: str, words: list[str],
                          secret: str) -> None:
@@ -91,9 +95,9 @@ def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: 
     cworker(database=database, queues="compliance",
             env={"CWORKER_PROWLER": str(prowler.path), "AWS_SECRET_ACCESS_KEY": "aws",
                  "KUBECONFIG": __file__, **({secret: "its own"} if secret else {})})
-    prowler.set({"acct-1": report(finding("a"))})
+    prowler.set({words[-1]: report(finding("a"))})
     database.scan_runs.update_one({}, {"$set": {"provider": provider, "regions": [],
-                                                "cloud_account_id": "acct-1"}})
+                                                "cloud_account_id": words[-1]}})
     for _ in range(2):
         result = get(send(app, PROWLER, run_id))
         assert (result["status"], result["regions"], result["fail"]) == ("COMPLETED", 1, 1)
@@ -102,7 +106,7 @@ def test_other_providers(app: Celery, cworker: Callable[..., Worker], database: 
     assert call["argv"][:len(words)] == words and "--region" not in call["argv"]
     assert not secret or call["env"][secret] == "its own"
     assert not {"AWS_SECRET_ACCESS_KEY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"} & set(call["env"])
-    prowler.set({"acct-1": report()})
+    prowler.set({words[-1]: report()})
     database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-2"})
     assert get(send(app, PROWLER, "run-2"))["resolved"] == 1
     for account in ("--region", "", None):
@@ -209,6 +213,24 @@ def test_vanished_findings_are_resolved(app: Celery, worker: Worker, database: D
     assert states(database) == {"a": "FAIL", "b": "FAIL", "c": "FAIL"}
 
 
+@pytest.mark.parametrize("ids", [
+    (1, 2), (Binary(b"1" * 16, 4), Binary(b"2" * 16, 4)), (ObjectId(), ObjectId()), ("a", None)])
+def test_other_accounts_are_left_alone(app: Celery, worker: Worker, database: Database,
+                                       prowler: FakeTool, run_id: str, ids: tuple[Any, Any]) -> None:
+    """Whatever the type of their ids: nothing of theirs is resolved, and each one's role is taken."""
+    for number, account in enumerate(ids):
+        database.cloud_accounts.insert_one({"_id": account or "nobody's",
+                                            "role_arn": f"arn:aws:iam::1:role/{number}"})
+        run = f"{run_id}-{number}"
+        database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": run,
+                                       "cloud_account_id": account})
+        prowler.set({"*": report(finding(f"of-{number}"))})
+        get(send(app, PROWLER, run, ["eu-west-1"], []))
+        argv = prowler.calls[number]["argv"]
+        assert (f"arn:aws:iam::1:role/{number}" in argv) == (account is not None)
+    assert states(database) == {"of-0": "FAIL", "of-1": "FAIL"}
+
+
 def test_other_frameworks_resolve_nothing(app: Celery, worker: Worker, database: Database,
                                           prowler: FakeTool, run_id: str) -> None:
     prowler.set({"*": report(finding("a"))})
@@ -273,6 +295,7 @@ def test_passing_trouble_is_retried(app: Celery, worker: Worker, database: Datab
     (["run-1", ["--help"], []], "TypeError"),
     (["run-1", ["eu-west-1; id"], []], "TypeError"),
     (["run-1", ["eu-west-1"], ["--role=x"]], "TypeError"),
+    (["run-1", ["e" + "\u00e9" * 40] * 20000, []], "TypeError"),
     (["run-1", "eu-west-1", []], "TypeError"),
     ([], "TypeError"),
 ])
