@@ -208,12 +208,28 @@ struct walk {
     const char *team;
     cJSON *errors;
     struct onprem_counts *counts;
+    const bson_t **list; /* read before the first one is scanned: no cursor waits for nmap */
+    size_t n, room;
 };
 
-/* Trouble of the moment and a missing nmap end the task; what is wrong with a network is told. */
-static int on_network(cw_task *t, const bson_t *document, void *arg)
+static int keep_network(cw_task *t, const bson_t *document, void *arg)
 {
     struct walk *w = arg;
+    if (w->n == w->room) {
+        const bson_t **more = cw_alloc(t, (w->room = 2 * w->room + 64) * sizeof *more);
+        if (w->n)
+            memcpy(more, w->list, w->n * sizeof *more);
+        w->list = more;
+    }
+    bson_t *copy = mongo_bson(t);
+    bson_concat(copy, document);
+    w->list[w->n++] = copy;
+    return 0;
+}
+
+/* Trouble of the moment and a missing nmap end the task; what is wrong with a network is told. */
+static int scan_network(cw_task *t, struct walk *w, const bson_t *document)
+{
     char room[25];
     const char *id = doc_id(document, "_id", room);
     struct network *n = cw_alloc(t, sizeof *n);
@@ -239,11 +255,13 @@ static int on_network(cw_task *t, const bson_t *document, void *arg)
 
 int onprem_discover(cw_task *t, const char *team, cJSON *errors, struct onprem_counts *ret)
 {
-    struct walk walk = {team, errors, ret};
+    struct walk walk = {.team = team, .errors = errors, .counts = ret};
     bson_t filter = BSON_INITIALIZER;
     *ret = (struct onprem_counts){0};
     doc_match_id(&filter, "team_id", team);
-    int code = mongo_each(t, "onprem_networks", &filter, NULL, on_network, &walk);
+    int code = mongo_each(t, "onprem_networks", &filter, NULL, keep_network, &walk);
     bson_destroy(&filter);
+    for (size_t i = 0; code >= 0 && i < walk.n; i++)
+        code = scan_network(t, &walk, walk.list[i]);
     return code < 0 ? -1 : 0;
 }

@@ -53,13 +53,22 @@ static void put_list(bson_t *set, const char *field, const cJSON *value)
     bson_append_array_end(set, &list);
 }
 
+/* What a row no longer tells is gone, too. */
+static void put_text(bson_t *set, const char *field, const char *text)
+{
+    if (text && *text)
+        doc_put(set, field, text, 512);
+    else
+        BSON_APPEND_NULL(set, field);
+}
+
 static void put_row(bson_t *set, const cJSON *row)
 {
     static const char *const texts[] = {"name", "state", "instance_id"};
     static const char *const lists[] = {"ips", "macs", "hostnames"};
     cJSON *rest = cJSON_Duplicate(row, true);
     for (int i = 0; i < 3; i++) {
-        doc_put(set, texts[i], tree_text(row, texts[i]), 512);
+        put_text(set, texts[i], tree_text(row, texts[i]));
         put_list(set, lists[i], tree_at(row, lists[i]));
         cJSON_DeleteItemFromObjectCaseSensitive(rest, texts[i]);
         cJSON_DeleteItemFromObjectCaseSensitive(rest, lists[i]);

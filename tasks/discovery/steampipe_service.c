@@ -83,10 +83,36 @@ static struct service *refused(struct service *s)
     return NULL;
 }
 
+static bool is_part_of_url(const PQconninfoOption *option)
+{
+    const char *name = option->keyword, *value = option->val;
+    if (value && strcmp(name, "port") == 0)
+        return !value[strspn(value, "0123456789,")];
+    return !value || (strcmp(name, "host") != 0 && strcmp(name, "dbname") != 0) ||
+           !strchr(value, '@');
+}
+
+/* What libpq says of a URL with a stray @, / or : repeats pieces of it, which are the password's. */
+static int check_service_url(cw_task *t, const char *url)
+{
+    PQconninfoOption *options = PQconninfoParse(url, NULL);
+    bool good = options;
+    for (PQconninfoOption *at = options; good && at->keyword; at++)
+        good = is_part_of_url(at);
+    PQconninfoFree(options);
+    return good ? 0
+                : cw_problem(t, false, "ValueError",
+                             "STEAMPIPE_SERVICE_URL is not like "
+                             "postgresql://user:password@host:9193/steampipe (in the password @ is "
+                             "%%40, / is %%2F, : is %%3A)");
+}
+
 struct service *service_open(cw_task *t, const char *url)
 {
     struct service *s = cw_alloc(t, sizeof *s);
     struct timespec start;
+    if (check_service_url(t, url) < 0)
+        return NULL;
     s->t = t;
     s->connection = PQconnectStart(url);
     if (!s->connection) {

@@ -76,6 +76,18 @@ def test_columns(app: Celery, start: Callable[..., Worker], database: Database,
     assert call["env"]["AWS_ACCESS_KEY_ID"] == "AKIA" and "AZURE_CLIENT_SECRET" not in call["env"]
 
 
+def test_what_a_row_no_longer_tells(app: Celery, start: Callable[..., Worker], database: Database,
+                                    steampipe: FakeTool) -> None:
+    start()
+    get(send(app))
+    bare = {"rows": [{"resource_id": "arn:1", "name": None, "state": ""}]}
+    steampipe.set({"aws_ec2_instance": {"output": json.dumps(bare)}, "*": NOTHING})
+    database.scan_runs.insert_one({**database.scan_runs.find_one({"_id": "run-1"}), "_id": "next"})
+    get(send(app, "next"))
+    asset, = database.assets.find()
+    assert (asset["name"], asset["state"], asset["instance_id"]) == (None, None, None)
+
+
 def test_documented_output(app: Celery, start: Callable[..., Worker], database: Database,
                            steampipe: FakeTool, tmp_path: Path) -> None:
     """The documented shape has no resource_id: a row without one is refused, by name of the query."""
@@ -201,6 +213,20 @@ def test_service_refuses_or_is_down(app: Celery, start: Callable[..., Worker], d
     worker.stop()
     start(STEAMPIPE_SERVICE_URL=f"postgresql://cw@127.0.0.1:{free_port()}/x")
     wait_state(send(app), "RETRY")
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:hun@ter2@127.0.0.1:1/x", "postgresql://u:hun/ter2@h/x",
+                                 "postgresql://hun:ter2/x", "postgresql://u:hun%zzter2@h/x", "hunter2"])
+def test_no_piece_of_a_service_password_is_told(app: Celery, start: Callable[..., Worker],
+                                                database: Database, url: str) -> None:
+    worker = start(STEAMPIPE_SERVICE_URL=url)
+    result = send(app)
+    wait_state(result, "FAILURE")
+    if "without libpq" in str(result.result):
+        pytest.skip("no libpq in this cworker")
+    assert "STEAMPIPE_SERVICE_URL is not like" in str(result.result)
+    told = worker.log + str(list(database.scan_jobs.find())) + str(result.traceback)
+    assert "ter2" not in told and "hun" not in told
 
 
 def test_service_is_cancelled(app: Celery, start: Callable[..., Worker], database: Database,
