@@ -35,7 +35,13 @@ static const struct cw_index indexes[] = {
     {"notifications", "team_id, -created_at"},
     {"vulnerability_occurrences", "team_id, status, severity, sla_breached_at, opened_at"},
     {"scan_runs", "status, started_at"},
+    {"scan_runs", "failed_by"},
     {"native_scans", "status, started_at"},
+    {"native_scans", "failed_by"},
+    {"container_scans", "status, started_at"},
+    {"container_scans", "failed_by"},
+    {"cspm_findings", "team_id, status"},
+    {"k8s_findings", "team_id, status"},
     {"watchdog_sends", "sent_at", .expire_after = 604800},
     {0},
 };

@@ -133,10 +133,15 @@ static int64_t days_of(const struct check *c, const struct usual *u)
     return days > 0 && days <= DAYS_MAX ? days : NEVER;
 }
 
-static int check_team(struct check *c, const bson_value_t *team)
+static int check_team(struct check *c, const bson_t *group, const bson_value_t *team)
 {
     bson_t filter = BSON_INITIALIZER;
-    BSON_APPEND_VALUE(&filter, "team_id", team);
+    char room[25];
+    const char *id = doc_id(group, "_id", room);
+    if (id) /* whichever way the policy writes it */
+        doc_match_id(&filter, "team_id", id);
+    else
+        BSON_APPEND_VALUE(&filter, "team_id", team);
     c->policy = NULL;
     int code = mongo_find(c->t, "sla_policies", &filter, NULL, &c->policy);
     bson_destroy(&filter);
@@ -162,7 +167,7 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
     (void)t;
     if (!doc_find(group, "_id", &at) || BSON_ITER_HOLDS_NULL(&at))
         return 0;
-    return check_team(arg, bson_iter_value(&at));
+    return check_team(arg, group, bson_iter_value(&at));
 }
 
 cw_outcome check_sla_breaches_all_teams(cw_task *t)

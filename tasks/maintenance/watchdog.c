@@ -219,9 +219,24 @@ static int64_t synced_at(struct watchdog *w, const char *team, const char *sourc
 
 static const struct lagging {
     const char *source, *collection, *field;
-} sources[] = {{"cspm", "cspm_findings", "last_seen"},
-               {"k8s", "k8s_findings", "last_seen"},
-               {"container", "container_scans", "finished_at"}};
+    bool counted; /* an open document is one occurrence at most, and `updated_at` tells its changes */
+} sources[] = {{"cspm", "cspm_findings", "last_seen", true},
+               {"k8s", "k8s_findings", "last_seen", true},
+               {"container", "container_scans", "finished_at", false}};
+
+/* When the team's documents changed last. */
+static int64_t changed_at(struct watchdog *w, const struct lagging *s, const char *team)
+{
+    int64_t seen = date_of(w, s->collection, team, s->field, -1);
+    int64_t touched = s->counted ? date_of(w, s->collection, team, "updated_at", -1) : 0;
+    return seen < 0 || touched < 0 ? -1 : seen > touched ? seen : touched;
+}
+
+static void match_open_occurrences(const struct lagging *s, const char *team, bson_t *ret)
+{
+    doc_match_id(ret, "team_id", team);
+    BCON_APPEND(ret, "source", BCON_UTF8(s->source), "status", "OPEN");
+}
 
 /* Open findings without a single open occurrence: times agree, and still the stores do not. */
 static int is_empty(struct watchdog *w, const struct lagging *s, const char *team)
@@ -230,8 +245,7 @@ static int is_empty(struct watchdog *w, const struct lagging *s, const char *tea
     doc_match_id(&there, "team_id", team);
     BCON_APPEND(&there, "status", "{", "$in", "[", "FAIL", "OPEN", "]", "}", "muted", "{", "$ne",
                 BCON_BOOL(true), "}", "check_id", "{", "$exists", BCON_BOOL(true), "}");
-    doc_match_id(&here, "team_id", team);
-    BCON_APPEND(&here, "source", BCON_UTF8(s->source), "status", "OPEN");
+    match_open_occurrences(s, team, &here);
     const bson_t *found;
     int occurrence = mongo_find(w->t, "vulnerability_occurrences", &here, NULL, &found);
     int finding = occurrence == 0 ? mongo_find(w->t, s->collection, &there, NULL, &found) : 0;
@@ -240,24 +254,42 @@ static int is_empty(struct watchdog *w, const struct lagging *s, const char *tea
     return occurrence < 0 || finding < 0 ? -1 : finding;
 }
 
+/* More open occurrences than open findings: some of these were removed, or changed unseen. (Fewer
+ * say nothing: findings may be twins, muted, or of no asset.) */
+static int is_overfull(struct watchdog *w, const struct lagging *s, const char *team)
+{
+    bson_t there = BSON_INITIALIZER, here = BSON_INITIALIZER;
+    doc_match_id(&there, "team_id", team);
+    BCON_APPEND(&there, "status", "{", "$in", "[", "FAIL", "Fail", "fail", "OPEN", "Open", "open",
+                "FAILED", "Failed", "failed", "]", "}");
+    match_open_occurrences(s, team, &here);
+    int64_t occurrences = mongo_count(w->t, "vulnerability_occurrences", &here);
+    int64_t findings = occurrences > 0 ? mongo_count(w->t, s->collection, &there) : 0;
+    bson_destroy(&there);
+    bson_destroy(&here);
+    return occurrences < 0 || findings < 0 ? -1 : occurrences > findings;
+}
+
 static int check_source(struct watchdog *w, const struct lagging *s, const char *team)
 {
     static const char sync[] = "sync.sync_vulnerabilities_for_team";
-    int64_t newest = date_of(w, s->collection, team, s->field, -1);
+    int64_t newest = changed_at(w, s, team);
     int64_t synced = synced_at(w, team, s->source);
     if (newest < 0 || synced < 0)
         return -1;
-    if (newest > synced && w->now - newest > grace_ms)
-        return send_once(w, sync, team, newest, false);
-    int empty = synced && newest <= synced ? is_empty(w, s, team) : 0;
-    return empty < 0 ? -1
-           : empty   ? send_once(w, sync, team, 0, true)
+    if (newest > synced)
+        return w->now - newest > grace_ms ? send_once(w, sync, team, newest, false) : 0;
+    int wrong = synced && s->counted ? is_empty(w, s, team) : 0;
+    if (synced && s->counted && wrong == 0)
+        wrong = is_overfull(w, s, team);
+    return wrong < 0 ? -1
+           : wrong   ? send_once(w, sync, team, 0, true)
                      : 0; /* not after each sync again */
 }
 
 static int check_posture(struct watchdog *w, const char *team)
 {
-    int64_t newest = date_of(w, "cspm_findings", team, "last_seen", -1);
+    int64_t newest = changed_at(w, &sources[0], team);
     int64_t refreshed = date_of(w, "compliance_posture", team, "refreshed_at", -1);
     if (newest < 0 || refreshed < 0)
         return -1;

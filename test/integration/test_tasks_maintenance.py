@@ -270,6 +270,17 @@ def test_sla_of_odd_documents(app: Celery, start: Callable[..., Any], db: Databa
     assert run(app, "check_sla_breaches_all_teams")["breaches"] == 0
 
 
+def test_sla_policy_by_either_form_of_an_id(app: Celery, start: Callable[..., Any],
+                                            db: Database) -> None:
+    start()
+    team, other = ObjectId(), ObjectId()
+    db.vulnerability_occurrences.insert_many([occurrence("a", "HIGH", 4, team_id=team),
+                                              occurrence("b", "HIGH", 4, team_id=str(other))])
+    db.sla_policies.insert_many([{"team_id": str(team), "days": {"HIGH": 3}},
+                                 {"team_id": other, "days": {"HIGH": 3}}])
+    assert run(app, "check_sla_breaches_all_teams")["breaches"] == 2
+
+
 # --- the watchdog ------------------------------------------------------------------------------------
 
 def test_stuck_runs_fail_and_their_tasks_are_revoked(app: Celery, start: Callable[..., Any],
@@ -362,6 +373,34 @@ def test_lagging_stores_are_made_to_agree_once(app: Celery, start: Callable[...,
     db.vulnerability_occurrences.delete_many({})
     assert run(app, "run_data_sync_watchdog")["sent"] == 1
     wait_until(lambda: db.vulnerability_occurrences.count_documents({}) == 1)
+
+
+def test_counts_that_disagree_are_made_to_agree(app: Celery, start: Callable[..., Any],
+                                                db: Database) -> None:
+    start("maintenance,sync,compliance")
+    seen = now() - 2 * HOUR
+    db.cspm_findings.insert_many([
+        {"_id": i, "team_id": "t1", "uid": str(i), "check_id": "c", "status": "FAIL",
+         "resource_id": f"r{i}", "severity": "HIGH", "last_seen": seen} for i in range(3)])
+    run(app, "run_data_sync_watchdog")
+    wait_until(lambda: db.sync_watermarks.count_documents({}) == 3)
+    assert run(app, "run_data_sync_watchdog")["sent"] == 0
+    db.cspm_findings.delete_one({"_id": 0})  # no time tells of it
+    assert run(app, "run_data_sync_watchdog")["sent"] == 1
+    wait_until(lambda: db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 2)
+    assert run(app, "run_data_sync_watchdog")["sent"] == 0
+
+
+def test_findings_that_were_resolved_after_the_sync_are_noticed(
+        app: Celery, start: Callable[..., Any], db: Database, keys: Any) -> None:
+    start()
+    db.cspm_findings.insert_one({"team_id": "t1", "uid": "1", "check_id": "c", "status": "RESOLVED",
+                                 "resource_id": "r", "last_seen": now() - 3 * HOUR,
+                                 "updated_at": now() - HOUR})
+    db.sync_watermarks.insert_one({"team_id": "t1", "source": "cspm", "synced_at": now() - 2 * HOUR})
+    db.compliance_posture.insert_one({"team_id": "t1", "refreshed_at": now() - 2 * HOUR})
+    assert run(app, "run_data_sync_watchdog")["sent"] == 2
+    wait_until(lambda: keys.llen("sync") == 1 and keys.llen("compliance") == 1)
 
 
 def test_bad_setting(app: Celery, start: Callable[..., Any]) -> None:
