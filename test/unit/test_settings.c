@@ -109,6 +109,7 @@ static void test_refusals(void **state)
     refused("worker_concurrency", "many", "not a whole number");
     refused("worker_concurrency", "", "not a whole number");
     refused("worker_concurrency", "-1", "too small");
+    refused("worker_concurrency", "1025", "too large");
     refused("worker_concurrency", "99999999999999999999", "not a whole number");
     refused("task_time_limit", "-0.5", "too small");
     refused("task_time_limit", "nan", "not a number");

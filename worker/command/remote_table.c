@@ -53,6 +53,7 @@ const struct remote_command remote_commands[] = {
     {"revoke", C, {{0}}, "task_id", "[id1 [id2 [... [idN]]]]", "do not run these tasks"},
     {"revoke_by_stamped_headers", C, {{0}}, "headers",
      "[key1=value1 [key2=value2 [... [keyN=valueN]]]]", "do not run tasks with these stamps"},
+    {"revoked_stamps_clear", C, {{0}}, NULL, "", "forget all revoked stamps"},
     {"shutdown", C, {{0}}, NULL, "", "warm shutdown"},
     {"terminate", C, {{"signal", REMOTE_TEXT}}, "task_id", "<signal> [id1 [id2 [... [idN]]]]",
      "end these tasks, running or not"},

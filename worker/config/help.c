@@ -27,7 +27,8 @@ static const struct text {
          "back.\n"
          "Every option can be set as CELERY_WORKER_<OPTION> in the environment, as in\n"
          "CELERY_WORKER_CONCURRENCY=4.\n"
-         "Exit status: 0 stopped as asked, 1 error, 2 bad option, 73 the pid file is in use.\n"},
+         "Exit status: 0 stopped as asked, 1 error or INT, 2 bad option, 73 the pid file is in "
+         "use.\n"},
     [COMMAND_call] =
         {"cworker [OPTIONS] call NAME [OPTIONS]", "Publishes one task and prints its id.",
          "Examples:\n"
@@ -70,7 +71,8 @@ static const struct text {
          "Exit status: 0 after Ctrl-C (on the screen also q); 69 when Redis does not answer.\n"},
     [COMMAND_queues] =
         {"cworker [OPTIONS] queues [OPTIONS]",
-         "Shows the queues: those of -Q, else all that a worker consumes or once consumed. "
+         "Shows the queues: those of -Q, else task_default_queue and all that a worker consumes or "
+         "died with. "
          "WAITING is what nobody has taken, with the parts of each priority step; IN-FLIGHT what "
          "cworkers hold, UNACKED what Python workers hold, DELAYED what waits for its time, DEAD "
          "what was set aside.",

@@ -74,9 +74,9 @@
     X(worker_state_db, TEXT, NULL, "", "file that keeps revoked ids")                              \
     X(worker_log_color, TEXT, "auto", "", "auto, true or false")                                   \
     X(worker_log_json, FLAG, "false", "", "log as JSON lines")                                     \
-    X(message_max_size, INT, "268435456", "bytes", "larger messages go to the dead-letter list")   \
+    X(message_max_size, INT, "268435456", "bytes", "larger bodies go to the dead-letter list")     \
     X(app_database_url, TEXT, NULL, "", "MongoDB of the built-in tasks")                           \
-    X(timezone, TEXT, "UTC", "", "zone of crontab schedules and printed times")                    \
+    X(timezone, TEXT, "UTC", "", "told by inspect conf; times in messages are UTC")                \
     X(tasks, JSON, NULL, "", "programs as tasks: [{name, queue, command, timeout}]")               \
     X(task_fleet_limits, JSON, NULL, "", "{task: {rate, concurrency, key}} of all workers")        \
     X(task_aliases, JSON, NULL, "", "{other name: task name}")
