@@ -38,7 +38,7 @@ enum behaviour {
     DO_BIG,    /* 5 MB */
     DO_FORK,   /* body: what to do after a program was started: "return", "crash" or "spin" */
     DO_DAEMON, /* the same with a program in a session of its own, whose parent is gone */
-    DO_IGNORE, /* SIGTERM, and sleeps */
+    DO_IGNORE, /* SIGTERM, says so in seen->tool, and sleeps */
     DO_STATE,
     DO_FAT,     /* says that the process has grown large */
     DO_TINY,    /* body: microseconds to sleep, deaf, or "crash", or "outlive" its parent */
@@ -47,7 +47,7 @@ enum behaviour {
 
 enum { JOBS = 1 << 16, BIG = 5 << 20 };
 
-static const double PATIENCE = 20;
+static const double PATIENCE = 60;
 
 /* --- the task_run of this test: runs in the children --- */
 
@@ -134,6 +134,7 @@ static void behave(const struct task_frame *f, struct slot *slot, const char *bo
         exit(0);
     case DO_IGNORE:
         signal(SIGTERM, SIG_IGN);
+        atomic_store(&seen->tool, getpid());
         for (;;)
             msleep(1000);
     case DO_TINY:
