@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pymongo.database import Database
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import CWORKER, DEMO_SO, Worker, run_cworker  # noqa: E402
+from patience import PatientControl  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
 from services.process import end_process, wait_until  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
@@ -91,6 +93,14 @@ def indexed_database(mongo: MongoServer, app_database: Database) -> Database:
 
 
 @pytest.fixture
+def one_day() -> None:
+    """The test that begins now ends on the same day: what is kept by day stays one."""
+    now = datetime.now(timezone.utc)
+    if (now + timedelta(minutes=3)).day != now.day:
+        wait_until(lambda: datetime.now(timezone.utc).day != now.day, 200, "the next day")
+
+
+@pytest.fixture
 def redis_backend(redis: RedisServer) -> str:
     return redis.url()
 
@@ -113,7 +123,7 @@ def make_app(redis: RedisServer) -> Iterator[Callable[..., Celery]]:
 
     def make(backend: str | None = None, broker: str | None = None, **conf: Any) -> Celery:
         app = Celery("test", broker=broker or redis.url(), backend=backend or redis.url(),
-                     set_as_current=False)
+                     set_as_current=False, control=PatientControl)
         app.conf.update(broker_connection_retry_on_startup=True, **conf)
         apps.append(app)
         return app
@@ -175,7 +185,7 @@ def python_worker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., 
                 cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
                 env={**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), **env})
         processes.append(process)
-        wait_until(lambda: "ready." in log.read_text(), 30, "Celery's ready line")
+        wait_until(lambda: "ready." in log.read_text(), what="Celery's ready line")
         return process
 
     yield start

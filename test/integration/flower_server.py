@@ -41,7 +41,11 @@ class Flower:
             return False
 
     def worker(self) -> dict[str, Any]:
-        return self.ask("/api/workers", refresh="true").get(NODE, {})
+        """What it knows, when it has asked anew; nothing before it has heard of the worker."""
+        try:
+            return self.ask("/api/workers", refresh="true", workername=NODE).get(NODE, {})
+        except urllib.error.HTTPError:
+            return {}
 
     def message(self, path: str, **arguments: Any) -> str:
         return self.ask(path, post=True, **arguments)["message"]
@@ -60,7 +64,7 @@ def running_flower(redis: Any, log: Path) -> Iterator[Flower]:
                  "BACKEND": redis.url()})
     flower = Flower(port)
     try:
-        wait_until(flower.is_up, 60, "Flower")
+        wait_until(flower.is_up, 120, "Flower")
         yield flower
     finally:
         end_process(process)

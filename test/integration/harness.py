@@ -21,13 +21,13 @@ from services.process import descendants, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 CWORKER = str(ROOT / os.environ.get("CWORKER_BIN", "build/cworker"))
 DEMO_SO = str(ROOT / os.environ.get("DEMO_SO", "build/demo.so"))
-TIMEOUT = 15.0
+TIMEOUT = 120.0
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:")
 
 
 def run_cworker(*args: str, **options: Any) -> subprocess.CompletedProcess:
     """A command that ends by itself, with what it printed as text."""
-    done = subprocess.run([CWORKER, *map(str, args)], capture_output=True, text=True, timeout=30,
+    done = subprocess.run([CWORKER, *map(str, args)], capture_output=True, text=True, timeout=120,
                           stdin=subprocess.DEVNULL, **options)
     assert not SANITIZER.search(done.stderr), done.stderr
     return done
@@ -98,7 +98,7 @@ class Worker:
             self.signal(signal.SIGTERM)
             code = self.wait()
             assert code == 0, f"exit {code}:\n{self.log}"
-            wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+            wait_until(lambda: not any(map(is_alive, children)), what="the end of all children")
         self.check_log()
 
 
@@ -112,6 +112,21 @@ def wait_state(result: AsyncResult, *states: str, timeout: float = TIMEOUT) -> s
         seen = result.state
         return seen if seen in states else None
     return wait_until(state, timeout, f"state {' or '.join(states)} of {result.id}")
+
+
+def kill_task(app: Celery, result: AsyncResult) -> None:
+    """Ends a running task that nobody needs any more."""
+    app.control.revoke(result.id, terminate=True, signal="SIGKILL")
+    wait_state(result, "REVOKED")
+
+
+def make_due(redis: Redis, queue: str = "celery") -> None:
+    """The hour of all delayed messages of the queue has come, in the order in which it would have."""
+    key = f"{{{queue}}}.cworker.delayed"
+    for i, member in enumerate(redis.zrange(key, 0, -1)):
+        text = redis.hget(f"{key}.msg", member)
+        redis.hset(f"{key}.msg", member, re.sub(rb'"eta": ?"[^"]*"', b'"eta": null', text))
+        redis.zadd(key, {member: i})
 
 
 def make_message(app: Celery, redis: Redis, name: str = "demo.add", args: tuple = (1, 2),
@@ -135,6 +150,15 @@ def inflight(redis: Redis) -> list[bytes]:
     """All elements that some cworker holds, whatever the queue."""
     return [element for key in redis.scan_iter("*.cworker.inflight.*")
             for element in redis.lrange(key, 0, -1)]
+
+
+def count_messages(redis: Redis) -> int:
+    """In the queue and in flight, seen at once: between two looks one may go from here to there."""
+    return redis.eval("""local n = redis.call('LLEN', 'celery')
+        for _, key in ipairs(redis.call('KEYS', '*.cworker.inflight.*')) do
+            n = n + redis.call('LLEN', key)
+        end
+        return n""", 0)
 
 
 def read_ledger(path: Path) -> list[tuple[int, int]]:

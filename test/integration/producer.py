@@ -17,7 +17,7 @@ def task(name, *args, **options):
 
 def outcome(result):
     try:
-        return result.get(timeout=20, interval=0.02)
+        return result.get(timeout=60, interval=0.02)
     except Exception as error:
         return [type(error).__name__, str(error)]
 

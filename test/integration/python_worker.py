@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Celery worker for mixed fleets and comparisons: tasks of the demo plugin, the same ledger format.
-    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE, EXTENDED)
+    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE, EXTENDED, NAP)
 """
 import os
 import struct
@@ -8,8 +8,10 @@ import time
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from patience import PatientControl
 
-app = Celery("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
+app = Celery("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"],
+             control=PatientControl)
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1,
                 broker_connection_retry_on_startup=True,
                 result_extended=bool(os.environ.get("EXTENDED")))
@@ -24,7 +26,7 @@ def noop(*args):
 
 @app.task(name="demo.sleep")
 def sleep(seconds):
-    time.sleep(seconds)
+    time.sleep(float(os.environ.get("NAP", seconds)))
     return seconds
 
 

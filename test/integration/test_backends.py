@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 from celery.exceptions import TimeoutError as CeleryTimeout
-from harness import get, run_cworker, wait_until
+from harness import TIMEOUT, get, run_cworker, wait_until
 
 FIELDS = ["status", "result", "traceback", "children", "date_done"]
 
@@ -26,7 +26,7 @@ def test_redis_announces(app, cworker, keys):
     result_id = "announced"
     with keys.pubsub() as subscription:
         subscription.subscribe(f"celery-task-meta-{result_id}")
-        assert subscription.get_message(timeout=5)["type"] == "subscribe"
+        assert subscription.get_message(timeout=TIMEOUT)["type"] == "subscribe"
         cworker()
         app.send_task("demo.add", (1, 2), task_id=result_id)
         notice = wait_until(lambda: subscription.get_message(timeout=0.1), what="the notice")

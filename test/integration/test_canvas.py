@@ -112,7 +112,7 @@ def test_canvases_give_what_celery_gives(current: Celery, backend: str,
                                          cworker: Callable[..., Worker]) -> None:
     start(cworker, backend)
     sent = {name: apply(current, make()) for name, (make, _) in CANVASES.items()}
-    got = {name: get(result, timeout=30) for name, result in sent.items()}
+    got = {name: get(result) for name, result in sent.items()}
     assert got == {name: CANVASES[name][1] for name in sent}
 
 
@@ -148,7 +148,7 @@ def test_an_errback_that_is_not_here(current: Celery, backend: str, cworker: Cal
     start(cworker, backend)
     errback = signature("python.only", args=(7,), queue="elsewhere", kwargs={"k": 1})
     result = fail("broken").apply_async(link_error=errback)
-    wait_until(lambda: keys.llen("elsewhere"), 15, "the errback")
+    wait_until(lambda: keys.llen("elsewhere"), what="the errback")
     message = json.loads(keys.lindex("elsewhere", 0))
     assert json.loads(base64.b64decode(message["body"]))[:2] == [[result.id, 7], {"k": 1}]
     assert (message["headers"]["task"], message["headers"]["parent_id"]) == ("python.only", result.id)
@@ -267,7 +267,7 @@ def test_a_chord_leaves_no_keys(redis_app: Celery, keys: Any,
                                 cworker: Callable[..., Worker]) -> None:
     cworker()
     assert get(apply(redis_app, chord([add(1, 1), add(2, 2)], xsum()))) == 6
-    wait_until(lambda: not list(keys.scan_iter("celery-taskset-meta-*")), 5, "the keys' end")
+    wait_until(lambda: not list(keys.scan_iter("celery-taskset-meta-*")), what="the keys' end")
 
 
 def test_parts_shared_with_python_workers(current: Celery, redis: Any, backend: str,
@@ -283,10 +283,10 @@ def test_parts_shared_with_python_workers(current: Celery, redis: Any, backend: 
     try:
         wait_until(lambda: current.control.inspect(timeout=0.5).ping() and any(
             "python" in name for name in current.control.inspect(timeout=0.5).ping() or {}),
-            30, "the Python worker")
+            what="the Python worker")
         canvases = [chord([add(i, n) for i in range(20)], xsum()) for n in range(5)]
         sent = [apply(current, canvas) for canvas in canvases]
-        assert [get(result, timeout=60) for result in sent] == [190 + 20 * n for n in range(5)]
+        assert [get(result) for result in sent] == [190 + 20 * n for n in range(5)]
     finally:
         python.kill()
         python.wait()
@@ -301,13 +301,13 @@ def test_kills_lose_no_body(current: Celery, backend: str, cworker: Callable[...
         before = keys.info("commandstats").get("cmdstat_lrem", {}).get("calls", 0)
         worker = start(cworker, backend, "-n", "mortal@test")
         wait_until(lambda before=before: keys.info("commandstats").get("cmdstat_lrem", {})
-                   .get("calls", 0) > before + 25 or not inflight(keys), 15, "some acks")
+                   .get("calls", 0) > before + 25 or not inflight(keys), what="some acks")
         worker.kill()
     start(cworker, backend, "-n", "mortal@test")
-    assert [get(result, timeout=60) for result in sent] == [46 + 10 * n for n in range(20)]
+    assert [get(result) for result in sent] == [46 + 10 * n for n in range(20)]
 
 
 def test_ten_thousand_parts(redis_app: Celery, cworker: Callable[..., Worker]) -> None:
     cworker()
-    body = get(redis_app.send_task("demo.fan_out", args=(10000,)), timeout=60)
-    assert get(AsyncResult(body, app=redis_app), timeout=60) == 49995000
+    body = get(redis_app.send_task("demo.fan_out", args=(10000,)))
+    assert get(AsyncResult(body, app=redis_app)) == 49995000

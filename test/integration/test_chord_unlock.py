@@ -88,7 +88,7 @@ def test_an_unlock_that_has_looked_before(by: str, make_app: Callable[..., Celer
     result = (chord(parts, sig("xsum")) if by == "producer" else
               chain(sig("noop"), group(parts), sig("xsum"))).apply_async()
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") and not keys.llen("celery") and
-               b'"retries": 1' in b"".join(keys.hvals("{celery}.cworker.delayed.msg")), 15, "the first look")
+               b'"retries": 1' in b"".join(keys.hvals("{celery}.cworker.delayed.msg")), what="the first look")
     start(cworker, store, queues="parts")
     assert get(result) == 6
 
@@ -113,10 +113,10 @@ def test_two_unlocks_send_one_body(producer: Celery, store: str, keys: Any, tmp_
         keys.lpush("celery", unlock)
     ledger = tmp_path / "ledger"
     worker = start(cworker, store, env={"BENCH_TRACE": str(ledger)})
-    wait_until(lambda: read_ledger(ledger), 15, "the body")
+    wait_until(lambda: read_ledger(ledger), what="the body")
     for _ in range(3):
         keys.lpush("celery", unlock.replace(b'"eta": "', b'"eta": null, "was": "'))
-    wait_until(lambda: worker.log.count("chord_unlock") >= 7 and not keys.llen("celery"), 15, "the others")
+    wait_until(lambda: worker.log.count("chord_unlock") >= 7 and not keys.llen("celery"), what="the others")
     get(sig("add", 1, 1).apply_async())
     assert [first for first, _ in read_ledger(ledger)] == [7]
 
@@ -128,7 +128,7 @@ def test_kills_lose_no_body(producer: Celery, store: str, keys: Any,
     for at in (40, 90, 140, 180):
         worker = start(cworker, store, name="mortal@test")
         wait_until(lambda at=at: sum(int(keys.hget(key, "n") or 10) for key in
-                                     keys.scan_iter("cworker.chord.*")) >= at, 15, "some counts")
+                                     keys.scan_iter("cworker.chord.*")) >= at, what="some counts")
         worker.kill()
     start(cworker, store, name="mortal@test")
-    assert [get(result, timeout=60) for result in sent] == [45 + 10 * n for n in range(20)]
+    assert [get(result) for result in sent] == [45 + 10 * n for n in range(20)]

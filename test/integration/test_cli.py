@@ -5,7 +5,7 @@ import re
 import signal
 
 import pytest
-from harness import get, run_cworker, wait_until
+from harness import get, run_cworker, wait_state, wait_until
 
 
 def test_help():
@@ -178,7 +178,7 @@ def test_logfile_and_pidfile(app, cworker, tmp_path):
 def test_interrupt_is_warm(app, cworker):
     worker = cworker("--set", "task_track_started=true")
     result = app.send_task("demo.sleep", (0.5,))
-    wait_until(lambda: result.state == "STARTED", what="STARTED")
+    wait_state(result, "STARTED", "SUCCESS")
     worker.signal(signal.SIGINT)
     assert worker.wait() in (0, 1)
     assert get(result) == 0.5

@@ -60,9 +60,9 @@ def test_cold_stop_while_a_redelivered_task_is_looked_up(redis, keys, slow_store
 
 def test_granted_while_it_is_given_back(redis, app, cworker):
     """Redis stands still, and says yes to a task that went back meanwhile."""
-    worker = cworker("--set", 'task_fleet_limits={"demo.add": {"rate": "30/m"}}')
+    worker = cworker("--set", 'task_fleet_limits={"demo.add": {"rate": "12/m"}}')
     assert get(app.send_task("demo.add", (1, 2))) == 3
-    allowed = time.monotonic() + 2.2
+    allowed = time.monotonic() + 5.2
     app.send_task("demo.add", (3, 4))
     wait_until(lambda: worker.log.count("received") == 2, what="the second task")
     redis.process.send_signal(signal.SIGSTOP)

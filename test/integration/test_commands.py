@@ -17,10 +17,12 @@ PROGRAMS = {
         print(json.dumps(sum(json.load(sys.stdin)["args"])))""",
     "cmd.silent": "import sys; sys.stdin.read()",
     "cmd.progress": """
-        import json, time
+        import json, os, sys, time
+        go = json.load(sys.stdin)["args"][0]
         for i in range(4):
             print(json.dumps({"progress": {"done": i}}), flush=True)
-            time.sleep(0.1)
+        while not os.path.exists(go):
+            time.sleep(0.02)
         print('"end"')""",
     "cmd.raise": """
         import json, sys
@@ -35,11 +37,6 @@ PROGRAMS = {
         print(request["retries"])""",
     "cmd.garbage": "print('this is not JSON {')",
     "cmd.signal": "import os; os.kill(os.getpid(), 9)",
-    "cmd.sleep": """
-        import json, os, sys, time
-        request = json.load(sys.stdin)
-        open(request["args"][0], "w").write(str(os.getpid()))
-        time.sleep(60)""",
     "cmd.deaf": "print(1)",
 }
 
@@ -54,6 +51,9 @@ def commands(cworker, tmp_path):
             path.write_text(textwrap.dedent(text))
             table.append({"name": name, "queue": "celery", "command": [sys.executable, str(path)],
                           **rows.get(name.partition(".")[2], {})})
+        sleeper = f"echo $$ > {tmp_path}/pid; exec sleep 600"
+        table.append({"name": "cmd.sleep", "queue": "celery", "command": ["sh", "-c", sleeper],
+                      **rows.get("sleep", {})})
         table.append({"name": "cmd.missing", "queue": "celery", "command": ["no-such-program"]})
         config = tmp_path / "config.json"
         config.write_text(json.dumps({"tasks": table}))
@@ -79,20 +79,13 @@ def test_program_that_does_not_read(app, commands):
     assert get(app.send_task("cmd.deaf", ("x" * 1_000_000,))) == 1
 
 
-def test_progress(app, commands):
+def test_progress(app, commands, tmp_path):
     commands()
-    result = app.send_task("cmd.progress")
-    seen = []
-
-    def done():
-        meta = result.backend.get_task_meta(result.id)
-        if meta["status"] == "PROGRESS" and meta["result"] not in seen:
-            seen.append(meta["result"])
-        return meta["status"] == "SUCCESS"
-
-    wait_until(done, what="SUCCESS")
-    assert result.get() == "end"
-    assert seen and all(set(meta) == {"done"} for meta in seen)
+    result = app.send_task("cmd.progress", (str(tmp_path / "go"),))
+    last = {"status": "PROGRESS", "result": {"done": 3}}
+    wait_until(lambda: result.backend.get_task_meta(result.id).items() >= last.items(), what="PROGRESS")
+    (tmp_path / "go").touch()
+    assert get(result) == "end"
 
 
 def test_error_of_its_own(app, commands):
@@ -122,24 +115,25 @@ def test_retry(app, commands):
 
 @pytest.mark.parametrize("how", ["timeout", "soft_time_limit", "time_limit"])
 def test_limits_end_the_program(app, commands, tmp_path, how):
-    commands(**({"sleep": {"timeout": 0.7}} if how == "timeout" else {}))
+    commands(**({"sleep": {"timeout": 2}} if how == "timeout" else {}))
     pid_file = tmp_path / "pid"
-    options = {} if how == "timeout" else {how: 0.7}
-    result = app.send_task("cmd.sleep", (str(pid_file),), **options)
+    options = {} if how == "timeout" else {how: 2}
+    result = app.send_task("cmd.sleep", **options)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), what="the program's start")
     with pytest.raises((SoftTimeLimitExceeded, TimeLimitExceeded)):
         get(result)
     pid = int(pid_file.read_text())
-    wait_until(lambda: not is_alive(pid), 5, "the end of the program")
+    wait_until(lambda: not is_alive(pid), what="the end of the program")
 
 
 def test_kill_of_the_worker_ends_the_program(app, commands, tmp_path):
     worker = commands()
     pid_file = tmp_path / "pid"
-    app.send_task("cmd.sleep", (str(pid_file),))
+    app.send_task("cmd.sleep")
     wait_until(lambda: pid_file.exists() and pid_file.read_text(), what="the program's start")
     worker.kill()
     pid = int(pid_file.read_text())
-    wait_until(lambda: not is_alive(pid), 5, "the end of the program")
+    wait_until(lambda: not is_alive(pid), what="the end of the program")
 
 
 @pytest.mark.parametrize("row, hint", [

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every way to reach Redis and MongoDB, and servers that come late or go away."""
-import time
-
 import pytest
 from harness import get, run_cworker, wait_until
 
@@ -89,9 +87,7 @@ def test_redis_starts_after_the_worker(make_app, cworker):
 def test_worker_without_redis_can_be_stopped(cworker):
     worker = cworker(broker="redis://127.0.0.1:1/0", backend="disabled://", ready=False)
     worker.wait_log("127.0.0.1:1")
-    begin = time.monotonic()
     worker.stop()
-    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("setting", ["broker_connection_retry_on_startup=false",
@@ -118,7 +114,7 @@ def test_mongo_starts_after_the_worker(make_app, cworker):
         result = app.send_task("demo.add", (1, 2))
         worker.wait_log("received")
         server.start()
-        assert get(result, timeout=30) == 3
+        assert get(result) == 3
     finally:
         server.close()
 
@@ -135,7 +131,7 @@ def test_redis_restarts_while_tasks_are_queued(make_app, cworker):
         with server.client() as client:
             def ended():
                 return len(list(client.scan_iter("celery-task-meta-*", count=1000))) == 200
-            wait_until(ended, 40, "all results")
+            wait_until(ended, what="all results")
             wait_until(lambda: not client.llen("celery"), what="an empty queue")
             # A fresh client: the one that sent lost its subscriptions with the old server.
             fresh = make_app(server.url(), server.url())
@@ -153,7 +149,7 @@ def test_connection_is_cut(app, cworker, keys):
             if int(client["id"]) != keys.client_id() and "cworker" in client["name"]:
                 keys.client_kill_filter(_id=client["id"])
     keys_left = [result.id for result in results]
-    wait_until(lambda: all(keys.exists(f"celery-task-meta-{i}") for i in keys_left), 30, "results")
+    wait_until(lambda: all(keys.exists(f"celery-task-meta-{i}") for i in keys_left), what="results")
     assert worker.process.poll() is None
 
 

@@ -18,7 +18,7 @@ def test_only_what_starts_is_acked(app, cworker, keys):
     wait_until(lambda: worker.log.count("received") == 4, what="a full window")
     assert len(inflight(keys)) == 3
     worker.signal(signal.SIGQUIT)
-    worker.wait(5)
+    worker.wait()
     assert [json.loads(m)["headers"]["id"] for m in reversed(keys.lrange("celery", 0, -1))] == \
         [result.id for result in results], "all of it goes back, in order"
 

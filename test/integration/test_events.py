@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 from celery.events.state import State
 
-from harness import CWORKER, TIMEOUT, get, inflight, make_message, run_cworker
+from harness import CWORKER, TIMEOUT, count_messages, get, make_message, run_cworker
 from services.process import wait_until
 
 RECEIVED, STARTED = "task-received", "task-started"
@@ -103,7 +103,7 @@ def test_events_are_those_of_celerys_worker(app, cworker, python_worker, ear):
     theirs = run_tasks(app, ear)
     wait_until(lambda: ear.workers("worker-heartbeat", "py@test"), TIMEOUT)
     process.terminate()
-    process.wait(20)
+    process.wait(TIMEOUT)
     worker = cworker("-E")
     ours = run_tasks(app, ear)
     for key, (_, types) in TASKS.items():
@@ -146,7 +146,7 @@ def test_what_the_fields_say(app, cworker, ear):
 def test_revoked_and_terminated(app, cworker, ear):
     cworker("-E")
     waiting = str(uuid.uuid4())
-    assert app.control.revoke(waiting, reply=True)
+    assert app.control.revoke(waiting, reply=True, destination=["w1@test"])
     app.send_task("demo.add", (1, 2), task_id=waiting)
     event, = ear.wait_types(waiting, "task-revoked")
     assert (event["terminated"], event["signum"], event["expired"]) == (False, None, False)
@@ -242,12 +242,12 @@ def test_enabled_and_disabled_while_running(app, cworker, ear):
     cworker()
     quiet = app.send_task("demo.add", (1, 1))
     assert get(quiet) == 2
-    reply, = app.control.enable_events(reply=True)
+    reply, = app.control.enable_events(reply=True, destination=["w1@test"])
     assert reply == {"w1@test": {"ok": "task events enabled"}}
     ear.wait_types(app.send_task("demo.add", (1, 2)).id, RECEIVED, STARTED, SUCCEEDED)
-    app.control.disable_events(reply=True)
+    app.control.disable_events(reply=True, destination=["w1@test"])
     assert get(app.send_task("demo.add", (1, 3))) == 4
-    app.control.enable_events(reply=True)
+    app.control.enable_events(reply=True, destination=["w1@test"])
     ear.wait_types(app.send_task("demo.add", (1, 4)).id, RECEIVED, STARTED, SUCCEEDED)
     assert [e["args"] for e in ear.heard if e["type"] == RECEIVED] == ["(1, 2)", "(1, 4)"]
 
@@ -314,7 +314,7 @@ def fill(app: Celery, keys: Any, n: int, text: str) -> None:
 
 
 def drained(keys: Any) -> bool:
-    return keys.llen("celery") == 0 and not inflight(keys)
+    return not count_messages(keys)
 
 
 def test_slow_event_connection_costs_events_not_tasks(app, cworker, redis, keys, ear):
@@ -323,10 +323,10 @@ def test_slow_event_connection_costs_events_not_tasks(app, cworker, redis, keys,
     wait_until(lambda: ear.workers("worker-online"), TIMEOUT)
     valve.open.clear()
     fill(app, keys, 14000, "x" * 1000)
-    wait_until(lambda: drained(keys), 60, "the end of all tasks")
+    wait_until(lambda: drained(keys), what="the end of all tasks")
     worker.wait_log("Events: the connection to Redis is slow or gone")
     assert worker.log.count("Events: the connection") == 1
-    stats = app.control.inspect().stats()["w1@test"]
+    stats = app.control.inspect(["w1@test"]).stats()["w1@test"]
     assert stats["events"]["dropped"] > 0
     valve.open.set()
     worker.wait_log("dropped while the connection")
@@ -339,7 +339,7 @@ def test_a_listener_that_does_not_read_costs_no_task(app, cworker, redis, keys):
     deaf.sendall(b"PSUBSCRIBE *celeryev*\r\n")
     cworker("-E")
     fill(app, keys, 5000, "y" * 1000)
-    wait_until(lambda: drained(keys), 60, "the end of all tasks")
+    wait_until(lambda: drained(keys), what="the end of all tasks")
     deaf.close()
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from celery.exceptions import NotRegistered
-from harness import dead_letters, get, inflight, wait_until
+from harness import count_messages, dead_letters, get, inflight, wait_until
 
 
 def test_exception_is_raised_again(backend, make_app, cworker):
@@ -49,7 +49,7 @@ def test_ignored_and_rejected_store_nothing(app, cworker, keys):
     rejected = app.send_task("demo.reject", (False,))
     assert get(app.send_task("demo.add", (1, 1))) == 2
     assert not keys.exists(f"celery-task-meta-{ignored.id}", f"celery-task-meta-{rejected.id}")
-    wait_until(lambda: not inflight(keys) and not keys.llen("celery"), what="empty queues")
+    wait_until(lambda: not count_messages(keys), what="empty queues")
 
 
 def test_requeued_goes_behind_what_waits(app, cworker, keys):

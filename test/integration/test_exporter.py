@@ -19,11 +19,11 @@ from harness import ROOT, wait_state
 from services.process import end_process, free_port, wait_until
 
 EXPORTER = ROOT / ".venv/exporter"
-PATIENCE = 30.0
+PATIENCE = 90.0
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not (EXPORTER / "installed").exists(),
                        reason="no .venv/exporter: it cannot be installed on Python 3.13 and newer"),
 ]

@@ -2,7 +2,7 @@
 """Two cworkers and a Python worker share one queue: each task runs once."""
 from collections import Counter
 
-from harness import get, inflight, read_ledger, wait_until
+from harness import count_messages, get, read_ledger, wait_until
 
 from services.process import end_process
 
@@ -21,8 +21,8 @@ def test_each_task_runs_once(app, cworker, python_worker, keys, tmp_path):
 
     for i in range(TASKS):
         app.send_task("bench.noop", (i,), ignore_result=True)
-    wait_until(lambda: sum(map(len, runs().values())) >= TASKS, 30, "all runs")
-    wait_until(lambda: not keys.llen("celery") and not inflight(keys) and not keys.hlen("unacked"),
+    wait_until(lambda: sum(map(len, runs().values())) >= TASKS, what="all runs")
+    wait_until(lambda: not count_messages(keys) and not keys.hlen("unacked"),
                what="empty queues")
     seen = runs()
     assert Counter(number for numbers in seen.values() for number in numbers) == \

@@ -17,8 +17,8 @@ from flower_server import NODE, Flower, running_flower
 from harness import TIMEOUT, descendants, get, wait_state
 from services.process import wait_until
 
-pytestmark = pytest.mark.timeout(240)
-PATIENCE = 60.0
+pytestmark = pytest.mark.timeout(900)
+PATIENCE = 120.0
 QUIET = ("--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
          "--disable-background-networking --disable-component-update --disable-sync "
          "--disable-default-apps --disable-extensions --window-size=1400,1200")
@@ -115,7 +115,7 @@ def pages(redis: Any, tmp_path: Path, driver: webdriver.Chrome) -> Iterator[Page
 
 def wait_worker(pages: Pages) -> None:
     """Flower knows it, and all that it asked it."""
-    wait_until(lambda: {"stats", "active_queues", "registered"} <= (pages.flower.worker() or {}).keys(),
+    wait_until(lambda: {"stats", "active_queues", "registered"} <= pages.flower.worker().keys(),
                PATIENCE, "what Flower knows of the worker")
 
 

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery, chain, chord, group, signature
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
-from harness import Worker, get, wait_state
+from harness import TIMEOUT, Worker, get, wait_state
 
 from services.process import wait_until
 
@@ -45,7 +45,7 @@ def test_a_group_is_saved_and_restored(client: Celery, backend: str, worker: Wor
     if backend.startswith("redis"):  # Celery's MongoDB backend gives back the list of members only
         assert get(restored) == [0, 2, 4, 6, 8]
         assert restored.successful() and restored.completed_count() == 5
-        assert restored.join(timeout=10, interval=0.02) == [0, 2, 4, 6, 8]
+        assert restored.join(timeout=TIMEOUT, interval=0.02) == [0, 2, 4, 6, 8]
         restored.delete()
         assert GroupResult.restore(group_id, app=client) is None
     else:
@@ -58,7 +58,7 @@ def test_a_failed_group(client: Celery, worker: Worker) -> None:
     assert values[::2] == [2, 4] and repr(values[1]) == "ValueError('no')"
     assert sent.failed() and not sent.waiting() and sent.completed_count() == 2
     with pytest.raises(ValueError, match="no"):
-        sent.join(timeout=10, interval=0.02)
+        sent.join(timeout=TIMEOUT, interval=0.02)
 
 
 def test_up_and_down_the_graph(client: Celery, worker: Worker) -> None:

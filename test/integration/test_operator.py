@@ -57,6 +57,7 @@ def test_same_answers_as_celerys_command(cworker, python_worker, ours, theirs):
         asked = words.split()
         if "-d" not in asked:  # with it Celery does not wait for more replies than can come
             asked += ["-d", f"{NODE},{THEIRS}"]
+        asked += ["-t", "120"]
         mine, celerys = ours(*asked), theirs(*asked)
         assert mine.returncode == celerys.exit_code == 0, words
         if "--json" not in words:
@@ -92,9 +93,10 @@ def test_bad_values(redis, ours):
 def test_destination_and_left_keys(cworker, ours, keys):
     cworker()
     cworker()
-    done = ours("inspect", "ping", "-d", NODE, "-j")
+    done = ours("inspect", "ping", "-d", NODE, "-j", "-t", "120")
     assert json.loads(done.stdout) == {NODE: {"ok": "pong"}}
-    assert set(json.loads(ours("status", "--json").stdout)) == {NODE, "w2@test"}
+    wait_until(lambda: set(json.loads(ours("status", "--json").stdout or "{}")) == {NODE, "w2@test"},
+               what="both nodes within a second")
     assert ours("inspect", "ping", "-d", "no@where", "-t", "0.2").returncode == 69
     # Mingling takes its own away when it is over.
     wait_until(lambda: not list(keys.scan_iter("*reply.celery.pidbox")), TIMEOUT)
@@ -103,7 +105,7 @@ def test_destination_and_left_keys(cworker, ours, keys):
 def test_key_prefix(cworker, redis, make_app):
     prefix = ("--set", "global_keyprefix=p:", "--set", "control_exchange=other")
     cworker(*prefix)
-    done = run_cworker("-b", redis.url(), *prefix, "inspect", "ping", "-j")
+    done = run_cworker("-b", redis.url(), *prefix, "inspect", "ping", "-j", "-d", NODE, "-t", "120")
     assert json.loads(done.stdout) == {NODE: {"ok": "pong"}}
 
 
@@ -125,8 +127,13 @@ def test_queues(app: Celery, cworker, python_worker, ours, keys):
 
     def look() -> dict[str, Any]:
         return json.loads(ours("queues", "--json").stdout)
-    wait_until(lambda: look()["theirs"]["unacked"] == 1, TIMEOUT, "the unacked message")
-    seen = look()
+
+    def known() -> dict[str, Any] | None:
+        """With the names of those that answer within a second."""
+        seen = look()
+        return seen if seen["theirs"]["unacked"] == 1 and seen["mine"]["workers"] and \
+            seen["theirs"]["workers"] else None
+    seen = wait_until(known, TIMEOUT, "the unacked message")
     mine = seen["mine"]
     assert mine["waiting"] == 3 and mine["in_flight"] == 1 and mine["workers"] == [NODE]
     assert mine["priorities"] == {"0": 2, "3": 1, "6": 0, "9": 0}
@@ -135,7 +142,7 @@ def test_queues(app: Celery, cworker, python_worker, ours, keys):
     keys.zadd("{mine}.cworker.delayed", {"x": 1e20})
     seen = json.loads(ours("queues", "-Q", "mine", "-j").stdout)
     assert set(seen) == {"mine"} and seen["mine"]["dead"] == seen["mine"]["delayed"] == 1
-    table = ours("queues").stdout.splitlines()
+    table = ours("queues", "-t", "5").stdout.splitlines()
     assert table[0].split()[:2] == ["QUEUE", "WAITING"]
     row = next(line for line in table if line.startswith("mine"))
     assert row.split() == ["mine", "3", "-", "1", "0", "1", "1", NODE]

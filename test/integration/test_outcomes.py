@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import wait_state, wait_until
+from harness import TIMEOUT, wait_state, wait_until
 
 from services.process import end_process
 
@@ -57,7 +57,7 @@ def celery_worker(redis, tmp_path):
              "-n", "python@test", "-l", "INFO", "--without-mingle", "--without-gossip"],
             cwd=Path(__file__).parent, env=env, stdout=log, stderr=subprocess.STDOUT)
         started.append(process)
-        wait_until(lambda: "ready." in (tmp_path / "celery.log").read_text(), 30, "Celery's start")
+        wait_until(lambda: "ready." in (tmp_path / "celery.log").read_text(), what="Celery's start")
 
     yield start
     for process in started:
@@ -87,7 +87,7 @@ def run_all(app, keys, queue, mode):
                 wait_state(app.AsyncResult(task_id), "REVOKED")
             results[name] = app.send_task(task, args, queue=queue, task_id=task_id, **options)
     last = app.send_task("demo.add", (1, 2), queue=queue)
-    last.get(timeout=60)
+    last.get(timeout=TIMEOUT)
     wait_until(lambda: not keys.llen(queue), what="an empty queue")
     if died := results.get("child died"):
         wait_until(lambda: outcome(keys, died)[0], what="the end of the crashed task")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queues paused for the whole fleet: the hash cworker.paused in Redis."""
-from harness import get, inflight, run_cworker, wait_until
+from harness import get, inflight, make_due, run_cworker, wait_until
 
 
 def paused(worker, queue="celery"):
@@ -43,10 +43,12 @@ def test_pause_with_a_prefix(app, make_app, cworker, keys):
 
 def test_delayed_tasks_come_due_while_paused(app, cworker, keys):
     """They wait in their queue, and run when it goes on."""
-    cworker()
-    result = app.send_task("demo.add", (1, 2), countdown=1.5)
+    worker = cworker()
+    result = app.send_task("demo.add", (1, 2), countdown=3600)
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
     keys.hset("cworker.paused", "celery", "now")
+    paused(worker)
+    make_due(keys)
     wait_until(lambda: keys.llen("celery") == 1, what="its promotion")
     assert not result.ready() and not inflight(keys)
     keys.delete("cworker.paused")

@@ -18,7 +18,7 @@ def test_producer_of_another_release(version, backend, redis, cworker):
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("producer.py"), redis.url(), backend],
         env={**os.environ, "PYTHONPATH": str(PRODUCERS / version)}, capture_output=True, text=True,
-        timeout=55)
+        timeout=240)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "version": version, "one": 5, "kwargs": {"args": [1], "kwargs": {"k": "ü"}}, "big": 2 ** 70,

@@ -2,8 +2,11 @@
 """Rate limits of one worker and of a fleet, and autoscaling."""
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import re
+import time
+from pathlib import Path
 
 from harness import descendants, get, read_ledger
 from services.process import wait_until
@@ -12,12 +15,13 @@ from services.process import wait_until
 def test_rate_limit_spaces_starts(app, cworker, tmp_path):
     trace = tmp_path / "trace"
     cworker("--set", "task_default_rate_limit=5/s", env={"BENCH_TRACE": str(trace)})
+    begin = time.monotonic_ns()
     results = [app.send_task("bench.noop", (i,)) for i in range(5)]
     for result in results:
         get(result)
     starts = sorted(at for _, at in read_ledger(trace))
-    gaps = [b - a for a, b in zip(starts, starts[1:])]
-    assert all(gap > 0.15e9 for gap in gaps), gaps
+    # Each may begin later than it was allowed to, and the next one then seems too early.
+    assert all(at - begin > i * 0.2e9 - 0.01e9 for i, at in enumerate(starts)), starts
 
 
 def test_rate_limits_can_be_turned_off(app, cworker, tmp_path):
@@ -38,19 +42,22 @@ def test_waiting_tasks_go_back_at_shutdown(app, cworker, keys):
 
 
 def pool_size(worker) -> int:
-    return sum(open(f"/proc/{pid}/comm").read().strip() == "cworker: pool"
-               for pid in descendants(worker.pid) if os.path.exists(f"/proc/{pid}/comm"))
+    names = []
+    for pid in descendants(worker.pid):
+        with contextlib.suppress(OSError):
+            names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+    return names.count("cworker: pool")
 
 
 def test_autoscale(app, cworker):
     worker = cworker("--autoscale", "4,1", env={"AUTOSCALE_KEEPALIVE": "0.3"})
     wait_until(lambda: pool_size(worker) == 1, what="the minimum")
-    results = [app.send_task("demo.sleep", (0.5,)) for _ in range(6)]
+    results = [app.send_task("demo.sleep", (1,)) for _ in range(8)]
     wait_until(lambda: pool_size(worker) == 4, what="the maximum")
     for result in results:
         get(result)
     wait_until(lambda: pool_size(worker) == 1, what="the minimum again")
-    assert "Scaling up 3 processes." in worker.log
+    assert re.search(r"Scaling up \d processes\.", worker.log)
 
 
 def test_autoscale_from_nothing(app, cworker):
@@ -78,12 +85,12 @@ def test_fleet_rate(app, cworker, tmp_path):
     trace = tmp_path / "trace"
     for _ in range(2):
         cworker("--set", limits(rate="10/s"), env={"BENCH_TRACE": str(trace)})
+    begin = time.monotonic_ns()
     for result in [app.send_task("bench.noop", (i,)) for i in range(8)]:
         get(result)
     starts = sorted(at for _, at in read_ledger(trace))
-    gaps = [b - a for a, b in zip(starts, starts[1:])]
-    # A start is granted in Redis; what it takes from there to the child differs a little.
-    assert len(gaps) == 7 and starts[-1] - starts[0] > 0.65e9, gaps
+    # A start is granted in Redis; what it takes from there to the child differs.
+    assert len(starts) == 8 and starts[-1] - begin > 0.65e9, starts
 
 
 def test_fleet_concurrency_for_each_key(app, cworker, keys):

@@ -27,15 +27,15 @@ def ours(keys):
 def dead_worker(app, cworker, keys):
     """A worker with running, waiting and delayed tasks, killed; its lease is made to lapse."""
     worker = cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=1)
-    delayed = app.send_task("demo.add", (10, 1), countdown=3)
+    delayed = app.send_task("demo.add", (10, 1), countdown=6)
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
-    running = app.send_task("demo.sleep", (0.7,))
+    running = app.send_task("demo.sleep", (600,))
     wait_until(lambda: len(inflight(keys)) == 1, what="the running task")
     results = [app.send_task("demo.add", (i, 1), queue="scans", priority=3) for i in range(3)]
     wait_until(lambda: len(inflight(keys)) == 4, what="tasks in flight")
     children = descendants(worker.pid)
     worker.kill()
-    wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+    wait_until(lambda: not any(map(is_alive, children)), what="the end of all children")
     return running, results, delayed
 
 
@@ -53,8 +53,8 @@ def test_recover_for_python(app, cworker, python_worker, keys, recover):
     assert back["properties"]["delivery_info"]["redelivered"] is True
     for text in keys.lrange("scans\x06\x163", 0, -1):
         keys.lpush("celery", text)
-    python_worker()
-    assert get(running) == 0.7
+    python_worker(NAP="0.1")
+    assert get(running) == 600
     assert [get(result) for result in results] == [1, 2, 3]
     assert get(delayed) == 11
     assert json.loads(recover("--json")) == {"inflight": 0, "delayed": 0, "settled": 0, "outbox": 0}
@@ -63,7 +63,7 @@ def test_recover_for_python(app, cworker, python_worker, keys, recover):
 def test_force(app, cworker, keys, recover):
     """The worker lives: it hears of its loss and does not run what was taken from it."""
     worker = cworker("--set", "worker_lease=2", concurrency=1)
-    app.send_task("demo.sleep", (0.5,))
+    app.send_task("demo.sleep", (2,))
     add = app.send_task("demo.add", (1, 2))
     wait_until(lambda: len(inflight(keys)) == 2, what="tasks in flight")
     worker.signal(signal.SIGSTOP)
@@ -116,8 +116,8 @@ def test_killed_in_the_midst(app, keys, redis):
     wait_until(lambda: keys.llen("q") > 100, what="the first ones back")
     first.kill()
     first.wait()
-    if inflight(keys):
-        assert "  cworker-recover" in run_cworker(*words).stderr
+    done = run_cworker(*words)  # while the first one's lease lasts, unless this machine is very slow
+    assert done.returncode == 0 or "  cworker-recover" in done.stderr
     wait_until(lambda: not list(keys.scan_iter("cworker.lease.*")), what="its lease's end")
     assert run_cworker(*words).returncode == 0
     back = [json.loads(text)["headers"]["id"] for text in keys.lrange("q", 0, -1)]
@@ -157,10 +157,10 @@ def test_a_clean_stop_leaves_nothing(app, cworker, keys):
     app.send_task("no.such")
     for result in results:
         get(result, propagate=False)
-    last = app.send_task("demo.sleep", (0.5,))
-    wait_state(last, "STARTED")
+    last = app.send_task("demo.sleep", (2,))
+    wait_state(last, "STARTED", "SUCCESS")
     for _ in range(20):
-        app.send_task("demo.sleep", (0.1,))
+        app.send_task("demo.sleep", (1,))
     worker.stop()
     left = set(ours(keys))
     assert left == {b"{celery}.cworker.dead"}, left

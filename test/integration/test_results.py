@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from celery import group
-from harness import get
+from harness import TIMEOUT, get
 
 VALUES = [
     None, True, False, 0, -1, 2**53 + 1, 2**63, -(2**200), 0.1, 1.0, 1e300, 5e-324, -0.0,
@@ -94,7 +94,7 @@ def test_group_joins(backend, make_app, cworker):
     cworker(backend=backend)
     tasks = group(app.signature("demo.mul", (i, i)) for i in range(10))
     result = tasks.apply_async()
-    assert result.join(timeout=15, interval=0.02) == [i * i for i in range(10)]
+    assert result.join(timeout=TIMEOUT, interval=0.02) == [i * i for i in range(10)]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from celery import chord, signature
-from harness import get, inflight, run_cworker, wait_until
+from harness import count_messages, get, run_cworker, wait_until
 
 from services.sentinel import MASTER_NAME, Sentinels
 
@@ -51,12 +51,12 @@ def test_master_dies(fleet, producer, worker):
     with master.client() as client:
         assert client.wait(1, 5000) == 1
     master.kill()
-    wait_until(lambda: fleet.master_port() == replica.port, 20, "the failover")
-    assert [get(result, timeout=30) for result in results] == [0.05] * 100
-    assert get(producer.send_task("demo.add", (1, 2)), timeout=30) == 3
+    wait_until(lambda: fleet.master_port() == replica.port, what="the failover")
+    assert [get(result) for result in results] == [0.05] * 100
+    assert get(producer.send_task("demo.add", (1, 2))) == 3
     assert "Trying to re-establish the connection" in log.log
     with replica.client() as client:
-        wait_until(lambda: not client.llen("celery") and not inflight(client), what="empty queues")
+        wait_until(lambda: not count_messages(client), what="empty queues")
 
 
 def test_planned_failover(fleet, producer, worker):
@@ -69,11 +69,11 @@ def test_planned_failover(fleet, producer, worker):
         assert client.wait(1, 5000) == 1
     with fleet.sentinel() as client:
         client.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
-    wait_until(lambda: fleet.master_port() == new.port, 20, "the failover")
-    assert [get(result, timeout=30) for result in results] == [0.05] * 60
+    wait_until(lambda: fleet.master_port() == new.port, what="the failover")
+    assert [get(result) for result in results] == [0.05] * 60
     with new.client() as client:
         wait_until(lambda: client.exists("cworker.incarnations") and not client.llen("celery"),
-                   20, "the worker at the new master")
+                   what="the worker at the new master")
     log.stop()
 
 
@@ -130,12 +130,12 @@ def test_results(fleet, make_app, cworker, redis):
     assert done.returncode in (0, 1), done
     master = fleet.master()
     master.kill()
-    wait_until(lambda: fleet.master_port() != master.port, 20, "the failover")
+    wait_until(lambda: fleet.master_port() != master.port, what="the failover")
     late = app.send_task("demo.add", (3, 4))
-    worker.wait_log("works again after", 30)
+    worker.wait_log("works again after")
     fresh = make_app(broker=redis.url(), backend=fleet.url(),
                      result_backend_transport_options=fleet.transport_options())
-    assert get(fresh.AsyncResult(late.id), timeout=30) == 7
+    assert get(fresh.AsyncResult(late.id)) == 7
 
 
 def test_results_of_an_unnamed_master(fleet, redis):

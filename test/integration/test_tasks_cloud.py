@@ -47,13 +47,13 @@ def start(cworker: Callable[..., Worker], database: Database, steampipe: FakeToo
              "CWORKER_REGION_BATCH_SIZE": "1", "CWORKER_REGION_BATCH_DELAY": "0"})
 
 
-def run_scan(app: Celery, database: Database, *, timeout: float = 60) -> dict[str, Any]:
+def run_scan(app: Celery, database: Database) -> dict[str, Any]:
     result = app.send_task("scans.execute_cloud_scan", args=("run-1",), queue="scans")
     assert get(result)["jobs"] == 4
-    wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", timeout, "the run's end")
+    wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", what="the run's end")
     run = database.scan_runs.find_one()
-    wait_until(lambda: database.unified_scan_results.find_one()["status"] == run["status"], 10,
-               "the mirror")
+    wait_until(lambda: (database.unified_scan_results.find_one() or {}).get("status") == run["status"],
+               what="the mirror")
     return run
 
 
@@ -92,13 +92,13 @@ def test_killed_worker(app: Celery, start: Callable[[], Worker], database: Datab
     prowler.set({"*": report(finding("a"), hold=True)})
     worker = start()
     app.send_task("scans.execute_cloud_scan", args=("run-1",), queue="scans")
-    pid = wait_until(lambda: prowler.calls, 30, "the start of prowler")[0]["pid"]
+    pid = wait_until(lambda: prowler.calls, what="the start of prowler")[0]["pid"]
     child = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(child, signal.SIGKILL)
     worker.kill()
     prowler.release()
     start()
-    wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", 90, "the run's end")
+    wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", what="the run's end")
     assert database.scan_runs.find_one()["status"] == "COMPLETED"
     assert database.cspm_findings.count_documents({}) == 1
 
@@ -108,10 +108,10 @@ def test_revoked_job(app: Celery, start: Callable[[], Worker], database: Databas
     prowler.set({"eu-west-1": report(finding("a")), "us-east-1": report(hold=True)})
     start()
     app.send_task("scans.execute_cloud_scan", args=("run-1",), queue="scans")
-    wait_until(lambda: any(c["target"] == "us-east-1" for c in prowler.calls), 30, "both runs")
+    wait_until(lambda: any(c["target"] == "us-east-1" for c in prowler.calls), what="both runs")
     job = database.scan_jobs.find_one({"kind": "prowler", "key": "us-east-1"})
     app.control.revoke(job["task_id"], terminate=True)
-    wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", 60, "the run's end")
+    wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", what="the run's end")
     assert database.scan_runs.find_one()["status"] == "PARTIAL"
 
 

@@ -334,9 +334,9 @@ def test_cancelled_run_ends_prowler(app: Celery, worker: Worker, database: Datab
                                     prowler: FakeTool, run_id: str) -> None:
     prowler.set({"*": report(finding("a"), hold=True)})
     result = send(app, PROWLER, run_id, ["eu-west-1"], [])
-    wait_until(lambda: prowler.calls, 10, "the start of prowler")
+    wait_until(lambda: prowler.calls, what="the start of prowler")
     database.scan_runs.update_one({"_id": run_id}, {"$set": {"status": "CANCELLED"}})
-    assert get(result, timeout=30) == "CANCELLED"
+    assert get(result) == "CANCELLED"
     assert not is_alive(prowler.calls[0]["pid"])
     assert database.cspm_findings.count_documents({}) == 0
     # A cancelled run starts no more of them.
@@ -348,14 +348,14 @@ def test_killed_child(app: Celery, worker: Worker, database: Database, prowler: 
                       run_id: str) -> None:
     prowler.set({"*": report(finding("a"), hold=True)})
     result = send(app, PROWLER, run_id, ["eu-west-1"], [])
-    call = wait_until(lambda: prowler.calls, 10, "the start of prowler")[0]
+    call = wait_until(lambda: prowler.calls, what="the start of prowler")[0]
     child = next(pid for pid in descendants(worker.pid) if call["pid"] in descendants(pid)
                  and call["pid"] in [int(p) for t in Path(f"/proc/{pid}/task").glob("*/children")
                                      for p in t.read_text().split()])
     os.kill(child, signal.SIGKILL)
-    wait_until(lambda: not is_alive(call["pid"]), 10, "the end of the lost prowler")
+    wait_until(lambda: not is_alive(call["pid"]), what="the end of the lost prowler")
     prowler.release()
-    assert get(result, timeout=30)["findings"] == 1
+    assert get(result)["findings"] == 1
     assert states(database) == {"a": "FAIL"}
 
 
@@ -363,7 +363,7 @@ def test_more_than_one_batch(app: Celery, worker: Worker, database: Database, pr
                              run_id: str) -> None:
     database.cspm_findings.create_index([("team_id", 1), ("uid", 1)], unique=True)
     prowler.set({"*": report(*[finding(f"r{i}", "PASS") for i in range(520)])})
-    result = get(send(app, PROWLER, run_id, ["eu-west-1"], []), timeout=60)
+    result = get(send(app, PROWLER, run_id, ["eu-west-1"], []))
     assert result["findings"] == 520
     assert database.cspm_findings.count_documents({}) == 520
 
@@ -398,7 +398,7 @@ def test_refresh(app: Celery, worker: Worker, database: Database, team: Any) -> 
              ("1.4", "MANUAL", 0, 0, None)]
 
 
-def test_snapshots(app: Celery, worker: Worker, database: Database) -> None:
+def test_snapshots(one_day: None, app: Celery, worker: Worker, database: Database) -> None:
     put_findings(database, "team-1")
     put_findings(database, "team-2")
     assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 2
@@ -406,7 +406,7 @@ def test_snapshots(app: Celery, worker: Worker, database: Database) -> None:
     told = get(sent)
     assert told["teams"] == 2
     [group] = sent.children
-    assert group.id == told["group_id"] and group.get(timeout=10) == [told["day"]] * 2
+    assert group.id == told["group_id"] and get(group) == [told["day"]] * 2
     assert database.compliance_snapshots.count_documents({}) == 2
     before = list(database.compliance_snapshots.find().sort("team_id"))
     assert before[0]["score"] == 33.3 and before[0]["open_findings"]["HIGH"] == 1

@@ -144,7 +144,7 @@ def test_cancelled_while_slow(app: Celery, start: Callable[..., Worker], databas
     steampipe.set({"*": {"hold": True}})
     start()
     result = send(app)
-    wait_until(lambda: steampipe.calls, 15, "the program")
+    wait_until(lambda: steampipe.calls, what="the program")
     database.scan_runs.update_one({"_id": "run-1"}, {"$set": {"status": "CANCELLED"}})
     assert get(result) == "CANCELLED"
 
@@ -235,7 +235,7 @@ def test_service_is_cancelled(app: Celery, start: Callable[..., Worker], databas
     start(STEAMPIPE_SERVICE_URL=postgres.url, CWORKER_STEAMPIPE_QUERIES=str(tmp_path))
     result = send(app)
     active = "select count(*) from pg_stat_activity where state = 'active' and query like '%pg_sleep(60)%q'"
-    wait_until(lambda: postgres.sql(active).strip() == "1", 15, "the query")
+    wait_until(lambda: postgres.sql(active).strip() == "1", what="the query")
     database.scan_runs.update_one({"_id": "run-1"}, {"$set": {"status": "CANCELLED"}})
     assert get(result) == "CANCELLED"
-    wait_until(lambda: postgres.sql(active).strip() == "0", 15, "its end on the server")
+    wait_until(lambda: postgres.sql(active).strip() == "0", what="its end on the server")

@@ -16,6 +16,7 @@ from harness import Worker, get, inflight, is_alive, wait_state
 from services.process import wait_until
 from tools import ASSETS, FakeTool, finding, report, sample
 
+pytestmark = pytest.mark.usefixtures("one_day")
 QUIET = {"failed": 0, "revoked": 0, "sent": 0}
 RECORDED = {"write": sample("prowler/findings.ocsf.json"), "exit": 3}
 DAY = dt.timedelta(days=1)
@@ -48,7 +49,7 @@ def start(cworker: Callable[..., Worker], database: Database, steampipe: FakeToo
 
 
 def run(app: Celery, name: str, *args: Any) -> Any:
-    return get(app.send_task(name, args=args, queue=name.partition(".")[0]), 30)
+    return get(app.send_task(name, args=args, queue=name.partition(".")[0]))
 
 
 def watchdog(app: Celery) -> Any:
@@ -69,19 +70,20 @@ def wait_end(database: Database, run_id: str) -> dict[str, Any]:
         found = database.scan_runs.find_one({"_id": run_id})
         mirror = database.unified_scan_results.find_one({"scan_id": run_id})
         return found if found["status"] not in ("PENDING", "RUNNING") and \
-            mirror["status"] == found["status"] else None
-    return wait_until(ended, 45, f"the end of {run_id}")
+            mirror and mirror["status"] == found["status"] else None
+    return wait_until(ended, what=f"the end of {run_id}")
 
 
 def follow_up(app: Celery, database: Database) -> None:
     """What the schedule sends after scans."""
-    before = dt.datetime.utcnow().replace(microsecond=0)
+    before = dt.datetime.utcnow()
+    before = before.replace(microsecond=before.microsecond // 1000 * 1000)  # as the store keeps it
     assert run(app, "sync.sync_all_teams_vulnerabilities") == {"teams": 1}
     wait_until(lambda: database.sync_watermarks.count_documents({"synced_at": {"$gte": before}}) == 3,
-               20, "the sync of three sources")
+               what="the sync of three sources")
     assert run(app, "compliance.run_compliance_refresh")["teams"] == 1
     assert run(app, "compliance.snapshot_all_teams")["teams"] == 1
-    wait_until(lambda: database.compliance_snapshots.count_documents({}) == 1, 20, "the snapshot")
+    wait_until(lambda: database.compliance_snapshots.count_documents({}) == 1, what="the snapshot")
 
 
 def picture(database: Database) -> dict[str, Any]:
@@ -171,17 +173,17 @@ def test_a_stuck_scan(app: Celery, start: Callable[[], Worker], database: Databa
     prowler.set({"*": report(finding("a"), hold=True)})
     start()
     send_scan(app, database, "run-1")
-    tool = wait_until(lambda: prowler.calls, 20, "the start of prowler")[0]["pid"]
+    tool = wait_until(lambda: prowler.calls, what="the start of prowler")[0]["pid"]
     done = {"kind": "discovery", "status": "COMPLETED"}
-    wait_until(lambda: database.scan_jobs.count_documents(done) == 2, 20, "both discoveries")
+    wait_until(lambda: database.scan_jobs.count_documents(done) == 2, what="both discoveries")
     assert watchdog(app) == QUIET
     database.scan_runs.update_one({}, {"$set": {"started_at": dt.datetime.utcnow() - DAY / 4}})
     assert watchdog(app) == {"failed": 1, "revoked": 1, "sent": 0}
     assert wait_end(database, "run-1")["status"] == "FAILED"
     job = database.scan_jobs.find_one({"kind": "prowler"})
     assert wait_state(app.AsyncResult(job["task_id"]), "REVOKED")
-    wait_until(lambda: not is_alive(tool), 10, "the end of prowler")
-    wait_until(lambda: not inflight(keys), 20, "the end of all tasks")
+    wait_until(lambda: not is_alive(tool), what="the end of prowler")
+    wait_until(lambda: not inflight(keys), what="the end of all tasks")
     stuck = database.scan_runs.find_one()
     assert (stuck["status"], job["status"]) == ("FAILED", "FAILED") and "4 hours" in stuck["error"]
     assert watchdog(app) == QUIET
@@ -200,9 +202,9 @@ def test_a_killed_worker(app: Celery, start: Callable[[], Worker], database: Dat
     tool.set({target: {**step, "hold": True} for target, step in plan.items()})
     worker = start()
     send_scan(app, database, "run-1")
-    pid = wait_until(lambda: tool.calls, 20, f"the start of {stage}")[0]["pid"]
+    pid = wait_until(lambda: tool.calls, what=f"the start of {stage}")[0]["pid"]
     worker.kill()
-    wait_until(lambda: not is_alive(pid), 10, f"the end of {stage}")
+    wait_until(lambda: not is_alive(pid), what=f"the end of {stage}")
     tool.release()
     start()
     assert wait_end(database, "run-1")["status"] == "COMPLETED"

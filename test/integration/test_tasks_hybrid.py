@@ -43,7 +43,7 @@ def start(cworker: Callable[..., Worker], database: Database) -> Callable[..., W
 
 def run(app: Celery, team: str = "t1") -> dict[str, Any]:
     return get(app.send_task("discovery.execute_hybrid_asset_discovery", args=(team,),
-                             queue="discovery"), timeout=60)
+                             queue="discovery"))
 
 
 def failure(app: Celery, team: Any = "t1") -> str:
@@ -193,11 +193,11 @@ def test_many_and_killed(app: Celery, start: Callable[..., Worker], database: Da
          for provider, n in (("onprem", pairs), ("aws", pairs + alone)) for i in range(n)])
     worker = start()
     result = app.send_task("discovery.execute_hybrid_asset_discovery", args=("t1",), queue="discovery")
-    wait_until(lambda: database.hybrid_assets.count_documents({}) >= 500, 30, "the first documents")
+    wait_until(lambda: database.hybrid_assets.count_documents({}) >= 500, what="the first documents")
     for child in descendants(worker.pid)[1:]:
         os.kill(child, signal.SIGKILL)
     counts = {"records": 2 * pairs + alone, "assets": pairs + alone, "merged": pairs, "gone": 0}
-    assert get(result, timeout=60).items() >= counts.items()
+    assert get(result).items() >= counts.items()
 
     def seen() -> dict[str, Any]:
         return {a["asset_key"]: (a["name"], a["kinds"], a["source_count"], a["gone"])

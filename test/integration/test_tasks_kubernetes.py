@@ -312,10 +312,10 @@ def test_killed_in_the_middle(app: Celery, start: Callable[..., Worker], databas
     cluster.raw["Deployment"] = [(429, {"Retry-After": "30"}, b"{}")]
     worker = start()
     send(app)
-    wait_until(lambda: database.k8s_resources.count_documents({"kind": "Pod"}) == 7, 20, "the pods")
+    wait_until(lambda: database.k8s_resources.count_documents({"kind": "Pod"}) == 7, what="the pods")
     worker.kill()
     cluster.raw.pop("Deployment", None)
     start()
-    wait_until(lambda: database.k8s_clusters.find_one().get("discovery_status") == "COMPLETED", 30,
-               "the second worker's end")
+    wait_until(lambda: database.k8s_clusters.find_one().get("discovery_status") == "COMPLETED",
+               what="the second worker's end")
     assert database.k8s_resources.count_documents({"gone": False}) == 10

@@ -113,11 +113,11 @@ def scan_tls(app: Celery, database: Database, port: int, checks: list[str] | Non
     return summary
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_testssl_protocols(app: Celery, start: Callable[..., Worker], database: Database,
                            tls_port: int) -> None:
     start()
-    summary = scan_tls(app, database, tls_port, ["protocols"], 200)
+    summary = scan_tls(app, database, tls_port, ["protocols"], 500)
     assert summary["protocols"] == ["TLS1_2", "TLS1_3"]
     found = database.scan_findings.find_one({"check_id": "SSLv3"})
     assert (found["result"], found["port"], found["host"]) == ("OK", tls_port, "127.0.0.1")
@@ -169,7 +169,7 @@ def zap(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 @needs("zap")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_zap(app: Celery, start: Callable[..., Worker], database: Database,
              zap: tuple[str, str]) -> None:
     start(CWORKER_ZAP_URL=zap[0], ZAP_API_KEY=zap[1])
@@ -185,7 +185,7 @@ def test_zap(app: Celery, start: Callable[..., Worker], database: Database,
 
 
 @needs("zap")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_zap_with_a_wrong_key(app: Celery, start: Callable[..., Worker], database: Database,
                               zap: tuple[str, str]) -> None:
     start(CWORKER_ZAP_URL=zap[0], ZAP_API_KEY="wrong")

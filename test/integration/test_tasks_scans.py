@@ -130,7 +130,7 @@ def test_network(app: Celery, worker: Worker, database: Database, zap: Zap) -> N
     port = zap.server.server_port
     scan = put_scan(database, "127.0.0.1", ports=str(port))
     for _ in range(2):
-        result = get(send(app, "execute_network_scan", scan), timeout=30)
+        result = get(send(app, "execute_network_scan", scan))
         assert database.scan_findings.count_documents({}) == 1
         database.native_scans.update_one({"_id": scan}, {"$set": {"status": "PENDING"}})
     assert (result["hosts_up"], result["open_ports"]) == (1, 1)
@@ -278,9 +278,9 @@ def test_cancelled_scan_ends_its_tool(app: Celery, worker: Worker, database: Dat
     testssl.set({"*": {"hold": True}})
     scan = put_scan(database, "127.0.0.1")
     result = send(app, "execute_ssl_scan", scan)
-    wait_until(lambda: testssl.calls, 10, "the start of testssl")
+    wait_until(lambda: testssl.calls, what="the start of testssl")
     database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
-    assert get(result, timeout=30) == "CANCELLED"
+    assert get(result) == "CANCELLED"
     assert not is_alive(testssl.calls[0]["pid"])
     assert database.native_scans.find_one({"_id": scan})["status"] == "CANCELLED"
 
@@ -289,10 +289,10 @@ def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Da
                                        testssl: FakeTool) -> None:
     testssl.set({"*": {"hold": True}})
     result = send(app, "execute_ssl_scan", put_scan(database, "127.0.0.1"))
-    wait_until(lambda: testssl.calls, 10, "the start of testssl")
+    wait_until(lambda: testssl.calls, what="the start of testssl")
     app.control.revoke(result.id, terminate=True)
-    wait_state(result, "REVOKED", "FAILURE", timeout=30)
-    wait_until(lambda: not is_alive(testssl.calls[0]["pid"]), 10, "the end of testssl")
+    wait_state(result, "REVOKED", "FAILURE")
+    wait_until(lambda: not is_alive(testssl.calls[0]["pid"]), what="the end of testssl")
 
 
 def test_two_messages_for_one_scan(app: Celery, worker: Worker, database: Database,
@@ -349,11 +349,11 @@ def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Work
     testssl.set({"*": {"write": sample("testssl/full.json"), "hold": True}})
     scan = put_scan(database, "127.0.0.1")
     result = send(app, "execute_ssl_scan", scan)
-    pid = wait_until(lambda: testssl.calls, 10, "the start of testssl")[0]["pid"]
+    pid = wait_until(lambda: testssl.calls, what="the start of testssl")[0]["pid"]
     child = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(child, signal.SIGKILL)
     testssl.release()
-    assert get(result, timeout=30)["by_severity"]["CRITICAL"] == 1
+    assert get(result)["by_severity"]["CRITICAL"] == 1
     assert database.native_scans.find_one({"_id": scan})["status"] == "COMPLETED"
 
 
@@ -363,7 +363,7 @@ def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Work
 def test_web(app: Celery, worker: Worker, database: Database, zap: Zap, active: bool) -> None:
     scan = put_scan(database, "http://127.0.0.1:18085/?a=b&c", active=active)
     for _ in range(2):
-        result = get(send(app, "execute_web_scan", scan), timeout=30)
+        result = get(send(app, "execute_web_scan", scan))
         database.native_scans.update_one({"_id": scan}, {"$set": {"status": "PENDING"}})
     assert (result["findings"], result["zap_version"]) == (8, "2.11.1")
     assert result["by_severity"]["HIGH"] == 1
@@ -378,7 +378,7 @@ def test_web(app: Celery, worker: Worker, database: Database, zap: Zap, active: 
 def test_web_wrong_key(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
     zap.key = "another"
     result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"))
-    wait_state(result, "FAILURE", timeout=30)
+    wait_state(result, "FAILURE")
     assert "ZAP_API_KEY" in str(result.result)
 
 
@@ -386,9 +386,9 @@ def test_web_cancelled(app: Celery, worker: Worker, database: Database, zap: Zap
     zap.statuses = ["5"]
     scan = put_scan(database, "http://127.0.0.1/")
     result = send(app, "execute_web_scan", scan)
-    wait_until(lambda: any("status" in path for path in zap.asked), 10, "a question for the status")
+    wait_until(lambda: any("status" in path for path in zap.asked), what="a question for the status")
     database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
-    assert get(result, timeout=30) == "CANCELLED"
+    assert get(result) == "CANCELLED"
     assert any("spider/action/stop" in path for path in zap.asked)
 
 
@@ -401,7 +401,7 @@ def test_one_web_scan_at_a_time(app: Celery, worker: Worker, database: Database,
     zap.statuses = ["5"]
     first, second = (put_scan(database, f"http://127.0.0.1/{n}") for n in "ab")
     one = send(app, "execute_web_scan", first)
-    wait_until(lambda: any("status" in path for path in zap.asked), 10, "a question for the status")
+    wait_until(lambda: any("status" in path for path in zap.asked), what="a question for the status")
     two, again = send(app, "execute_web_scan", second), send(app, "execute_web_scan", first)
     for waiting in (two, again):
         wait_state(waiting, "RETRY")
@@ -410,10 +410,10 @@ def test_one_web_scan_at_a_time(app: Celery, worker: Worker, database: Database,
     [lease] = leases(database)
     assert (lease["_id"], lease["holder"]) == (zap.url.rstrip("/"), one.id)
     zap.statuses = ["100"]
-    assert get(one, timeout=30)["findings"] == 8
+    assert get(one)["findings"] == 8
     assert (leases(database)[0]["holder"], leases(database)[0]["unclean"]) == (None, False)
-    assert get(two, timeout=60)["findings"] == 8
-    assert get(again, timeout=60) == "COMPLETED"
+    assert get(two)["findings"] == 8
+    assert get(again) == "COMPLETED"
     assert sum("spider/action/scan" in path for path in zap.asked) == 2
     assert not any("stopAllScans" in path for path in zap.asked)
 
@@ -427,7 +427,7 @@ def test_web_after_one_that_died(app: Celery, worker: Worker, database: Database
     """What was left running in the daemon is stopped first."""
     database.zap_daemons.insert_one({"_id": zap.url.rstrip("/"), **lease})
     result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"), task_id="mine")
-    assert get(result, timeout=30)["findings"] == 8
+    assert get(result)["findings"] == 8
     assert ["stopAllScans" in path for path in zap.asked][:3] == [True, True, False]
 
 
@@ -436,9 +436,9 @@ def test_web_lease_is_lost(app: Celery, worker: Worker, database: Database, zap:
     zap.statuses = ["5"]
     scan = put_scan(database, "http://127.0.0.1/")
     result = send(app, "execute_web_scan", scan)
-    wait_until(lambda: leases(database), 10, "the lease")
+    wait_until(lambda: leases(database), what="the lease")
     database.zap_daemons.update_one({}, {"$set": {"holder": "another"}})
-    wait_state(result, "RETRY", timeout=45)
+    wait_state(result, "RETRY")
     assert "taken over" in database.native_scans.find_one({"_id": scan})["error"]
     assert leases(database)[0]["holder"] == "another"
     result.forget()
@@ -450,7 +450,7 @@ def test_web_gives_up(app: Celery, worker: Worker, database: Database, zap: Zap)
     database.native_scans.update_one({"_id": scan}, {"$set": {"failures": 3}})
     zap.answer = lambda path: (503, {"code": "down"})
     result = send(app, "execute_web_scan", scan, retries=40)
-    wait_state(result, "FAILURE", timeout=30)
+    wait_state(result, "FAILURE")
     assert isinstance(result.result, RuntimeError) and "503" in str(result.result)
     document = database.native_scans.find_one({"_id": scan})
     assert (document["status"], document["failures"]) == ("FAILED", 0)
@@ -465,10 +465,10 @@ def test_cancelled_container_scan_ends_trivy(app: Celery, worker: Worker, databa
     database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "status": "PENDING",
                                          "image": "registry.example/app:1.0"})
     result = send(app, "execute_container_scan", "c1")
-    call = wait_until(lambda: trivy.calls, 10, "the start of trivy")[0]
+    call = wait_until(lambda: trivy.calls, what="the start of trivy")[0]
     assert database.container_scans.find_one()["task_id"] == result.id
     database.container_scans.update_one({"_id": "c1"}, {"$set": {"status": "CANCELLED"}})
-    assert get(result, timeout=30) == "CANCELLED"
+    assert get(result) == "CANCELLED"
     assert not is_alive(call["pid"])
     assert database.container_scans.find_one()["status"] == "CANCELLED"
 
@@ -546,7 +546,7 @@ def test_output_without_lines(app: Celery, cworker: Callable[..., Worker], datab
     cworker(database=database, queues="scans",
             env={"CWORKER_NMAP": str(nmap)})
     result = send(app, "execute_network_scan", put_scan(database, "127.0.0.1"))
-    wait_state(result, "FAILURE", timeout=30)
+    wait_state(result, "FAILURE")
     assert "longer than" in str(result.result)
 
 

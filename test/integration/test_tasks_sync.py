@@ -34,10 +34,10 @@ def worker(cworker: Callable[..., Any], db: Database) -> Any:
     return start_worker(cworker, db)
 
 
-def sync(app: Celery, team: str = "t1", full: bool = False, timeout: float = 20) -> Any:
+def sync(app: Celery, team: str = "t1", full: bool = False) -> Any:
     task = app.send_task("sync.sync_vulnerabilities_for_team", args=[team],
                          kwargs={"full": full} if full else {}, queue="sync")
-    return get(task, timeout)
+    return get(task)
 
 
 def cspm(number: int, status: str = "FAIL", **fields: Any) -> dict[str, Any]:
@@ -228,10 +228,10 @@ def test_a_killed_worker_changes_nothing(app: Celery, cworker: Callable[..., Any
     db.cspm_findings.insert_many([cspm(i) for i in range(count)])
     first = start_worker(cworker, db, name="same@test")
     task = app.send_task("sync.sync_vulnerabilities_for_team", args=["t1"], queue="sync")
-    wait_until(lambda: db.vulnerability_occurrences.count_documents({}) > 0, 15)
+    wait_until(lambda: db.vulnerability_occurrences.count_documents({}) > 0)
     first.kill()
     start_worker(cworker, db, name="same@test")
-    get(task, 60)
+    get(task)
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == count
     assert sync(app, full=True)["cspm"]["new"] == 0
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == count

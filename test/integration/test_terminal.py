@@ -59,7 +59,8 @@ def test_screen(app, cworker, terminal):
     good = app.send_task("demo.add", (2, 3))
     bad = app.send_task("demo.fail", ("no",))
     assert get(good) == 5
-    lines = wait_frame(screen, lambda lines: any(bad.id in line and " failed " in line for line in lines))
+    lines = wait_frame(screen, lambda lines: any(bad.id in line and " failed " in line for line in lines) and
+                       any(good.id in line and " succeeded " in line for line in lines))
     line = next(line for line in lines if good.id in line)
     assert re.search(r"demo\.add +succeeded +(0\.\d+s)? +w1@test +5$", line)
     assert any("ValueError('no')" in line for line in lines)

@@ -30,7 +30,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> None:
             pytest.skip(f"the source distribution of Celery {upstream.VERSION} cannot be downloaded")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("backend", ["redis", "mongo"])
 def test_the_quick_part_of_celerys_own_suite(suite: None, backend: str) -> None:
     report = upstream.run(backend, ["-k", " or ".join(QUICK)])

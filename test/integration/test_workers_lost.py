@@ -10,8 +10,8 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import chord, signature
 from celery.exceptions import ChordError
-from harness import (CWORKER, dead_letters, descendants, get, inflight, is_alive, read_ledger, wait_state,
-                     wait_until)
+from harness import (CWORKER, count_messages, dead_letters, descendants, get, inflight, is_alive,
+                     read_ledger, wait_state, wait_until)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT],
@@ -88,11 +88,11 @@ def test_hard_limit(backend, make_app, cworker):
     app = make_app(backend)
     worker = cworker(backend=backend)
     begin = time.monotonic()
-    result = app.send_task("demo.spin", (30,), time_limit=0.5)
+    result = app.send_task("demo.spin", (600,), time_limit=0.5)
     with pytest.raises(TimeLimitExceeded) as raised:
         get(result)
     assert raised.value.args == (0.5,)
-    assert 0.5 <= time.monotonic() - begin < 5
+    assert 0.5 <= time.monotonic() - begin
     assert "Hard time limit (0.5s) exceeded for demo.spin" in worker.log
     assert get(app.send_task("demo.add", (1, 2))) == 3
 
@@ -100,17 +100,17 @@ def test_hard_limit(backend, make_app, cworker):
 def test_hard_limit_of_the_settings(app, cworker):
     cworker("--time-limit", "0.5")
     with pytest.raises(TimeLimitExceeded):
-        get(app.send_task("demo.spin", (30,)))
+        get(app.send_task("demo.spin", (600,)))
 
 
 def test_soft_limit(backend, make_app, cworker):
     app = make_app(backend)
     worker = cworker(backend=backend)
     begin = time.monotonic()
-    result = app.send_task("demo.sleep", (30,), soft_time_limit=0.3)
+    result = app.send_task("demo.sleep", (600,), soft_time_limit=0.3)
     with pytest.raises(SoftTimeLimitExceeded):
         get(result)
-    assert 0.3 <= time.monotonic() - begin < 5
+    assert 0.3 <= time.monotonic() - begin
     assert "Soft time limit (0.3s) exceeded for demo.sleep" in worker.log
 
 
@@ -122,28 +122,32 @@ def test_soft_limit_may_be_ignored(app, cworker):
 def test_limits_begin_with_the_run(app, cworker):
     """Waiting behind another task does not count."""
     cworker(concurrency=1)
-    first = app.send_task("demo.sleep", (1.0,))
-    second = app.send_task("demo.sleep", (0.1,), time_limit=0.6)
-    assert (get(first), get(second)) == (1.0, 0.1)
+    first = app.send_task("demo.sleep", (3,))
+    second = app.send_task("demo.sleep", (0.1,), time_limit=2.5)
+    assert (get(first), get(second)) == (3, 0.1)
 
 
 def test_max_tasks_per_child(app, cworker):
     worker = cworker("--max-tasks-per-child", "5", concurrency=1)
-    pids = set()
+    old = set()
 
-    def watch():
-        pids.update(descendants(worker.pid))
-        return all(result.state == "SUCCESS" for result in results)
+    def replaced():
+        """The zygote and one child, another one than before."""
+        pids = set(descendants(worker.pid))
+        return pids if len(pids) == 2 and pids != old else None
 
-    results = [app.send_task("demo.sleep", (0.02,)) for i in range(30)]
-    wait_until(watch, what="all results")
-    assert len(pids) >= 6, pids
+    for _ in range(3):
+        old = wait_until(replaced, what="a fresh child")
+        for i in range(4):
+            assert get(app.send_task("demo.add", (i, 0))) == i
+        assert set(descendants(worker.pid)) == old
+        assert get(app.send_task("demo.add", (4, 0))) == 4
 
 
 def test_killed_child(app, cworker):
     """A child that somebody else kills is replaced."""
     cworker("--set", "task_track_started=true", concurrency=1)
-    result = app.send_task("demo.sleep", (30,))
+    result = app.send_task("demo.sleep", (600,))
     wait_state(result, "STARTED")
     os.kill(result.info["pid"], signal.SIGKILL)
     with pytest.raises(WorkerLostError):
@@ -156,13 +160,13 @@ def kill_with_work(app, cworker, tmp_path, **options):
     ledger = tmp_path / "ledger"
     worker = cworker("--set", "worker_lease=2", "--set", "task_track_started=true", concurrency=1,
                      env={"BENCH_TRACE": str(ledger)}, **options)
-    running = app.send_task("demo.sleep", (1.5,))
+    running = app.send_task("demo.sleep", (2.5,))
     wait_state(running, "STARTED")
     for i in range(20):
         app.send_task("bench.noop", (i,))
     children = descendants(worker.pid)
     worker.kill()
-    wait_until(lambda: not any(map(is_alive, children)), 5, "the end of all children")
+    wait_until(lambda: not any(map(is_alive, children)), what="the end of all children")
     assert not Path(f"/dev/shm/mongoc-{worker.pid}").exists(), "libmongoc's counters are left"
     return running, ledger
 
@@ -172,8 +176,8 @@ def test_kill_main_second_worker_takes_over(backend, make_app, cworker, keys, tm
     running, ledger = kill_with_work(app, cworker, tmp_path, backend=backend)
     assert inflight(keys)
     cworker("--set", "worker_lease=2", backend=backend, env={"BENCH_TRACE": str(ledger)})
-    assert get(running, timeout=20) == 1.5
-    wait_until(lambda: len(read_ledger(ledger)) >= 20, 20, "all runs")
+    assert get(running) == 2.5
+    wait_until(lambda: len(read_ledger(ledger)) >= 20, what="all runs")
     assert Counter(number for number, _ in read_ledger(ledger)) == Counter(range(20))
     wait_until(lambda: not inflight(keys), what="an empty in-flight list")
 
@@ -188,23 +192,22 @@ def test_a_live_worker_rescues(app, cworker, keys, tmp_path):
     more = [app.send_task("demo.sleep", (0.3,)) for _ in range(8)]
     wait_until(lambda: len(inflight(keys)) >= 3, what="tasks in flight")
     victim.kill()
-    assert [get(result, timeout=20) for result in more] == [0.3] * 8
-    assert [get(result, timeout=20) for result in results] == list(range(10))
-    assert get(blocker, timeout=20) == 2.0
+    assert [get(result) for result in more] == [0.3] * 8
+    assert [get(result) for result in results] == list(range(10))
+    assert get(blocker) == 2.0
 
 
 def test_restarted_worker_takes_its_own_back_at_once(app, cworker, keys):
-    """With the default lease of 30 s: the same host can prove the death."""
-    worker = cworker("--set", "task_track_started=true", concurrency=1, name="same@test")
-    running = app.send_task("demo.sleep", (0.5,))
+    """Long before the lease has lapsed: the same host can prove the death."""
+    options = ("--set", "task_track_started=true", "--set", "worker_lease=3600")
+    worker = cworker(*options, concurrency=1, name="same@test")
+    running = app.send_task("demo.sleep", (2,))
     wait_state(running, "STARTED")
     others = [app.send_task("demo.add", (i, 0)) for i in range(5)]
     worker.kill()
-    begin = time.monotonic()
     cworker(concurrency=1, name="same@test")
-    assert get(running) == 0.5
+    assert get(running) == 2
     assert [get(result) for result in others] == list(range(5))
-    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("round_", range(3))
@@ -214,12 +217,12 @@ def test_kill_storm(app, cworker, keys, tmp_path, round_):
     done = 0
     for _ in range(3):
         worker = cworker("--set", "worker_lease=2", name="storm@test")
-        wait_until(lambda: sum(r.state == "SUCCESS" for r in results) > done, 20, "progress")
+        wait_until(lambda: sum(r.state == "SUCCESS" for r in results) >= min(done + 1, 200), what="progress")
         worker.kill()
         done = sum(result.state == "SUCCESS" for result in results)
     cworker("--set", "worker_lease=2", name="storm@test")
-    assert [get(result, timeout=20) for result in results] == [0.01] * 200
-    wait_until(lambda: not inflight(keys) and not keys.llen("celery"), what="empty queues")
+    assert [get(result) for result in results] == [0.01] * 200
+    wait_until(lambda: not count_messages(keys), what="empty queues")
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -244,7 +247,7 @@ def test_a_task_of_which_workers_die_is_set_aside(app, cworker, keys, tmp_path, 
         wait_until(lambda: marks() == mark, what="the mark of its start")
         children = descendants(worker.pid)
         worker.kill()
-        wait_until(lambda: not any(map(is_alive, children)), 10, "the end of all children")
+        wait_until(lambda: not any(map(is_alive, children)), what="the end of all children")
     start()
     wait_until(lambda: len(read_ledger(ledger)) == 6, what="the neighbours' runs")
     wait_until(lambda: not inflight(keys), what="all acks")

@@ -51,5 +51,5 @@ class MongoServer(Service):
     def start(self) -> MongoServer:
         if not self.borrowed:
             self.process = self.run(*self._command())
-        wait_until(self.is_up, 60, "MongoDB's start")
+        wait_until(self.is_up, 120, "MongoDB's start")
         return self

@@ -50,7 +50,7 @@ class PostgresServer:
             [*self._prefix, str(programs / "postgres"), "-D", data, "-p", str(self.port),
              "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}",
              "-c", "fsync=off"], cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self._is_ready, 30, "PostgreSQL")
+        wait_until(self._is_ready, what="PostgreSQL")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -23,14 +23,16 @@ def free_port() -> int:
             return port
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10, what: str = "") -> Any:
-    """The first true value of condition(); TimeoutError when there was none in time."""
+def wait_until(condition: Callable[[], Any], timeout: float = 120, what: str = "") -> Any:
+    """The first true value of condition(); TimeoutError when there was none in time. The patience is that of
+    a machine with far too much to do: who waits for what is right waits no longer for it."""
     deadline = time.monotonic() + timeout
     while True:
+        late = time.monotonic() > deadline
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if late:
             what = what or getattr(condition, "__name__", "the condition")
             raise TimeoutError(f"{what} did not come true in {timeout} s (last: {value!r})")
         time.sleep(0.01)
@@ -49,9 +51,11 @@ def end_process(process: subprocess.Popen, timeout: float = 10) -> int:
 def descendants(pid: int) -> list[int]:
     """Every live process below pid."""
     found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
+    with contextlib.suppress(OSError):  # it has just ended, or below: a thread of it
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                for child in map(int, (task / "children").read_text().split()):
+                    found += [child, *descendants(child)]
     return found
 
 

@@ -25,7 +25,7 @@ class Proxy:
         """From the first bytes that contain `wanted` on, nothing reaches the server any more."""
         self._wanted = wanted
 
-    def wait_held(self, timeout: float = 15) -> None:
+    def wait_held(self, timeout: float = 120) -> None:
         assert self.held.wait(timeout), f"no {self._wanted!r} came by in {timeout} s"
 
     def cut(self, after: int) -> None:

@@ -93,5 +93,5 @@ class RedisServer(Service):
         if not program:
             raise RuntimeError("no redis-server on PATH; run test/setup.sh test")
         self.process = self.run(program, *self.options)
-        wait_until(self.is_up, 20, "redis-server's start")
+        wait_until(self.is_up, what="redis-server's start")
         return self

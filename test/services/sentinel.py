@@ -82,10 +82,10 @@ class Sentinels(Service):
                 + (f"requirepass {self.password}\nsentinel sentinel-pass {self.password}\n"
                    if self.password else "")
                 + f"sentinel monitor {MASTER_NAME} 127.0.0.1 {self.first.port} {quorum}\n"
-                f"sentinel down-after-milliseconds {MASTER_NAME} 700\n"
+                f"sentinel down-after-milliseconds {MASTER_NAME} 1500\n"
                 f"sentinel failover-timeout {MASTER_NAME} 5000\n")
             self.processes.append(self.run(program, str(config), "--sentinel", log=f"{port}.log"))
-        wait_until(self.is_whole, 30, "a fleet of sentinels")
+        wait_until(self.is_whole, what="a fleet of sentinels")
         return self
 
     def close(self) -> None:
