@@ -12,6 +12,7 @@
 static int zone_minutes(const char *text)
 {
     int hours = 0, minutes = 0;
+    text += strspn(text, " ");
     if (*text != '+' && *text != '-')
         return 0;
     if (sscanf(text + 1, "%2d:%2d", &hours, &minutes) < 2)

@@ -15,7 +15,7 @@ struct feed {
     int64_t now;       /* of this pass, ms */
     int64_t lifetime;  /* ms that an indicator counts after it was last seen */
     int confidence;    /* where the feed tells none; < 0: none */
-    size_t bytes_left; /* of max_bytes, over all requests of the pass */
+    size_t max_bytes, bytes_left; /* over all requests of the pass */
     double asked_wait; /* seconds the service asks to be left alone; 0: it does not */
     double deferred;   /* the same, where that is too long for a retry */
     struct sink *sink;

@@ -18,6 +18,7 @@
 static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600, spacing_max = 366 * 86400;
 static const double wait_max = 7 * 86400;
 enum { SLACK_MS = 5000, DEFAULT_LIFETIME_DAYS = 90, DAYS_MAX = 36500, DEFAULT_BYTES = 512 << 20 };
+static const int64_t bytes_max = (int64_t)1 << 40;
 
 static const struct source {
     const char *kind;
@@ -63,7 +64,7 @@ static int read_document(struct feed *f)
         return cw_problem(f->t, false, "ValueError", "url must be an http or https URL");
     if (header && !check_name(header))
         return cw_problem(f->t, false, "ValueError", "auth_header must be the name of a header");
-    f->bytes_left = bytes > 0 ? (size_t)bytes : DEFAULT_BYTES;
+    f->max_bytes = f->bytes_left = bytes > 0 && bytes <= bytes_max ? (size_t)bytes : DEFAULT_BYTES;
     int64_t days = doc_int(f->document, "expire_days", DEFAULT_LIFETIME_DAYS);
     f->lifetime = (days > 0 && days <= DAYS_MAX ? days : DEFAULT_LIFETIME_DAYS) * day_ms;
     f->confidence = (int)doc_int(f->document, "confidence", -1);

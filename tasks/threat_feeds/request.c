@@ -12,7 +12,7 @@
  * share one budget of decoded bytes, the key travels to the feed's own origin only, and a body that
  * trickles is given up. */
 
-enum { HOPS_MAX = 5, SLOW_BYTES = 512 };
+enum { HOPS_MAX = 5, SLOW_BYTES = 512, SLACK = 1 << 20 };
 static const double request_timeout = 600, long_wait = 600;
 static const int64_t slow_ms = 10000;
 
@@ -38,11 +38,21 @@ static bool is_listed(cw_task *t, const char *url)
     return false;
 }
 
+static int used_up(struct feed *f)
+{
+    return cw_problem(f->t, false, "ValueError", "the feed is larger than %zu bytes (max_bytes)",
+                      f->max_bytes);
+}
+
 static int on_body(cw_task *t, const char *data, size_t size, void *arg)
 {
     struct body *b = arg;
     int64_t now = doc_now();
-    b->feed->bytes_left -= size; /* cw_http lets no more than that through */
+    if (size > b->feed->bytes_left) {
+        b->feed->bytes_left = 0;
+        return used_up(b->feed);
+    }
+    b->feed->bytes_left -= size;
     b->size += size;
     if (!b->since || now - b->since > slow_ms || now < b->since) {
         if (b->since && now > b->since && b->size < SLOW_BYTES)
@@ -112,11 +122,14 @@ int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply
     for (size_t i = 0; request->headers && request->headers[i] && n < HEADERS; i++)
         headers[n++] = request->headers[i];
     struct body body = {.feed = f, .request = request};
+    *ret_reply = (struct cw_reply){.body = ""};
+    if (!f->bytes_left)
+        return used_up(f);
     struct cw_http http = {
         .url = request->url,
         .headers = headers,
         .timeout = request_timeout,
-        .max_size = f->bytes_left ? f->bytes_left : 1,
+        .max_size = f->bytes_left + SLACK, /* on_body counts what counts */
         .on_body = on_body,
         .arg = &body,
     };

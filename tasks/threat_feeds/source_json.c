@@ -159,9 +159,11 @@ static int add_pulse(cw_task *t, const char *text, size_t size, void *arg)
 static int on_next(cw_task *t, const char *name, const cJSON *value, void *arg)
 {
     struct otx *o = arg;
-    (void)t, (void)name;
-    if (cJSON_IsString(value))
-        snprintf(o->next, sizeof o->next, "%s", value->valuestring);
+    const char *next = cJSON_GetStringValue(value);
+    (void)name;
+    if (next && strlen(next) >= sizeof o->next)
+        return cw_problem(t, false, "ValueError", "the next page's URL is too long");
+    snprintf(o->next, sizeof o->next, "%s", next ? next : "");
     return 0;
 }
 

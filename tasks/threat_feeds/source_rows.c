@@ -182,6 +182,9 @@ static int read_rows(struct reading *r)
     if (unpack_end(r->unpack) < 0 || rows_end(r->rows) < 0)
         return -1;
     f->bad += (int64_t)rows_bad(r->rows);
+    if (f->bad && !f->good && !f->other) /* a page for people, an error with status 200 */
+        return cw_problem(f->t, false, "ValueError", "none of its %lld rows is an indicator",
+                          (long long)f->bad);
     feed_keep_validators(f, &reply);
     return FEED_READ;
 }

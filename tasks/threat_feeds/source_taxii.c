@@ -27,7 +27,7 @@ struct places {
 struct taxii {
     struct feed *f;
     const char *accept, *authorization;
-    char next[512];
+    char next[4096];
     bool more, gave; /* of this page: more follow; it held an object */
     bson_t *cursors;
     struct places roots, collections;
@@ -120,11 +120,14 @@ static int add_object(cw_task *t, const cJSON *object, void *arg)
 static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg)
 {
     struct taxii *x = arg;
-    (void)t;
+    const char *next = strcmp(name, "next") == 0 ? cJSON_GetStringValue(value) : NULL;
     if (strcmp(name, "more") == 0)
         x->more = cJSON_IsTrue(value);
-    if (strcmp(name, "next") == 0 && cJSON_IsString(value))
-        snprintf(x->next, sizeof x->next, "%s", value->valuestring);
+    if (next && strlen(next) >= sizeof x->next)
+        return cw_problem(t, false, "ValueError", "the server's `next` is longer than %zu bytes",
+                          sizeof x->next - 1);
+    if (next)
+        snprintf(x->next, sizeof x->next, "%s", next);
     return 0;
 }
 

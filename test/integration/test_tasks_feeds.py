@@ -632,7 +632,7 @@ def test_taxii_forgotten_page(app: Celery, worker: Any, db: Database, feeds: Fee
         calls.append(query)
         if "next" in query and len(calls) == 2:
             return 400, {}, b"{}"
-        more = {} if "next" in query else {"more": True, "next": "n"}
+        more = {} if "next" in query else {"more": True, "next": "n" * 1000}
         value = f"{'b' if 'next' in query else 'a'}.example"
         return 200, {}, json.dumps({"objects": [stix(value)], **more}).encode()
     calls: list[dict[str, str]] = []
@@ -865,6 +865,34 @@ def test_endless_and_trickling_bodies(app: Celery, worker: Any, db: Database,
     stop.set()
     feed = wait_until(lambda: db.threat_feeds.find_one({"_id": "trickle", "status": "ERROR"}))
     assert "less than 512 bytes in 10 seconds" in feed["error"]
+
+
+def test_max_bytes_of_all_requests(app: Celery, worker: Any, db: Database,
+                                   feeds: FeedServer) -> None:
+    """Used up to the byte: what follows gets none, not any number."""
+    events = sorted(str(uuid.uuid4()) for _ in range(4))
+    manifest = json.dumps({event: {"timestamp": 1} for event in events}).encode()
+    event = json.dumps({"Event": {"Attribute": [{"type": "domain", "value": "a.example"}]}}).encode()
+    feeds.serve("/m/manifest.json", manifest)
+    for name, body in zip(events, (event, event, b"x", event)):
+        feeds.serve(f"/m/{name}.json", body)
+    add_feed(db, "misp", "misp", feeds.url + "/m/", max_bytes=len(manifest) + 2 * len(event))
+    with pytest.raises(ValueError, match=f"larger than {len(manifest) + 2 * len(event)} bytes .max_bytes"):
+        fetch(app, "misp")
+    assert len(feeds.requests) == 3
+    assert db.threat_feed_events.count_documents({}) == 2  # the next pass goes on there
+    assert values(db) == {"a.example": "domain"}
+
+
+def test_a_page_for_people_is_no_list(app: Celery, worker: Any, db: Database,
+                                      feeds: FeedServer) -> None:
+    add_feed(db, "page", "plain", feeds.serve("/x", b"<html>\n<body>Sign in</body>\n", ETag='"1"'))
+    with pytest.raises(ValueError, match="none of its 2 rows is an indicator"):
+        fetch(app, "page")
+    feed = db.threat_feeds.find_one()
+    assert feed["status"] == "ERROR" and "state" not in feed
+    add_feed(db, "empty", "plain", feeds.serve("/empty", b"# nothing today\n"))
+    assert fetch(app, "empty")["status"] == "OK"
 
 
 @pytest.mark.parametrize(("fields", "error"), [

@@ -250,6 +250,7 @@ static void test_dates(void **state)
     assert_int_equal(date_read("2026-11-21 10:00:00 UTC"), 1795255200000);
     assert_int_equal(date_read("2026-11-21T11:00:00.250999+01:00"), 1795255200250);
     assert_int_equal(date_read("2026-11-21T05:30:00-0430"), 1795255200000);
+    assert_int_equal(date_read("2026-11-21 11:00:00 +0100"), 1795255200000);
     assert_int_equal(date_read("2026-11-21"), 1795219200000);
     assert_int_equal(date_read("1795255200"), 1795255200000);
     static const char *const bad[] = {"",      "x",          "2026",        "2026-13-01",
