@@ -99,7 +99,7 @@ static const char *job_key(cw_task *t)
     return n ? joined(t, names) : "all";
 }
 
-/* Ids that are numbers or UUIDs have no text form, but a document all the same. */
+/* Binary that is no UUID has no text form, but may be the id of a document all the same. */
 static int find_account(struct prowler_scan *s, const char *id, const bson_t **ret)
 {
     bson_iter_t at;
@@ -118,7 +118,7 @@ static int find_account(struct prowler_scan *s, const char *id, const bson_t **r
 static int read_role(struct prowler_scan *s)
 {
     static const struct field_rule rules[] = {{"role_arn", CW_STR, 0, 0}, {0}};
-    char room[25];
+    char room[DOC_ID_SIZE];
     const bson_t *account = NULL;
     const char *id = doc_id(s->job.run, "cloud_account_id", room);
     s->account = id ? cw_printf(s->t, "%s", id) : "";

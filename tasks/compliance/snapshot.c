@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/compliance/compliance.h"
+#include "tasks/lib/date.h"
 #include "tasks/lib/mongo.h"
 #include "tasks/lib/severity.h"
 
@@ -17,18 +18,18 @@ struct fan_out {
     int64_t teams;
 };
 
-static const char *today(cw_task *t)
+static const char *day_of(cw_task *t, int64_t ms)
 {
     struct tm day;
-    time_t now = (time_t)(doc_now() / 1000);
-    gmtime_r(&now, &day);
+    time_t seconds = (time_t)(ms / 1000);
+    gmtime_r(&seconds, &day);
     return cw_printf(t, "%04d-%02d-%02d", day.tm_year + 1900, day.tm_mon + 1, day.tm_mday);
 }
 
 static int on_team(cw_task *t, const bson_t *group, void *arg)
 {
     struct fan_out *f = arg;
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *team = doc_id(group, "_id", room);
     (void)t;
     if (!team)
@@ -46,7 +47,7 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
 
 cw_outcome snapshot_all_teams(cw_task *t)
 {
-    struct fan_out f = {.day = today(t), .parts = cJSON_CreateArray()};
+    struct fan_out f = {.day = day_of(t, doc_now()), .parts = cJSON_CreateArray()};
     bson_t all = BSON_INITIALIZER;
     char group_id[CW_ID_SIZE] = "";
     int code = mongo_group(t, "compliance_posture", &all, "team_id", on_team, &f);
@@ -146,17 +147,18 @@ static int keep(cw_task *t, const char *day, struct picture *p)
     return code;
 }
 
-static bool is_day(const char *text)
+/* A day that comes back from the calendar as it was given. */
+static bool is_day(cw_task *t, const char *text)
 {
-    return strlen(text) == 10 && text[strspn(text, "0123456789-")] == '\0' && text[4] == '-' &&
-           text[7] == '-';
+    int64_t at = date_read(text);
+    return at != DATE_NONE && strcmp(day_of(t, at), text) == 0;
 }
 
 cw_outcome snapshot_team(cw_task *t)
 {
     struct picture p = {.n = 0};
     const char *team = cw_str(t, "team_id"), *day = cw_str(t, "day");
-    if (!is_day(day))
+    if (!is_day(t, day))
         return cw_raise(t, "ValueError", "day must be like 2026-11-21, not %.20s", day);
     bson_init(&p.frameworks);
     int code = look(t, team, &p);

@@ -273,7 +273,7 @@ static cw_outcome discover(struct discovery *d)
 cw_outcome execute_kubernetes_cluster_discovery(cw_task *t)
 {
     struct discovery *d = cw_alloc(t, sizeof *d);
-    char room[25];
+    char room[DOC_ID_SIZE];
     d->t = t;
     d->cluster = mongo_load(t, "k8s_clusters", "cluster", cw_str(t, "cluster_id"));
     if (!d->cluster)

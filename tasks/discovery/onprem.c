@@ -230,7 +230,7 @@ static int keep_network(cw_task *t, const bson_t *document, void *arg)
 /* Trouble of the moment and a missing nmap end the task; what is wrong with a network is told. */
 static int scan_network(cw_task *t, struct walk *w, const bson_t *document)
 {
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *id = doc_id(document, "_id", room);
     struct network *n = cw_alloc(t, sizeof *n);
     bool transient = false;

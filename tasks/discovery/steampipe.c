@@ -274,7 +274,7 @@ static int prepare(struct discovery *d)
 {
     cw_task *t = d->t;
     const char *provider = doc_text(d->job.run, "provider"), *url;
-    char room[25], *lower = cw_printf(t, "%s", provider ? provider : "aws");
+    char room[DOC_ID_SIZE], *lower = cw_printf(t, "%s", provider ? provider : "aws");
     static const struct field_rule rules[] = {{"provider", CW_STR, 0, 0}, {0}};
     const char *what = cw_printf(t, "scan run %.80s", d->run_id);
     if (field_id(t, d->job.run, what, "team_id", true) < 0 ||

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/doc.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -60,7 +62,55 @@ int64_t doc_date(const bson_t *document, const char *path, int64_t fallback)
                : fallback;
 }
 
-const char *doc_id(const bson_t *document, const char *path, char room[25])
+enum { UUID_BYTES = 16 };
+static const char uuid_form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+
+static const char *uuid_text(const bson_iter_t *at, char room[DOC_ID_SIZE])
+{
+    bson_subtype_t kind;
+    uint32_t size;
+    const uint8_t *bytes;
+    bson_iter_binary(at, &kind, &size, &bytes);
+    if (kind != BSON_SUBTYPE_UUID || size != UUID_BYTES)
+        return NULL;
+    char *out = room;
+    for (int i = 0; i < UUID_BYTES; i++, out += 2) {
+        if (uuid_form[out - room] == '-')
+            *out++ = '-';
+        snprintf(out, 3, "%02x", bytes[i]);
+    }
+    return room;
+}
+
+/* Only as it is written above, so that there is one text for it. */
+static bool uuid_read(const char *text, uint8_t ret[UUID_BYTES])
+{
+    static const char digits[] = "0123456789abcdef";
+    int n = 0;
+    if (strlen(text) != strlen(uuid_form))
+        return false;
+    for (size_t i = 0; text[i]; i++) {
+        const char *digit = strchr(digits, text[i]);
+        if ((uuid_form[i] == '-') != (text[i] == '-') || (!digit && text[i] != '-'))
+            return false;
+        if (digit) {
+            ret[n / 2] = (uint8_t)(n % 2 ? ret[n / 2] << 4 | (digit - digits) : digit - digits);
+            n++;
+        }
+    }
+    return true;
+}
+
+static bool number_read(const char *text, int64_t *ret)
+{
+    char again[DOC_ID_SIZE];
+    errno = 0;
+    *ret = strtoll(text, NULL, 10);
+    snprintf(again, sizeof again, "%lld", (long long)*ret);
+    return errno == 0 && strcmp(again, text) == 0;
+}
+
+const char *doc_id(const bson_t *document, const char *path, char room[DOC_ID_SIZE])
 {
     bson_iter_t at;
     if (!doc_find(document, path, &at))
@@ -69,6 +119,12 @@ const char *doc_id(const bson_t *document, const char *path, char room[25])
         bson_oid_to_string(bson_iter_oid(&at), room);
         return room;
     }
+    if (BSON_ITER_HOLDS_INT(&at)) {
+        snprintf(room, DOC_ID_SIZE, "%lld", (long long)bson_iter_as_int64(&at));
+        return room;
+    }
+    if (BSON_ITER_HOLDS_BINARY(&at))
+        return uuid_text(&at, room);
     return BSON_ITER_HOLDS_UTF8(&at) ? bson_iter_utf8(&at, NULL) : NULL;
 }
 
@@ -221,15 +277,24 @@ void doc_match_id(bson_t *filter, const char *field, const char *id)
 {
     bson_t either, list;
     bson_oid_t oid;
-    if (!bson_oid_is_valid(id, strlen(id))) {
+    int64_t number;
+    uint8_t uuid[UUID_BYTES];
+    bool is_oid = bson_oid_is_valid(id, strlen(id)), is_number = number_read(id, &number);
+    if (!is_oid && !is_number && !uuid_read(id, uuid)) {
         bson_append_utf8(filter, field, -1, id, -1);
         return;
     }
-    bson_oid_init_from_string(&oid, id);
     bson_append_document_begin(filter, field, -1, &either);
     bson_append_array_begin(&either, "$in", -1, &list);
     bson_append_utf8(&list, "0", -1, id, -1);
-    bson_append_oid(&list, "1", -1, &oid);
+    if (is_oid) {
+        bson_oid_init_from_string(&oid, id);
+        bson_append_oid(&list, "1", -1, &oid);
+    } else if (is_number) {
+        bson_append_int64(&list, "1", -1, number);
+    } else {
+        bson_append_binary(&list, "1", -1, BSON_SUBTYPE_UUID, uuid, UUID_BYTES);
+    }
     bson_append_array_end(&either, &list);
     bson_append_document_end(filter, &either);
 }

@@ -19,8 +19,10 @@ int64_t doc_int(const bson_t *document, const char *path, int64_t fallback); /* 
 bool doc_bool(const bson_t *document, const char *path, bool fallback);
 int64_t doc_date(const bson_t *document, const char *path, int64_t fallback); /* ms */
 bool doc_find(const bson_t *document, const char *path, bson_iter_t *ret);
-/* An id field as text: a string as it is, an ObjectId as 24 digits into `room`; NULL: neither. */
-const char *doc_id(const bson_t *document, const char *path, char room[25]);
+/* An id field as text: a string as it is; an ObjectId as 24 digits, a whole number, a UUID in its
+ * usual form, into `room`; NULL: none of them. */
+enum { DOC_ID_SIZE = 37 };
+const char *doc_id(const bson_t *document, const char *path, char room[DOC_ID_SIZE]);
 /* The next string of the list at `list` (from doc_find and bson_iter_recurse); NULL at its end. */
 const char *doc_next_text(bson_iter_t *list);
 
@@ -40,7 +42,7 @@ void doc_copy(bson_t *document, const char *field, const bson_t *from, const cha
 void doc_put_tree(bson_t *document, const char *field, const cJSON *value);
 /* A filter on the value that the field has in `from`; where it has none, on null or absent. */
 void doc_match(bson_t *filter, const char *field, const bson_t *from);
-/* A filter that matches `id` stored as text or, where it can be one, as ObjectId. */
+/* A filter that matches what doc_id tells as `id`, of whichever type it is. */
 void doc_match_id(bson_t *filter, const char *field, const char *id);
 
 #endif

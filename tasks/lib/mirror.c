@@ -10,7 +10,7 @@ int mirror_to_unified_scan_results(cw_task *t, const bson_t *scan, const char *s
         "provider",   "regions",    "frameworks",  "cloud_account_id",
         "created_at", "started_at", "finished_at", "summary",
         "error",      "errors"};
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *id = doc_id(scan, "_id", room);
     bson_t key = BSON_INITIALIZER, set = BSON_INITIALIZER, update = BSON_INITIALIZER;
     if (!id)

@@ -66,12 +66,13 @@ static bool is_listed(cw_task *t, const char *name)
 static int put_team(struct policy *p)
 {
     bson_iter_t at;
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *team = doc_id(p->document, "team_id", room);
     if (team)
         doc_match_id(p->filter, "team_id", team);
     else if (doc_find(p->document, "team_id", &at) && !BSON_ITER_HOLDS_NULL(&at))
-        return cw_problem(p->t, false, "ValueError", "team_id must be a text or an ObjectId");
+        return cw_problem(p->t, false, "ValueError",
+                          "team_id must be a text, an ObjectId, a number or a UUID");
     return 0;
 }
 
@@ -265,7 +266,7 @@ static int record_failure(struct cycle *c, struct policy *p)
 
 static int apply_policy(struct cycle *c, const bson_t *document)
 {
-    char room[25];
+    char room[DOC_ID_SIZE];
     cw_task *t = c->t;
     struct policy *p = cw_alloc(t, sizeof *p);
     const char *id = doc_id(document, "_id", room);

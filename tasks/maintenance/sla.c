@@ -84,7 +84,7 @@ static int mark(struct check *c, const bson_t *o)
 static int on_occurrence(cw_task *t, const bson_t *o, void *arg)
 {
     struct check *c = arg;
-    char room[25], id[200];
+    char room[DOC_ID_SIZE], id[200];
     const char *key = doc_text(o, "dedup_key"), *own = doc_id(o, "_id", room);
     bson_t fields = BSON_INITIALIZER;
     if (cw_stopping(t) != CW_GO)
@@ -136,7 +136,7 @@ static int64_t days_of(const struct check *c, const struct usual *u)
 static int check_team(struct check *c, const bson_t *group, const bson_value_t *team)
 {
     bson_t filter = BSON_INITIALIZER;
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *id = doc_id(group, "_id", room);
     if (id) /* whichever way the policy writes it */
         doc_match_id(&filter, "team_id", id);

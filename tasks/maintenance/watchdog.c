@@ -122,7 +122,7 @@ static const char *kind_of(struct watchdog *w, const char *run_id)
 static int on_failed(cw_task *t, const bson_t *run, void *arg)
 {
     struct watchdog *w = arg;
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *id = doc_id(run, "_id", room);
     bson_iter_t at, list;
     const char *task;
@@ -301,7 +301,7 @@ static int check_posture(struct watchdog *w, const char *team)
 static int on_team(cw_task *t, const bson_t *group, void *arg)
 {
     struct watchdog *w = arg;
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *team = doc_id(group, "_id", room);
     if (!team)
         return 0;

@@ -95,7 +95,7 @@ static int read_cron(cw_task *t, struct zones *zones, struct schedule *s)
 
 int schedule_read(cw_task *t, struct zones *zones, const bson_t *document, struct schedule *ret)
 {
-    char room[25];
+    char room[DOC_ID_SIZE];
     const char *id = doc_id(document, "_id", room);
     *ret = (struct schedule){.document = document, .due = doc_date(document, "next_run_at", -1)};
     if (!id)

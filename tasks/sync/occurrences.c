@@ -242,7 +242,7 @@ static void make_key(const struct occurrences *o, struct row *r, const struct fi
 static bson_t *make_fields(const struct occurrences *o, const bson_t *document,
                            const struct finding *f)
 {
-    char room[25];
+    char room[DOC_ID_SIZE];
     bson_t *fields = bson_new();
     const char *id = doc_id(document, "_id", room);
     doc_copy(fields, "team_id", document, "team_id");

@@ -60,7 +60,7 @@ static int read_cspm(struct occurrences *o, const bson_t *d)
 
 static int read_k8s(struct occurrences *o, const bson_t *d)
 {
-    char asset[PLACE_MAX], room[25];
+    char asset[PLACE_MAX], room[DOC_ID_SIZE];
     const char *cluster = doc_id(d, "cluster_id", room);
     struct finding f = {
         .open = is_open(d),

@@ -61,7 +61,7 @@ static bool is_whole(const bson_t *document)
 static int on_document(cw_task *t, const bson_t *document, void *arg)
 {
     struct pass *p = arg;
-    char room[25];
+    char room[DOC_ID_SIZE];
     (void)t;
     if (!p->source->whole)
         return p->source->read(p->o, document);
@@ -183,7 +183,7 @@ static bool is_new(cw_task *t, struct fan_out *f, const char *team)
 static int on_team(cw_task *t, const bson_t *group, void *arg)
 {
     struct fan_out *f = arg;
-    char room[25], id[CW_ID_SIZE];
+    char room[DOC_ID_SIZE], id[CW_ID_SIZE];
     const char *team = doc_id(group, "_id", room);
     if (!team || !is_new(t, f, team))
         return 0;

@@ -315,7 +315,7 @@ struct fan_out {
 static int send_feed(cw_task *t, const bson_t *document, void *arg)
 {
     struct fan_out *o = arg;
-    char room[25], sub_task[CW_ID_SIZE];
+    char room[DOC_ID_SIZE], sub_task[CW_ID_SIZE];
     const char *id = doc_id(document, "_id", room);
     if (!id) {
         cw_log(t, CW_WARNING, "a feed is left out: its _id is neither a text nor an ObjectId");

@@ -380,7 +380,7 @@ def put_findings(database: Database, team: Any) -> None:
              "compliance": [{"framework": "CIS-1.4", "requirements": controls}]})
 
 
-@pytest.mark.parametrize("team", ["team-1", ObjectId()])
+@pytest.mark.parametrize("team", ["team-1", ObjectId(), 7])
 def test_refresh(app: Celery, worker: Worker, database: Database, team: Any) -> None:
     put_findings(database, team)
     database.compliance_posture.insert_one(
@@ -399,15 +399,17 @@ def test_refresh(app: Celery, worker: Worker, database: Database, team: Any) -> 
 
 
 def test_snapshots(one_day: None, app: Celery, worker: Worker, database: Database) -> None:
-    put_findings(database, "team-1")
-    put_findings(database, "team-2")
-    assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 2
+    teams = ["team-1", "team-2", ObjectId(), 7, Binary(bytes(range(16)), 4)]
+    for team in teams:
+        put_findings(database, team)
+    assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 5
     sent = send(app, "compliance.snapshot_all_teams")
     told = get(sent)
-    assert told["teams"] == 2
+    assert told["teams"] == 5
     [group] = sent.children
-    assert group.id == told["group_id"] and get(group) == [told["day"]] * 2
-    assert database.compliance_snapshots.count_documents({}) == 2
+    assert group.id == told["group_id"] and get(group) == [told["day"]] * 5
+    assert all(database.compliance_snapshots.count_documents({"team_id": team}) == 1
+               for team in teams)
     before = list(database.compliance_snapshots.find().sort("team_id"))
     assert before[0]["score"] == 33.3 and before[0]["open_findings"]["HIGH"] == 1
     assert before[0]["frameworks"][0]["framework"] == "CIS-1.4"
@@ -416,6 +418,31 @@ def test_snapshots(one_day: None, app: Celery, worker: Worker, database: Databas
     day = get(send(app, "compliance.snapshot_team", "team-1", before[0]["day"]))
     assert day == before[0]["day"]
     assert list(database.compliance_snapshots.find().sort("team_id")) == before
+
+
+def test_posture_of_findings_that_are_gone(app: Celery, worker: Worker, database: Database) -> None:
+    """Nothing speaks for it any more; but what a later refresh has made is not an earlier one's."""
+    old, new = datetime(2020, 1, 1), datetime(2099, 1, 1)
+    database.compliance_posture.create_index([("team_id", 1), ("framework", 1)], unique=True)
+    put_findings(database, "team-2")
+    database.compliance_posture.insert_many([
+        {"team_id": "team-1", "framework": "gone", "refreshed_at": old},
+        {"team_id": "team-2", "framework": "CIS-1.4", "refreshed_at": new, "score": 1},
+        {"team_id": "team-3", "framework": "gone", "refreshed_at": old}])
+    assert get(send(app, "compliance.run_compliance_refresh", "team-1"))["frameworks"] == 0
+    assert database.compliance_posture.distinct("team_id") == ["team-2", "team-3"]
+    assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 2
+    [left] = database.compliance_posture.find()
+    assert (left["team_id"], left["refreshed_at"], left["score"]) == ("team-2", new, 1)
+
+
+@pytest.mark.parametrize("day", ["2026-02-30", "2026-13-01", "----------", "2026-11-2", "20261121"])
+def test_snapshot_of_no_day(app: Celery, worker: Worker, database: Database, day: str) -> None:
+    database.compliance_posture.insert_one({"team_id": "team-1", "framework": "a"})
+    result = send(app, "compliance.snapshot_team", "team-1", day)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError)
+    assert database.compliance_snapshots.count_documents({}) == 0
 
 
 def test_snapshot_of_nobody(app: Celery, worker: Worker) -> None:

@@ -123,7 +123,7 @@ def test_retention_survives_a_kill(app: Celery, start: Callable[..., Any], db: D
 
 
 @pytest.mark.parametrize(("policy", "error"), [
-    ({"team_id": 7}, "team_id"),
+    ({"team_id": 7.5}, "team_id"),
     ({"team_id": {"$ne": "x"}}, "team_id"),
     ({"days": True}, "days"),
     ({"days": 1e30}, "days"),

@@ -105,7 +105,7 @@ def test_findings(run: Callable[..., Any], db: Database) -> None:
 
 
 def test_teams(run: Callable[..., Any], db: Database) -> None:
-    """Teams of other types than text and ObjectId are passed over."""
+    """Teams whose ids are of no type that ids have are passed over, those before and after them are not."""
     for collection in ("cspm_findings", "k8s_findings", "vulnerability_occurrences", "container_scans"):
         rows = [{"_id": i, "team_id": odd, "dedup_key": str(i), "status": "OPEN", "check_id": "c",
                  "resource_id": "r", "last_seen": now()} for i, odd in enumerate(ODD)]

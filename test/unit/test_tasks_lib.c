@@ -264,13 +264,34 @@ static void test_doc_trees(void **state)
 static void test_doc_match_id(void **state)
 {
     bson_t d = BSON_INITIALIZER;
-    char room[25];
+    char room[DOC_ID_SIZE];
     (void)state;
     doc_match_id(&d, "a", "team-1");
     doc_match_id(&d, "b", "0123456789abcdef01234567");
     assert_string_equal(doc_text(&d, "a"), "team-1");
     assert_string_equal(doc_id(&d, "b.$in.1", room), "0123456789abcdef01234567");
     bson_destroy(&d);
+    /* What doc_id tells finds the document again; what only looks like it is text. */
+    static const char *const good[] = {"0", "-7", "9223372036854775807",
+                                       "00112233-4455-6677-8899-aabbccddeeff"};
+    static const char *const texts[] = {"", "07", "+7", "-", "9223372036854775808", "1e3", "7 ",
+                                        "00112233-4455-6677-8899-AABBCCDDEEFF",
+                                        "00112233-4455-6677-8899-aabbccddeef",
+                                        "0011223344556677-8899-aabb-ccddeeff--"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        bson_t f = BSON_INITIALIZER;
+        doc_match_id(&f, "a", good[i]);
+        assert_string_equal(doc_text(&f, "a.$in.0"), good[i]);
+        assert_null(doc_text(&f, "a.$in.1"));
+        assert_string_equal(doc_id(&f, "a.$in.1", room), good[i]);
+        bson_destroy(&f);
+    }
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        bson_t f = BSON_INITIALIZER;
+        doc_match_id(&f, "a", texts[i]);
+        assert_string_equal(doc_text(&f, "a"), texts[i]);
+        bson_destroy(&f);
+    }
 }
 
 static int add_tables(void **state)
