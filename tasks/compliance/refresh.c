@@ -8,7 +8,8 @@
 /* run_compliance_refresh: from a team's open findings to passes and failures of each framework and
  * control. Findings are read once, as a stream; what grows is one counter a control. The outcome
  * depends on the findings alone, so running it twice, or half and then whole, ends in the same
- * documents. */
+ * documents. Of two at once the one that began later has the last word: a document says when its
+ * count began, by the store's clock, and no count overwrites or removes a later one's. */
 
 struct control {
     struct control *next; /* of the same hash */
@@ -24,7 +25,21 @@ struct refresh {
     struct control **all;
     size_t n, room;
     int64_t teams, frameworks, started;
+    bool incomplete; /* a control could not be kept */
 };
+
+static bool make_room(struct refresh *r)
+{
+    if (r->n < r->room)
+        return true;
+    size_t room = r->room ? 2 * r->room : 1024;
+    struct control **all = realloc(r->all, room * sizeof *all);
+    if (!all)
+        return false;
+    r->all = all;
+    r->room = room;
+    return true;
+}
 
 static struct control *control_of(struct refresh *r, const char *framework, const char *name)
 {
@@ -37,20 +52,20 @@ static struct control *control_of(struct refresh *r, const char *framework, cons
     for (struct control *c = *slot; c; c = c->next)
         if (strcmp(c->framework, framework) == 0 && strcmp(c->name, name) == 0)
             return c;
-    if (r->n == MAX_CONTROLS)
+    if (r->n == MAX_CONTROLS) {
+        cw_problem(r->t, false, "ValueError", "more than %d controls", MAX_CONTROLS);
         return NULL;
-    struct control *c = calloc(1, sizeof *c);
-    if (r->n == r->room) {
-        size_t room = r->room ? 2 * r->room : 1024;
-        struct control **all = c ? realloc(r->all, room * sizeof *all) : NULL;
-        if (!all) {
-            free(c);
-            return NULL;
-        }
-        r->all = all;
-        r->room = room;
     }
-    *c = (struct control){*slot, strdup(framework), strdup(name)};
+    struct control *c = make_room(r) ? calloc(1, sizeof *c) : NULL;
+    char *texts[] = {strdup(framework), strdup(name)};
+    if (!c || !texts[0] || !texts[1]) {
+        free(c);
+        free(texts[0]);
+        free(texts[1]);
+        cw_problem(r->t, true, "MemoryError", "no memory for %zu controls", r->n + 1);
+        return NULL;
+    }
+    *c = (struct control){*slot, texts[0], texts[1]};
     *slot = c;
     r->all[r->n++] = c;
     return c;
@@ -83,8 +98,10 @@ static void count_entry(struct refresh *r, const bson_iter_t *entry, const char 
         return;
     while ((name = doc_next_text(&list))) {
         struct control *c = control_of(r, framework, name);
-        if (!c)
+        if (!c) {
+            r->incomplete = true;
             return;
+        }
         c->fail += strcmp(status, "FAIL") == 0;
         c->pass += strcmp(status, "PASS") == 0;
         c->manual += strcmp(status, "MANUAL") == 0;
@@ -104,7 +121,7 @@ static int on_finding(cw_task *t, const bson_t *finding, void *arg)
     while (bson_iter_next(&list))
         if (BSON_ITER_HOLDS_DOCUMENT(&list))
             count_entry(r, &list, status);
-    return 0;
+    return r->incomplete ? -1 : 0;
 }
 
 static int count_findings(struct refresh *r, const bson_value_t *team)
@@ -183,17 +200,22 @@ static void put_framework(bson_t *set, struct control *const *first, size_t n)
     put_controls(set, first, n);
 }
 
+/* Where a later count is there, the upsert finds its key taken. */
 static int store_framework(struct refresh *r, const bson_value_t *team, struct mongo_bulk *bulk,
                            size_t first, size_t n)
 {
-    bson_t key = BSON_INITIALIZER, set = BSON_INITIALIZER;
+    bson_t key = BSON_INITIALIZER, update = BSON_INITIALIZER, set;
     BSON_APPEND_VALUE(&key, "team_id", team);
     BSON_APPEND_UTF8(&key, "framework", r->all[first]->framework);
+    BCON_APPEND(&key, "refreshed_at", "{", "$not", "{", "$gt", BCON_DATE_TIME(r->started), "}",
+                "}");
+    BSON_APPEND_DOCUMENT_BEGIN(&update, "$set", &set);
     put_framework(&set, r->all + first, n);
     BSON_APPEND_DATE_TIME(&set, "refreshed_at", r->started);
-    int code = mongo_bulk_upsert(bulk, &key, &set, NULL);
+    bson_append_document_end(&update, &set);
+    int code = mongo_bulk_update(bulk, &key, &update, true);
     bson_destroy(&key);
-    bson_destroy(&set);
+    bson_destroy(&update);
     r->frameworks++;
     return code;
 }
@@ -214,6 +236,7 @@ static int store(struct refresh *r, const bson_value_t *team)
     struct mongo_bulk *bulk = mongo_bulk_open(r->t, "compliance_posture");
     if (!bulk)
         return -1;
+    mongo_bulk_make_once(bulk);
     if (r->n)
         qsort(r->all, r->n, sizeof *r->all, by_name);
     for (size_t at = 0, n; at < r->n; at += n) {
@@ -228,10 +251,8 @@ static int store(struct refresh *r, const bson_value_t *team)
 static int refresh_team(struct refresh *r, const bson_value_t *team)
 {
     forget_controls(r);
-    r->started = doc_now();
-    if (count_findings(r, team) < 0 ||
-        (r->n == MAX_CONTROLS &&
-         cw_problem(r->t, false, "ValueError", "more than %d controls", MAX_CONTROLS) < 0))
+    r->started = mongo_now(r->t);
+    if (r->started < 0 || count_findings(r, team) < 0)
         return -1;
     r->teams++;
     return store(r, team);
@@ -246,6 +267,20 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
     return refresh_team(arg, bson_iter_value(&at));
 }
 
+/* Teams that have a posture and no finding any more come last. */
+static int refresh_all(struct refresh *r, const bson_t *teams)
+{
+    bson_t left = BSON_INITIALIZER;
+    int64_t began = mongo_now(r->t);
+    if (began < 0 || mongo_group(r->t, "cspm_findings", teams, "team_id", on_team, r) < 0)
+        return -1;
+    bson_concat(&left, teams);
+    BCON_APPEND(&left, "refreshed_at", "{", "$lt", BCON_DATE_TIME(began), "}");
+    int code = mongo_group(r->t, "compliance_posture", &left, "team_id", on_team, r);
+    bson_destroy(&left);
+    return code;
+}
+
 cw_outcome run_compliance_refresh(cw_task *t)
 {
     struct refresh *r = cw_alloc(t, sizeof *r);
@@ -255,7 +290,7 @@ cw_outcome run_compliance_refresh(cw_task *t)
     cw_defer(t, forget_controls, r);
     if (team)
         doc_match_id(&filter, "team_id", team);
-    int code = mongo_group(t, "cspm_findings", &filter, "team_id", on_team, r);
+    int code = refresh_all(r, &filter);
     bson_destroy(&filter);
     if (code < 0)
         return cw_fail(t);

@@ -65,8 +65,8 @@ int mongo_bulk_upsert(struct mongo_bulk *b, const bson_t *key, const bson_t *set
 /* Any update; see mongo_update. */
 int mongo_bulk_update(struct mongo_bulk *b, const bson_t *filter, const bson_t *update,
                       bool upsert);
-/* The statements only make documents, never change one: who finds that another one made it is
- * content. */
+/* The statements make documents, or change ones that nobody has changed since: who finds that
+ * another one has is content. */
 void mongo_bulk_make_once(struct mongo_bulk *b);
 int mongo_bulk_flush(struct mongo_bulk *b); /* what waits is written; call it at the end */
 struct mongo_bulk_counts {
