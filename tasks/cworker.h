@@ -163,7 +163,7 @@ cw_outcome cw_return_str(cw_task *t, const char *value);
 #define cw_raise_args(t, type, args)                                                               \
     cw_raise_args_at((t), __FILE__, __LINE__, __func__, (type), (args))
 /* RETRY in `countdown` seconds (< 0: by the task's backoff or default delay); past max_retries the
- * exception itself, or MaxRetriesExceededError when type is NULL. */
+ * exception itself, or MaxRetriesExceededError when type is NULL (the text is lost then). */
 #define cw_retry(t, countdown, type, ...)                                                          \
     cw_retry_at((t), __FILE__, __LINE__, __func__, (countdown), (type), __VA_ARGS__)
 /* Raises what the last failed helper of this delivery reported, with its own type and

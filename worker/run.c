@@ -144,8 +144,8 @@ static void log_outcome(const struct request *r, const struct outcome_frame *f)
                  repr_size, f->repr.at ? f->repr.at : "");
         break;
     case RESULT_RETRY:
-        log_info("Task %s[%s] retry: Retry in %gs: %.*s", request_name(r), request_id(r),
-                 f->countdown, repr_size, f->repr.at ? f->repr.at : "");
+        log_info("Task %s[%s] retry: Retry in %gs%s%.*s", request_name(r), request_id(r),
+                 f->countdown, repr_size ? ": " : "", repr_size, f->repr.at ? f->repr.at : "");
         break;
     case RESULT_IGNORE:
         log_info("Task %s[%s] ignored", request_name(r), request_id(r));
