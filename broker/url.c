@@ -92,9 +92,15 @@ static int parameter_apply(struct redis_url *url, const char *name, const char *
     } else if (strcmp(name, "virtual_host") == 0 || strcmp(name, "db") == 0) {
         code = number_parse(value + (*value == '/'), 1 << 20, &url->db);
     } else {
-        return error_set(err, ERROR_INVALID, "unknown parameter in the Redis URL: %.60s", name);
+        return error_set(err, ERROR_INVALID,
+                         "unknown parameter in the Redis URL: %.60s (there are db, ssl_ca_certs, "
+                         "ssl_certfile, ssl_keyfile, ssl_cert_reqs and ssl_check_hostname)",
+                         name);
     }
-    return code ? error_set(err, code, "bad value for %.60s in the Redis URL", name) : 0;
+    if (code == 0)
+        return 0;
+    return error_set(err, code, "bad value for %.60s in the Redis URL%s", name,
+                     strcmp(name, "ssl_cert_reqs") == 0 ? ": required, optional or none" : "");
 }
 
 static int query_parse(struct redis_url *url, const char *query, struct error *err)
@@ -167,7 +173,10 @@ static int scheme_parse(const char *text, struct redis_url *url, bool *ret_socke
     url->tls = strcasecmp(scheme, "rediss") == 0;
     if (*ret_socket || url->tls || strcasecmp(scheme, "redis") == 0)
         return 0;
-    return error_set(err, ERROR_UNSUPPORTED, "%.15s:// is not a scheme for a Redis broker", scheme);
+    return error_set(err, ERROR_UNSUPPORTED,
+                     "%.15s:// is not a scheme for Redis: there are redis://, rediss://, "
+                     "redis+socket:// and sentinel://",
+                     scheme);
 }
 
 static int path_parse(struct redis_url *url, const char *path, size_t size, bool is_socket,

@@ -40,6 +40,8 @@ def test_version():
     (["-Q", "a", "b"], "-Q a,b"),
     (["beat"], "celery beat"),
     (["--result-backend", "redis"], "redis://"),
+    (["--set", "result_spool_dir=/no/such/folder"], "/no/such/folder: No such file"),
+    (["-b", "redis://h?ssl_cert_reqs=maybe"], "required, optional or none"),
     (["--logfile", "/no/such/folder/log"], "/no/such/folder/log: No such file"),
     (["--pidfile", "/no/such/folder/pid"], "/no/such/folder/pid: No such file"),
 ], ids=" ".join)

@@ -25,8 +25,8 @@ static const struct text {
          "\n"
          "Signals: TERM and INT finish the running tasks first, QUIT (or a second INT) gives them "
          "back.\n"
-         "Every option can be set as CELERY_WORKER_<OPTION> in the environment, as in\n"
-         "CELERY_WORKER_CONCURRENCY=4.\n"
+         "Every option but --config and --workdir can be set as CELERY_WORKER_<OPTION> in the\n"
+         "environment, as in CELERY_WORKER_CONCURRENCY=4.\n"
          "Exit status: 0 stopped as asked, 1 error or INT, 2 bad option, 73 the pid file is in "
          "use.\n"},
     [COMMAND_call] =

@@ -7,6 +7,7 @@
 #include "worker/pidfile.h"
 #include "worker/version.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,6 +153,17 @@ static int check_contradictions(const struct options *o, const struct options_li
     return 0;
 }
 
+/* It is written to on the day when the result store is down: too late to hear of a mistake. */
+static int check_spool(const char *folder)
+{
+    char *inside = folder ? mem_printf("%s/.", folder) : NULL;
+    int code = inside && access(inside, W_OK) != 0
+                   ? options_usage("result_spool_dir: %s: %s", folder, strerror(errno))
+                   : 0;
+    free(inside);
+    return code;
+}
+
 static int finish_worker(struct options *o)
 {
     o->settings.worker_concurrency =
@@ -162,6 +174,9 @@ static int finish_worker(struct options *o)
                 o->pidfile, (int)owner);
         return OPTIONS_EXIT + EXIT_PIDFILE;
     }
+    int code = check_spool(o->settings.result_spool_dir);
+    if (code != 0)
+        return code;
     if (o->settings.ignored && !o->quiet)
         fprintf(stderr, "cworker: settings without effect here: %s\n", o->settings.ignored);
     return 0;
