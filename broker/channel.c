@@ -167,6 +167,8 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
     c->note_timer = evtimer_new(base, watch_jitter_over, c);
     c->retry_timer = evtimer_new(base, settle_retry, c);
     c->delayed_timer = evtimer_new(base, delayed_look, c);
+    STAILQ_INIT(&c->hastened);
+    c->hasten_timer = evtimer_new(base, hasten_again, c);
     c->rescue_timer = evtimer_new(base, rescue_due, c);
     c->restore_timer = evtimer_new(base, restore_look, c);
     c->lease_timer = evtimer_new(base, lease_tick, c);
@@ -208,8 +210,8 @@ static void channel_leave(struct channel *c)
 
 static void channel_free(struct channel *c)
 {
-    struct event *timers[] = {c->poll_timer, c->note_timer, c->retry_timer, c->delayed_timer,
-                              c->rescue_timer, c->restore_timer, c->lease_timer};
+    struct event *timers[] = {c->poll_timer,   c->note_timer,   c->retry_timer,   c->delayed_timer,
+                              c->hasten_timer, c->rescue_timer, c->restore_timer, c->lease_timer};
     for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
         event_free(timers[i]);
     for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) {
@@ -246,6 +248,7 @@ void channel_close(struct channel *c)
     c->ready = false; /* who hears of the end below may settle, but nothing can be sent any more */
     redis_finish(c->redis, 1);
     rescue_forget_all(c);
+    hasten_forget_all(c);
     settle_abandon(c);
     channel_free(c);
 }

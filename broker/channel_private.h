@@ -12,6 +12,8 @@
 #include "broker/scripts.h"
 #include "broker/timer.h"
 
+#include <sys/queue.h>
+
 #define KEY_SEPARATOR "\x06\x16"
 
 /* One queue at one priority step: a Redis list and our in-flight list for it. */
@@ -90,6 +92,10 @@ struct channel {
     struct event *delayed_timer;
     int n_promoting;
     int64_t delayed_next; /* boot-time µs for which delayed_timer is set */
+
+    /* hasten */
+    STAILQ_HEAD(, hasten) hastened; /* to be searched for a second time */
+    struct event *hasten_timer;
 
     /* lease */
     double lease;
@@ -189,6 +195,10 @@ void effect_arguments(struct argument_list *list, struct channel *c, const struc
 /* delayed.c */
 void delayed_look(evutil_socket_t fd, short what, void *arg);
 void delayed_expect(struct channel *c, int64_t wait); /* µs */
+
+/* hasten.c */
+void hasten_again(evutil_socket_t fd, short what, void *arg);
+void hasten_forget_all(struct channel *c);
 
 /* lease.c */
 void lease_identify(struct channel *c);

@@ -13,6 +13,9 @@
  * whoever takes one meets the revoked set. The sets are searched in pieces, by one worker of the
  * fleet for each list of ids.
  *
+ * A worker that has not heard of it yet may be delaying such a message just then: whoever has
+ * searched searches again a second later.
+ *
  * A stamp is looked for as text in the message: what only looks like it is taken, found not to be
  * revoked, and delayed again until its ETA.
  *
@@ -20,9 +23,12 @@
  * set. */
 
 enum { SCAN_COUNT = 1000, CLAIM_SECONDS = 10 };
+static const int64_t AGAIN_AFTER = 1000000;
 
 struct hasten {
+    STAILQ_ENTRY(hasten) link; /* while it waits for its second search */
     struct channel *c;
+    int64_t again_at; /* boot-time µs; 0: this is the first one */
     char *set, **ids; /* sorted; of stamps: the values, as JSON */
     size_t n_ids;
     char *header; /* whose stamps these are, as JSON; NULL: task ids */
@@ -61,6 +67,19 @@ static int compare_ids(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static void search_ended(struct hasten *h)
+{
+    struct channel *c = h->c;
+    if (h->again_at) {
+        hasten_free(h);
+        return;
+    }
+    h->again_at = time_boot() + AGAIN_AFTER;
+    if (STAILQ_EMPTY(&c->hastened))
+        timer_arm(c->hasten_timer, (double)AGAIN_AFTER / 1e6);
+    STAILQ_INSERT_TAIL(&c->hastened, h, link);
+}
+
 /* A member is "id/nonce". */
 static bool is_wanted(const struct hasten *h, const redisReply *member)
 {
@@ -96,7 +115,7 @@ static void scanned(const redisReply *reply, void *arg)
             delayed_expect(h->c, 0);
         }
     if (strcmp(reply->element[0]->str, "0") == 0)
-        hasten_free(h);
+        search_ended(h);
     else
         scan(h, reply->element[0]->str);
 }
@@ -115,7 +134,7 @@ static void scanned_stamped(const redisReply *reply, void *arg)
     if (reply->element[1]->integer > 0)
         delayed_expect(h->c, 0);
     if (strcmp(reply->element[0]->str, "0") == 0)
-        hasten_free(h);
+        search_ended(h);
     else
         scan_stamped(h, reply->element[0]->str);
 }
@@ -144,6 +163,29 @@ static void scan(struct hasten *h, const char *cursor)
     else if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor,
                          SCAN_COUNT) < 0)
         hasten_free(h);
+}
+
+void hasten_again(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct channel *c = arg;
+    struct hasten *h;
+    int64_t now = time_boot();
+    while ((h = STAILQ_FIRST(&c->hastened)) && h->again_at <= now) {
+        STAILQ_REMOVE_HEAD(&c->hastened, link);
+        scan(h, "0");
+    }
+    if (h)
+        timer_arm(c->hasten_timer, (double)(h->again_at - now) / 1e6);
+}
+
+void hasten_forget_all(struct channel *c)
+{
+    struct hasten *h;
+    while ((h = STAILQ_FIRST(&c->hastened))) {
+        STAILQ_REMOVE_HEAD(&c->hastened, link);
+        hasten_free(h);
+    }
 }
 
 static void claimed(const redisReply *reply, void *arg)

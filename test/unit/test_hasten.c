@@ -37,6 +37,24 @@ static void delayed_messages_come_at_once(void **state)
     worker_close(w);
 }
 
+/* By a worker that had not heard of its revoke yet. */
+static void a_message_that_is_delayed_a_moment_later_comes_too(void **state)
+{
+    (void)state;
+    static const char *const ids[] = {"a"}, *const others[] = {"b"};
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct effect late = delayed("1", "a");
+    channel_set_window(w->c, 100);
+    channel_hasten(w->c, ids, 1);
+    loop_for(0.2);
+    channel_publish(w->c, &late, 1, settled, w);
+    WAIT_FOR(w->n == 1);
+    settle_all(w);
+    channel_hasten(w->c, others, 1);
+    loop_for(0.1); /* closed while it waits for its second search */
+    worker_close(w);
+}
+
 static void one_worker_searches_for_all(void **state)
 {
     (void)state;
@@ -191,6 +209,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(delayed_messages_come_at_once),
+        TEST(a_message_that_is_delayed_a_moment_later_comes_too),
         TEST(one_worker_searches_for_all),
         TEST(without_a_connection_nothing_is_found),
         TEST(leases_end_with_the_ack),
