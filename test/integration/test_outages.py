@@ -2,6 +2,7 @@
 """Redis and MongoDB gone for a while, with real restarts: work goes on by itself, nothing is lost,
 nothing is acked before its result is stored, and memory stays bounded."""
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -93,10 +94,15 @@ def test_full_spool_stops_fetching(make_app, cworker, keys, private_mongo):
     check_recovery(private_mongo, worker, keys, 100)
 
 
-def test_no_place_for_the_spool(make_app, cworker, keys, private_mongo):
+def test_no_place_for_the_spool(make_app, cworker, keys, private_mongo, tmp_path, monkeypatch):
+    """The folder was there when the worker started."""
+    folder, stop = tmp_path / "gone", private_mongo.stop
+    folder.mkdir()
+    monkeypatch.setattr(private_mongo, "stop",
+                        lambda: (shutil.rmtree(folder, ignore_errors=True), stop()))
     worker = end_during_outage(make_app, cworker, keys, private_mongo, "demo.text", (1_000_000,), 60,
-                               "--set", "result_spool_dir=/nonexistent")
-    worker.wait_log("no spool file in /nonexistent")
+                               "--set", f"result_spool_dir={folder}")
+    worker.wait_log(f"no spool file in {folder}")
     check_recovery(private_mongo, worker, keys, 60)
 
 
