@@ -68,6 +68,17 @@ bool target_is_ipv6(const char *target)
     return strchr(target, ':');
 }
 
+bool target_is_metadata(const char *address)
+{
+    static const char *const networks[] = {
+        "169.254.0.0/16", "fe80::/10", "::ffff:169.254.0.0/112", "fd00:ec2::/32",
+        "100.100.100.200", "168.63.129.16", "192.0.0.192", "0.0.0.0/8", "::"};
+    for (size_t i = 0; i < sizeof networks / sizeof *networks; i++)
+        if (target_is_covered(address, networks[i]))
+            return true;
+    return false;
+}
+
 bool target_is_covered(const char *target, const char *approved)
 {
     struct network inner, outer;

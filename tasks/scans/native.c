@@ -5,7 +5,10 @@
 #include "tasks/lib/mirror.h"
 #include "tasks/lib/targets.h"
 
+#include <arpa/inet.h>
+#include <netdb.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* The way of a native scan. Its document moves PENDING → RUNNING → COMPLETED or FAILED, each step
  * an update that does not touch a cancelled one, each followed by the mirror; findings are upserts.
@@ -91,15 +94,51 @@ static int on_approved(cw_task *t, const bson_t *row, void *arg)
     return 0;
 }
 
-static int check_approved(struct native_scan *s)
+/* 1 approved, 0 not, -1 failed. */
+static int is_approved(struct native_scan *s, const char *host)
 {
-    struct approval a = {s->host, false};
+    struct approval a = {host, false};
     bson_t filter = BSON_INITIALIZER;
     doc_copy(&filter, "team_id", s->document, "team_id");
     int code = mongo_each(s->t, "approved_targets", &filter, NULL, on_approved, &a);
     bson_destroy(&filter);
-    if (code < 0 || a.given)
-        return code;
+    return code < 0 ? -1 : a.given;
+}
+
+static int check_address(struct native_scan *s, const struct addrinfo *at)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
+        return 0;
+    text[strcspn(text, "%")] = '\0';
+    int given = target_is_metadata(text) ? is_approved(s, text) : 1;
+    if (given)
+        return given < 0 ? -1 : 0;
+    return cw_problem(s->t, false, "PermissionError",
+                      "%.200s leads to %s: a link-local or metadata address, which is not among the "
+                      "team's approved targets",
+                      s->host, text);
+}
+
+/* Whoever owns a name says where it leads, after it was approved as well as before. One that cannot
+ * be resolved now is left to the tool. */
+static int check_addresses(struct native_scan *s)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
+    int code = 0;
+    if (strchr(s->host, '/') || getaddrinfo(s->host, NULL, &hints, &list) != 0)
+        return 0;
+    for (const struct addrinfo *at = list; at && code == 0; at = at->ai_next)
+        code = check_address(s, at);
+    freeaddrinfo(list);
+    return code;
+}
+
+static int check_approved(struct native_scan *s)
+{
+    int given = is_approved(s, s->host);
+    if (given)
+        return given < 0 ? -1 : check_addresses(s);
     return cw_problem(s->t, false, "PermissionError",
                       "%.200s is not among the team's approved targets", s->host);
 }

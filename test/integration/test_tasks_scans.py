@@ -174,6 +174,22 @@ def test_hostile_targets(app: Celery, worker: Worker, database: Database, zap: Z
     assert zap.asked == [] and testssl.calls == []
 
 
+@pytest.mark.parametrize("kind", ["network", "ssl", "web"])
+def test_name_that_leads_to_metadata(app: Celery, worker: Worker, database: Database, zap: Zap,
+                                     testssl: FakeTool, kind: str) -> None:
+    """An approved name may not be turned towards what was not approved as an address."""
+    name = "0xa9fea9fe"  # resolves to 169.254.169.254, without a DNS server
+    database.approved_targets.insert_one({"team_id": "team-1", "target": name})
+    scan = put_scan(database, f"http://{name}/" if kind == "web" else name, ports="1")
+    result = send(app, f"execute_{kind}_scan", scan)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, PermissionError) and "169.254.169.254" in str(result.result)
+    assert zap.asked == [] and testssl.calls == []
+    if kind == "ssl":
+        database.approved_targets.insert_one({"team_id": "team-1", "target": "169.254.169.254"})
+        assert get(send(app, "execute_ssl_scan", scan))["findings"] > 0
+
+
 @pytest.mark.parametrize("options", [{"ports": "1; id"}, {"ports": "--x"}, {"ports": 22},
                                      {"timing": 9}])
 def test_hostile_network_options(app: Celery, worker: Worker, database: Database,
@@ -390,6 +406,17 @@ def test_web_cancelled(app: Celery, worker: Worker, database: Database, zap: Zap
     database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
     assert get(result) == "CANCELLED"
     assert any("spider/action/stop" in path for path in zap.asked)
+
+
+def test_web_is_late(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    """ZAP is told to stop while the task can still tell it."""
+    zap.statuses = ["5"]
+    scan = put_scan(database, "http://127.0.0.1/", active=True)
+    result = send(app, "execute_web_scan", scan, soft_time_limit=23, time_limit=60)
+    wait_state(result, "FAILURE", timeout=40)
+    assert isinstance(result.result, TimeoutError)
+    assert any("spider/action/stop" in path for path in zap.asked)
+    assert "the task may last" in database.native_scans.find_one({"_id": scan})["error"]
 
 
 def leases(database: Database) -> list[dict[str, Any]]:
