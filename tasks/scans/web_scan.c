@@ -11,12 +11,14 @@
 
 /* execute_web_scan: OWASP ZAP over one URL: spider, passive rules, active ones where options.active
  * says so, then its alerts under that URL. One scan at a time has the daemon: others come back. ZAP
- * works on its own while we ask how far it is; whatever ends us early also stops its scan. */
+ * works on its own while we ask how far it is, so that a cancelled or late scan stops ZAP's too;
+ * after a kill, or a revocation, the next one that gets the daemon does. */
 
 struct web {
     struct native_scan *s;
     double started, kept_at;
     bool lost; /* the daemon is not ours any more */
+    bool late;
     const char *url; /* escaped, for queries */
 };
 
@@ -57,8 +59,26 @@ static int keep(struct web *w)
     return w->lost ? -1 : 0;
 }
 
+/* Once the task's own limit has come ZAP could not be told to stop any more. */
+static bool is_late(const struct web *w)
+{
+    static const double reserve = 20;
+    int64_t limit = doc_int(w->s->document, "options.max_minutes", 50) * 60;
+    return clock_seconds() - w->started > (double)limit || cw_time_left(w->s->t) < reserve;
+}
+
+static int too_late(const struct web *w)
+{
+    return cw_problem(w->s->t, false, "TimeoutError",
+                      "ZAP's %s took more than options.max_minutes, or than the task may last",
+                      w->s->phase);
+}
+
 static int rest(struct web *w)
 {
+    w->late = is_late(w);
+    if (w->late)
+        return too_late(w);
     if (cw_sleep(w->s->t, 1) < 0 || keep(w) < 0)
         return -1;
     return native_tick(w->s, clock_seconds() - w->started);
@@ -75,7 +95,6 @@ static int run_step(struct web *w, const char *kind, const char *options, double
     if (!reply || id < 0)
         return reply ? cw_problem(t, false, "ValueError", "ZAP's %s gives no scan id", kind) : -1;
     for (;;) {
-        int64_t limit = doc_int(w->s->document, "options.max_minutes", 50) * 60;
         reply = zap_get(t, cw_printf(t, "%s/view/status/", kind),
                         cw_printf(t, "scanId=%lld", (long long)id));
         int64_t percent = zap_number(reply, "status", -1);
@@ -84,20 +103,14 @@ static int run_step(struct web *w, const char *kind, const char *options, double
         w->s->percent = from + (to - from) * (double)percent / 100;
         if (percent >= 100)
             return 0;
-        bool late = clock_seconds() - w->started > (double)limit;
-        if (late || rest(w) < 0) {
-            const char *why = late ? "TimeoutError" : NULL;
-            bool stopped = cw_stopping(t) != CW_GO;
-            if (w->lost)
-                return -1;
-            if (!stopped)
-                stop_scan(w, kind, id);
-            return why ? cw_problem(t, false, why, "ZAP's %s took more than options.max_minutes",
-                                    kind)
-                   : w->s->state.ended
-                       ? cw_problem(t, false, "RuntimeError", "the scan was cancelled")
-                       : -1;
-        }
+        if (rest(w) == 0)
+            continue;
+        if (w->lost || cw_stopping(t) != CW_GO)
+            return -1;
+        stop_scan(w, kind, id);
+        return w->late             ? too_late(w)
+               : w->s->state.ended ? cw_problem(t, false, "RuntimeError", "the scan was cancelled")
+                                   : -1;
     }
 }
 

@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-/* A document of zap_daemons, under the daemon's URL, says which task has it and until when; it is
+/* A document of zap_daemons, under the daemon's URL, says which task has it and until when (by the
+ * store's clock: workers' own ones may differ by more than the lease lasts); it is
  * made longer while the scan runs. A kill -9 leaves it: the same task, come back, takes it at once,
  * another one when the time is over. Whoever finds that the one before did not end well stops what
  * that one had started. */
@@ -21,16 +22,15 @@ static bson_t *filter_of(cw_task *t)
     return filter;
 }
 
-static bson_t *lease_of(cw_task *t, const char *scan_id)
+static bson_t *lease_of(cw_task *t, const char *scan_id, int64_t now)
 {
     return BCON_NEW("holder", BCON_UTF8(cw_info(t)->id), "scan_id", BCON_UTF8(scan_id),
-                    "leased_until", BCON_DATE_TIME(doc_now() + LEASE_MS), "unclean",
-                    BCON_BOOL(false));
+                    "leased_until", BCON_DATE_TIME(now + LEASE_MS), "unclean", BCON_BOOL(false));
 }
 
-static int insert(cw_task *t, const char *scan_id)
+static int insert(cw_task *t, const char *scan_id, int64_t now)
 {
-    bson_t *document = filter_of(t), *lease = lease_of(t, scan_id);
+    bson_t *document = filter_of(t), *lease = lease_of(t, scan_id, now);
     bson_concat(document, lease);
     int code = mongo_insert(t, "zap_daemons", document);
     bson_destroy(document);
@@ -38,12 +38,12 @@ static int insert(cw_task *t, const char *scan_id)
     return code;
 }
 
-static int take_over(cw_task *t, const char *scan_id)
+static int take_over(cw_task *t, const char *scan_id, int64_t now)
 {
-    bson_t *filter = filter_of(t), *lease = lease_of(t, scan_id), update = BSON_INITIALIZER;
+    bson_t *filter = filter_of(t), *lease = lease_of(t, scan_id, now), update = BSON_INITIALIZER;
     BCON_APPEND(filter, "$or", "[", "{", "holder", BCON_NULL, "}", "{", "holder",
                 BCON_UTF8(cw_info(t)->id), "}", "{", "leased_until", "{", "$lt",
-                BCON_DATE_TIME(doc_now()), "}", "}", "]");
+                BCON_DATE_TIME(now), "}", "}", "]");
     BSON_APPEND_DOCUMENT(&update, "$set", lease);
     int code = mongo_update(t, "zap_daemons", filter, &update, false);
     bson_destroy(filter);
@@ -63,10 +63,13 @@ static int stop_all(cw_task *t)
 int zap_claim(cw_task *t, const char *scan_id)
 {
     const bson_t *former = NULL;
+    int64_t now = mongo_now(t);
+    if (now < 0)
+        return -1;
     bson_t *filter = filter_of(t);
     int found = mongo_find(t, "zap_daemons", filter, NULL, &former);
     bson_destroy(filter);
-    int code = found == 0 ? insert(t, scan_id) : found < 0 ? -1 : take_over(t, scan_id);
+    int code = found == 0 ? insert(t, scan_id, now) : found < 0 ? -1 : take_over(t, scan_id, now);
     if (code <= 0 || found == 0)
         return code;
     if (!doc_text(former, "holder") && !doc_bool(former, "unclean", false))
@@ -94,15 +97,17 @@ int zap_keep(cw_task *t, double seconds, double *kept_at)
     if (seconds - *kept_at < keep_every)
         return 0;
     *kept_at = seconds;
-    int code = update_ours(t, BCON_NEW("leased_until", BCON_DATE_TIME(doc_now() + LEASE_MS)));
+    int64_t now = mongo_now(t);
+    if (now < 0)
+        return -1;
+    int code = update_ours(t, BCON_NEW("leased_until", BCON_DATE_TIME(now + LEASE_MS)));
     return code ? (code < 0 ? -1 : 0)
                 : cw_problem(t, true, "RuntimeError", "another scan has taken over ZAP");
 }
 
 void zap_release(cw_task *t, bool clean)
 {
-    bson_t *set = BCON_NEW("holder", BCON_NULL, "leased_until", BCON_DATE_TIME(doc_now()),
-                           "unclean", BCON_BOOL(!clean));
+    bson_t *set = BCON_NEW("holder", BCON_NULL, "unclean", BCON_BOOL(!clean));
     if (update_ours(t, set) < 0)
         cw_log(t, CW_WARNING, "ZAP stays taken for %d s: it could not be given back",
                LEASE_MS / 1000);
