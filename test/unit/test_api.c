@@ -541,13 +541,6 @@ static void test_send_only_with_success(void **state)
                    "task t.sum: args must be a list and kwargs a dict");
 }
 
-static int add_tables(void **state)
-{
-    static const struct cw_table *const own[] = {&table, NULL};
-    (void)state;
-    return add_own_tables(own);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -573,5 +566,5 @@ int main(void)
         cmocka_unit_test(test_send),
         cmocka_unit_test(test_send_only_with_success),
     };
-    return cmocka_run_group_tests(tests, add_tables, NULL);
+    return cmocka_run_group_tests(tests, add_table, NULL);
 }

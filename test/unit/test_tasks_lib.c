@@ -294,13 +294,6 @@ static void test_doc_match_id(void **state)
     }
 }
 
-static int add_tables(void **state)
-{
-    static const struct cw_table *const own[] = {&table, NULL};
-    (void)state;
-    return add_own_tables(own);
-}
-
 static void test_reasons_are_text(void **state)
 {
     struct run *r = run_task("t.quote", "[], {}");
@@ -320,5 +313,5 @@ int main(void)
         cmocka_unit_test(test_doc_texts),       cmocka_unit_test(test_doc_trees),
         cmocka_unit_test(test_doc_match_id),    cmocka_unit_test(test_reasons_are_text),
     };
-    return cmocka_run_group_tests(tests, add_tables, NULL);
+    return cmocka_run_group_tests(tests, add_table, NULL);
 }
