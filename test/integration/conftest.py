@@ -23,6 +23,11 @@ from services.process import end_process, wait_until  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
 
+# A result that nobody holds any more gives its subscription back, and Celery tries to for 20 s where the
+# server has gone before.
+SOON = {"interval_step": 0.1, "interval_max": 0.1}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for path in (CWORKER, DEMO_SO):
         if not Path(path).exists():
@@ -124,7 +129,8 @@ def make_app(redis: RedisServer) -> Iterator[Callable[..., Celery]]:
     def make(backend: str | None = None, broker: str | None = None, **conf: Any) -> Celery:
         app = Celery("test", broker=broker or redis.url(), backend=backend or redis.url(),
                      set_as_current=False, control=PatientControl)
-        app.conf.update(broker_connection_retry_on_startup=True, **conf)
+        app.conf.update({"broker_connection_retry_on_startup": True,
+                         "result_backend_transport_options": {"retry_policy": SOON}, **conf})
         apps.append(app)
         return app
 

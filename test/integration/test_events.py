@@ -170,7 +170,8 @@ def test_lost_child_and_time_limit(app, cworker, ear):
 def test_celerys_state_is_right(app, cworker, ear):
     worker = cworker("-E")
     heard = run_tasks(app, ear)
-    wait_until(lambda: ear.workers("worker-heartbeat"), TIMEOUT)
+    beats = len(ear.workers("worker-heartbeat"))
+    wait_until(lambda: len(ear.workers("worker-heartbeat")) > beats, TIMEOUT, "a beat of this moment")
     state = State()
     for event in list(ear.heard):
         state.event(dict(event))

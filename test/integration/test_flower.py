@@ -51,7 +51,7 @@ def test_workers_and_tasks(flower, cworker, app):
     assert info["exception"] == "ValueError('no')" and "Traceback" in info["traceback"]
     assert set(flower.ask("/api/tasks")) >= {good.id, bad.id}
     assert flower.ask("/api/tasks", state="FAILURE").keys() == {bad.id}
-    assert flower.ask("/api/workers", status="true") == {NODE: True}
+    wait_until(lambda: flower.ask("/api/workers", status="true") == {NODE: True}, TIMEOUT, "its heart")
     for text in (f'flower_worker_online{{worker="{NODE}"}} 1.0', 'type="task-succeeded"'):
         wait_until(lambda text=text: text in flower.ask("/metrics"), TIMEOUT, text)
 

@@ -173,13 +173,15 @@ def test_bar_of_recover(terminal, keys):
 
 def test_bar_of_purge(terminal, keys):
     """Each queue is emptied in one step, so the bar counts queues."""
-    names = [f"q{i}" for i in range(3000)]
-    for name in names:
-        keys.lpush(name, "{}")
+    names = [f"q{i}" for i in range(6000)]
+    with keys.pipeline() as pipe:
+        for name in names:
+            pipe.lpush(name, "{}")
+        pipe.execute()
     work = terminal("purge", "-f", "-Q", ",".join(names))
     assert work.wait() == 0
     assert bars(work.text, "Emptying queues")
-    assert "Purged 3000 messages from 3000 known task queues." in work.text
+    assert "Purged 6000 messages from 6000 known task queues." in work.text
 
 
 @pytest.mark.parametrize("words", [["--json"], ["-q"]], ids=" ".join)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import ssl
 import subprocess
 import tempfile
@@ -101,6 +102,7 @@ class KubernetesStandIn(ThreadingHTTPServer):
     def close(self) -> None:
         self.shutdown()
         self.server_close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def url(self) -> str:
