@@ -10,6 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Messages out: as Celery's producers write them, and one that came written again, as its retry or
+ * its redelivery. The one idea: a new message is put straight into the text, in Celery's order; of
+ * one that came only what must change is changed, so that what we do not know of travels on. */
+
 /* Celery cuts its reprs there (argsrepr_maxsize, kwargsrepr_maxsize). */
 enum { REPR_MAX = 1024 };
 
