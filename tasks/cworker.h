@@ -288,7 +288,8 @@ int cw_exec(cw_task *t, const struct cw_command *command, struct cw_exit *ret_ex
 
 const char *cw_tmpdir(cw_task *t);                    /* removed with the delivery */
 const char *cw_setting(cw_task *t, const char *name); /* environment CWORKER_<NAME>, or NULL */
-/* environment NAME, or the file NAME_FILE names */
+/* environment NAME, or the file NAME_FILE names. From then on, what it gave (six bytes or more) is
+ * masked in this delivery's errors and log lines. */
 const char *cw_secret(cw_task *t, const char *name);
 void *cw_data(cw_task *t);                            /* what the table's open() made */
 

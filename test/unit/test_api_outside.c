@@ -105,6 +105,22 @@ static cw_outcome stream(cw_task *t)
                                       tag ? tag : "none"));
 }
 
+/* tells(how): what a tool said, with a secret, the beginning of one that was cut, and an id. */
+static cw_outcome tells(cw_task *t)
+{
+    int64_t how = cw_int(t, "how");
+    const char *key = cw_secret(t, "TEST_KEY"), *short_one = cw_secret(t, "TEST_SHORT");
+    const char *id = cw_secret(t, "TEST_CLIENT_ID");
+    const char *said = cw_printf(t, "%s, %s, %s %s, %.8s", key, short_one, id, key, key);
+    if (how == 0)
+        return cw_raise(t, "ValueError", "%s", said);
+    if (how == 1)
+        return cw_retry(t, 1, "ValueError", "%s", said);
+    cw_problem(t, false, "ValueError", "%s", said);
+    return how == 2 ? cw_fail(t) : cw_return_str(t, cw_problem_text(t, NULL));
+}
+static const struct cw_arg tells_args[] = {{"how", CW_INT}, {0}};
+
 static cw_outcome mongo(cw_task *t)
 {
     return cw_collection(t, "things") ? cw_return(t, NULL) : cw_fail(t);
@@ -142,6 +158,7 @@ static const struct cw_def defs[] = {
     {.name = "t.http", .run = http, .args = http_args, .default_retry_delay = 2},
     {.name = "t.stream", .run = stream, .args = http_args},
     {.name = "t.mongo", .run = mongo},
+    {.name = "t.tells", .run = tells, .args = tells_args},
     {0},
 };
 static const struct cw_table table = {.api = CW_API, .queue = "tests", .defs = defs};
@@ -381,6 +398,26 @@ static void test_table_data(void **state)
     assert_int_equal(trail, -1);
 }
 
+static void test_secrets_in_errors(void **state)
+{
+    static const char told[] = "********, abc, client-0 ********, ********";
+    (void)state;
+    setenv("TEST_KEY", "s3cr3t-value", 1);
+    setenv("TEST_SHORT", "abc", 1);
+    setenv("TEST_CLIENT_ID", "client-0", 1);
+    expect_failure("t.tells", "[0], {}", "ValueError", told);
+    expect_failure("t.tells", "[2], {}", "ValueError", told);
+    for (int how = 0; how < 4; how++) {
+        char args[20];
+        snprintf(args, sizeof args, "[%d], {}", how);
+        struct run *r = run_task("t.tells", args);
+        assert_null(strstr(r->result, "s3cr3t"));
+        assert_null(strstr(r->traceback, "s3cr3t"));
+        assert_non_null(strstr(how == 1 ? r->traceback : r->result, told));
+        end(r);
+    }
+}
+
 static void test_mongo_without_url(void **state)
 {
     (void)state;
@@ -520,6 +557,7 @@ int main(void)
         cmocka_unit_test(test_plugin_errors),
         cmocka_unit_test(test_table_data),
         cmocka_unit_test(test_mongo_without_url),
+        cmocka_unit_test(test_secrets_in_errors),
         cmocka_unit_test(test_commands),
         cmocka_unit_test(test_command_failures),
         cmocka_unit_test(test_command_rows),

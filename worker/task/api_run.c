@@ -169,6 +169,7 @@ void cw_log(cw_task *t, enum cw_level level, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    secrets_blot(t, text);
     const struct task_frame *f = t->frame;
     char id[128];
     snprintf(id, sizeof id, "%.*s", (int)f->id.size, f->id.at ? f->id.at : "");
@@ -288,8 +289,9 @@ static const char *secret_of_file(cw_task *t, const char *path)
 const char *cw_secret(cw_task *t, const char *name)
 {
     const char *value = getenv(name);
+    const char *path = value ? NULL : getenv(cw_printf(t, "%s_FILE", name));
+    value = path ? secret_of_file(t, path) : value;
     if (value)
-        return value;
-    const char *path = getenv(cw_printf(t, "%s_FILE", name));
-    return path ? secret_of_file(t, path) : NULL;
+        secret_keep(t, name, value);
+    return value;
 }

@@ -274,7 +274,7 @@ static cw_outcome raise_at(cw_task *t, const struct place *place, const char *ty
     return task_fail(t, place, type, args, detail);
 }
 
-static cJSON *text_args(const char *fmt, va_list values)
+static cJSON *text_args(const struct cw_task *t, const char *fmt, va_list values)
 {
     struct buf text = BUF_INIT(TASK_RESULT_MAX);
     va_list again;
@@ -284,6 +284,8 @@ static cJSON *text_args(const char *fmt, va_list values)
     char *at = size < 0 ? NULL : buf_reserve(&text, (size_t)size);
     if (at)
         vsnprintf(at, (size_t)size + 1, fmt, values);
+    if (at)
+        secrets_blot(t, at);
     cJSON *args = one_text(at ? at : fmt);
     buf_done(&text);
     return args;
@@ -294,7 +296,7 @@ cw_outcome cw_raise_at(cw_task *t, const char *file, int line, const char *funct
 {
     va_list values;
     va_start(values, fmt);
-    cJSON *args = text_args(fmt, values);
+    cJSON *args = text_args(t, fmt, values);
     va_end(values);
     return raise_at(t, &(struct place){file, function, line}, type, args, NULL);
 }
@@ -317,7 +319,7 @@ cw_outcome cw_retry_at(cw_task *t, const char *file, int line, const char *funct
     if (type) {
         va_list values;
         va_start(values, fmt);
-        args = text_args(fmt, values);
+        args = text_args(t, fmt, values);
         va_end(values);
     }
     return task_retry(t, &(struct place){file, function, line}, countdown, type, args, NULL);
@@ -391,6 +393,7 @@ int helper_failed(struct cw_task *t, bool transient, const char *type, const cha
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    secrets_blot(t, text);
     make_readable(text);
     t->problem = (struct problem){
         .type = task_text(t, type, strlen(type)),

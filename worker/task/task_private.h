@@ -61,6 +61,7 @@ struct cw_task {
 
     struct _mongoc_client_t *mongo;
     struct kept_collection *collections;
+    struct secret *secrets; /* that it asked for */
     const char *tmpdir;
     int64_t tools_cpu_us; /* of the programs it ran */
 };
@@ -98,6 +99,10 @@ int helper_stopped(struct cw_task *t);
 
 /* A finished C text that lives as long as the delivery. */
 char *task_text(struct cw_task *t, const char *text, size_t size);
+
+/* `text` lives until the delivery ends, and secrets_blot takes it out of texts. */
+void secret_keep(struct cw_task *t, const char *name, const char *text);
+void secrets_blot(const struct cw_task *t, char *text);
 
 void *table_data(struct cw_task *t, bool *ret_ok);
 void http_close(void);
