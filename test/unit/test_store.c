@@ -6,6 +6,7 @@
 #include "proto/base/mem.h"
 #include "proto/time.h"
 #include "worker/config/settings.h"
+#include "worker/store/mongo_private.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -542,6 +543,24 @@ static void test_unreachable_mongo(void **state)
     event_base_free(h.base);
 }
 
+/* A secondary may lag, and what is read decides whether a task runs again. */
+static void test_mongo_is_read_at_its_primary(void **state)
+{
+    (void)state;
+    struct settings settings = {0};
+    struct error err = {0};
+    struct store_setup setup = {
+        .url = "mongodb://a,b/db?replicaSet=r&readPreference=secondary&maxStalenessSeconds=100",
+        .settings = &settings};
+    struct mongo_store *m = mongo_store_new(&setup, &err);
+    assert_non_null(m);
+    assert_int_equal(mongoc_read_prefs_get_mode(mongoc_uri_get_read_prefs_t(m->uri)),
+                     MONGOC_READ_PRIMARY);
+    m->client = mongoc_client_new_from_uri_with_error(m->uri, NULL);
+    assert_non_null(m->client);
+    mongo_store_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -559,6 +578,7 @@ int main(void)
         cmocka_unit_test(test_key_prefix),
         cmocka_unit_test(test_bad_urls),
         cmocka_unit_test(test_unreachable_mongo),
+        cmocka_unit_test(test_mongo_is_read_at_its_primary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

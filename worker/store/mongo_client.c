@@ -74,6 +74,14 @@ static void apply_write_concern(struct mongo_store *m)
     mongoc_write_concern_destroy(concern);
 }
 
+/* Whether a task that comes again has succeeded already, a secondary that lags does not know. */
+static void apply_read_preference(mongoc_uri_t *uri)
+{
+    mongoc_read_prefs_t *primary = mongoc_read_prefs_new(MONGOC_READ_PRIMARY);
+    mongoc_uri_set_read_prefs_t(uri, primary);
+    mongoc_read_prefs_destroy(primary);
+}
+
 static void apply_defaults(mongoc_uri_t *uri)
 {
     if (!mongoc_uri_has_option(uri, MONGOC_URI_SOCKETTIMEOUTMS))
@@ -148,6 +156,7 @@ struct mongo_store *mongo_store_new(const struct store_setup *setup, struct erro
     m->expires = setup->expires;
     apply_auth_source(uri);
     apply_write_concern(m);
+    apply_read_preference(uri);
     apply_defaults(uri);
     m->extended = setup->settings->result_extended;
     apply_settings(m, setup->settings->mongodb_backend_settings);
