@@ -343,6 +343,8 @@ canvas("map-in-chain", lambda m: m.chain(task_of(m, "identity").map([1, 2]), m.s
 canvas("starmap-in-chord", lambda m: m.chord([task_of(m, "add").starmap([(1, 2), (3, 4)])], m.echo()))
 canvas("chunks-in-chain", lambda m: m.chain(task_of(m, "add").chunks([(i, i) for i in range(5)], 2).group(), m.echo()))
 canvas("chunks-plain", lambda m: task_of(m, "add").chunks([(i, i) for i in range(5)], 2))
+canvas("starmap-ignores", lambda m: task_of(m, "ignore").starmap([()]))
+canvas("starmap-rejects", lambda m: task_of(m, "reject").starmap([()]))
 canvas("starmap-fails", lambda m: m.chain(task_of(m, "add").starmap([(1, 2), (3,)]), m.echo()))
 
 # --- stamps: visitors ------------------------------------------------------------------------------------

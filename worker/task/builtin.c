@@ -52,12 +52,16 @@ static void take_sends(cw_task *t, struct slice text)
     cJSON_Delete(sends);
 }
 
-/* The inner task's exception is the outer one's; a retry is one too, as where Python calls a
- * task. */
+/* The inner task's exception is the outer one's; a retry is one too, and so are Reject and Ignore,
+ * as where Python calls a task. */
 static cw_outcome fail_as(cw_task *t, const struct outcome_frame *inner)
 {
+    if (inner->kind == RESULT_REJECT)
+        return cw_reject(t, inner->requeue);
+    if (inner->kind == RESULT_IGNORE)
+        return cw_ignore(t);
     if (inner->kind != RESULT_FAILURE && inner->kind != RESULT_RETRY)
-        return cw_raise(t, "RuntimeError", "an inner task was rejected or ignored");
+        return cw_raise(t, "RuntimeError", "an inner task ended without an outcome");
     buf_add(&t->result, inner->result.at, inner->result.size);
     buf_add(&t->traceback, inner->traceback.at, inner->traceback.size);
     buf_add(&t->repr, inner->repr.at, inner->repr.size);
