@@ -51,9 +51,12 @@ static void say_succeeded(struct events *e, const struct request *r)
     events_batch_end(e, &event);
 }
 
-/* The exception that is the result, where the worker raised it in the task's name. */
+/* The exception that is the result, where the worker raised it in the task's name. A retry need
+ * not have one. */
 static char *exception_of(const struct request *r)
 {
+    if (r->outcome == OUTCOME_RETRIED)
+        return mem_dup("None");
     struct buf text = BUF_INIT(1 << 20);
     struct exception x = {0};
     cJSON *result = r->result ? json_parse(r->result, strlen(r->result), NULL) : NULL;

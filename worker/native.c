@@ -44,8 +44,6 @@ static void unlock_end(struct unlock *u, enum outcome outcome)
     cJSON_Delete(u->message);
     free(u);
     r->run_us = monotonic_now() - r->started_at;
-    if (outcome == OUTCOME_RETRIED && r->worker->task_events)
-        r->repr = mem_dup("None"); /* no exception made it retry */
     flow_finish(r, outcome);
 }
 

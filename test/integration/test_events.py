@@ -78,6 +78,8 @@ TASKS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "failure": ({"name": "demo.fail", "args": ("no",)}, [RECEIVED, STARTED, FAILED]),
     "retry": ({"name": "demo.fail_n", "args": ("k", 2)},
               [RECEIVED, STARTED, RETRIED, RECEIVED, STARTED, SUCCEEDED]),
+    "bare retry": ({"name": "demo.retry_forever", "args": (0,)},
+                   [RECEIVED, STARTED, RETRIED] * 3 + [RECEIVED, STARTED, FAILED]),
     "reject": ({"name": "demo.reject"}, [RECEIVED, STARTED, "task-rejected"]),
     "ignore": ({"name": "demo.ignore"}, [RECEIVED, STARTED]),
     "expired": ({"name": "demo.add", "args": (1, 2), "expires": -5}, ["task-revoked"]),
@@ -136,6 +138,7 @@ def test_what_the_fields_say(app, cworker, ear):
     assert failed["exception"] == "ValueError('no')" and failed["traceback"].startswith("Traceback")
     assert heard["retry"][2]["exception"] == "ValueError('k: attempt 1 of 2')"
     assert heard["retry"][3]["retries"] == 1
+    assert heard["bare retry"][2]["exception"] == "None"
     assert heard["reject"][-1]["requeue"] is False
     revoked = heard["expired"][-1]
     assert (revoked["terminated"], revoked["signum"], revoked["expired"]) == (False, None, True)
@@ -178,7 +181,7 @@ def test_celerys_state_is_right(app, cworker, ear):
     assert [w.hostname for w in state.alive_workers()] == ["w1@test"]
     assert state.workers["w1@test"].pid == worker.pid
     # Celery's state lets no REJECTED overrule a STARTED.
-    expected = {"success": "SUCCESS", "failure": "FAILURE", "retry": "SUCCESS",
+    expected = {"success": "SUCCESS", "failure": "FAILURE", "retry": "SUCCESS", "bare retry": "FAILURE",
                 "reject": "STARTED", "ignore": "STARTED", "expired": "REVOKED",
                 "countdown": "SUCCESS", "unknown": "FAILURE"}
     assert {key: state.tasks[events[0]["uuid"]].state for key, events in heard.items()} == expected
