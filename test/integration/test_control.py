@@ -176,7 +176,17 @@ def test_what_is_in_hand(sides):
     ("rate_limit", {"task_name": "demo.add", "rate_limit": None}),
     ("revoke_by_stamped_headers", {"headers": None}),
     ("revoke_by_stamped_headers", {"headers": "a=1"}),
-    ("pool_grow", {"n": "x"}), ("pool_grow", {"n": 1.5}), ("pool_grow", {"n": None}),
+    *[("revoke", {"task_id": "three", "terminate": True, "signal": signal})
+      for signal in (0, False, [], {}, True, "CLD", "IOT", "POLL", "RTMIN", "SIGSIGKILL")],
+    ("revoke", {"task_id": {}}), ("revoke", {"task_id": [["one"]]}), ("query_task", {"ids": {}}),
+    ("query_task", {"ids": [[]]}), ("rate_limit", {"task_name": ["demo.add"], "rate_limit": "1/s"}),
+    ("time_limit", {"task_name": {}, "hard": 1}),
+    *[("rate_limit", {"task_name": "demo.add", "rate_limit": limit})
+      for limit in (" 5 ", " 1/m", "+5/m", "1_000", "0x10", "1 / m", "1/d", "1e3/s", ".5/s", "/m", "10/m/s",
+                    "1__0", "ü/s")],
+    ("rate_limit", {"task_name": "no.such", "rate_limit": "bad"}),
+    ("rate_limit", {"task_name": "demo.add", "rate_limit": None}),
+    ("pool_grow", {"n": -1}), ("pool_grow", {"n": "x"}), ("pool_grow", {"n": 1.5}), ("pool_grow", {"n": None}),
     ("pool_grow", {"n": 1}), ("pool_grow", {}),
     ("pool_restart", {}), ("autoscale", {"max": 3, "min": 1}),
     ("add_consumer", {"queue": "extra"}), ("add_consumer", {"queue": "extra", "exchange": "x"}),

@@ -92,6 +92,7 @@ static void test_texts(void **state)
     set("worker_pool", "processes");
     assert_string_equal(s.worker_pool, "prefork");
     set("task_default_rate_limit", "0.5/m");
+    set("task_default_rate_limit", " +1_000 /m");
     set("task_default_rate_limit", "");
     assert_null(s.task_default_rate_limit);
     set("result_backend", "mongodb+srv://u:p@h/db");
@@ -124,6 +125,8 @@ static void test_refusals(void **state)
     refused("result_serializer", "pickle", "json only");
     refused("task_default_rate_limit", "10/d", "10/s");
     refused("task_default_rate_limit", "-1/s", "10/s");
+    refused("task_default_rate_limit", "0x10/s", "10/s");
+    refused("task_default_rate_limit", "1__0", "10/s");
     refused("tasks", "{}", "list");
     refused("task_aliases", "[]", "object");
     refused("task_aliases", "{", "JSON");

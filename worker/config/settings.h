@@ -121,6 +121,9 @@ int settings_broker(const struct settings *s, struct redis_url *ret_url, struct 
 /* "10/m", "0.5/s", "3", … as starts per second; NULL, "" and "0" are 0: no limit. False: it is no
  * rate. */
 bool settings_rate(const char *text, double *ret_per_second);
+/* A decimal number as Python's float() reads it: blanks around it, a plus, 1_000. False: it is none,
+ * negative or not finite. */
+bool settings_number(const char *text, size_t size, double *ret_number);
 
 /* worker_concurrency; when that is 0 the CPUs this process may use: its affinity and the CPU quota
  * of its cgroup (v2), rounded up. At least 1. */

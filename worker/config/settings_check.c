@@ -73,22 +73,43 @@ static int pool_check(const char *value, struct error *err)
     return choice_check("worker_pool", "prefork processes threads solo", value, err);
 }
 
+bool settings_number(const char *text, size_t size, double *ret_number)
+{
+    char digits[64], *end = digits;
+    size_t n = 0;
+    for (; size && isspace((unsigned char)*text); text++)
+        size--;
+    while (size && isspace((unsigned char)text[size - 1]))
+        size--;
+    if (size && *text == '+') {
+        text++;
+        size--;
+    }
+    for (size_t i = 0; i < size && n < sizeof digits - 1; i++) {
+        bool between = i && i + 1 < size && isdigit((unsigned char)text[i - 1]) &&
+                       isdigit((unsigned char)text[i + 1]);
+        if (text[i] != '_' || !between)
+            digits[n++] = text[i];
+    }
+    digits[n] = '\0';
+    bool decimal = n && n < sizeof digits - 1 && *digits != '+' && *digits != '-' &&
+                   strspn(digits, "0123456789.eE+-") == n;
+    *ret_number = decimal ? strtod(digits, &end) : -1;
+    return decimal && !*end && isfinite(*ret_number);
+}
+
+/* Without a unit, or with a slash alone, it is a second, as in Celery. */
 bool settings_rate(const char *text, double *ret_per_second)
 {
-    double number = 0, seconds = 1;
-    if (text && *text) {
-        char *end = NULL;
-        number = isdigit((unsigned char)*text) || *text == '.' ? strtod(text, &end) : -1;
-        if (number < 0 || !isfinite(number))
-            return false;
-        if (*end == '/' && !end[1])
-            end++; /* as in Celery: a second */
-        if (*end == '/' && end[1] && strchr("smh", end[1]) && !end[2])
-            seconds = end[1] == 's' ? 1 : end[1] == 'm' ? 60 : 3600;
-        else if (*end)
-            return false;
-    }
-    *ret_per_second = number / seconds;
+    const char *slash = text ? strchr(text, '/') : NULL, *unit = slash ? slash + 1 : "";
+    *ret_per_second = 0;
+    if (!text || !*text)
+        return true;
+    if (*unit && (!strchr("smh", *unit) || unit[1]))
+        return false;
+    if (!settings_number(text, slash ? (size_t)(slash - text) : strlen(text), ret_per_second))
+        return false;
+    *ret_per_second /= *unit == 'h' ? 3600 : *unit == 'm' ? 60 : 1;
     return true;
 }
 

@@ -84,12 +84,27 @@ const char *call_type(const cJSON *value)
                                    : "NoneType";
 }
 
+bool call_is_false(const cJSON *value)
+{
+    if (cJSON_IsString(value))
+        return !*value->valuestring;
+    if (cJSON_IsNumber(value))
+        return value->valuedouble == 0;
+    return !cJSON_IsTrue(value) && !(value && value->child);
+}
+
 bool call_flag(const struct call *call, const char *name)
 {
-    const cJSON *value = call_argument(call, name);
-    if (cJSON_IsString(value))
-        return *value->valuestring;
-    return cJSON_IsTrue(value) || (cJSON_IsNumber(value) && value->valuedouble != 0);
+    return !call_is_false(call_argument(call, name));
+}
+
+cJSON *call_unhashable(const cJSON *ids)
+{
+    const cJSON *id = cJSON_IsArray(ids) ? ids->child : ids;
+    for (; id; id = cJSON_IsArray(ids) ? id->next : NULL)
+        if (cJSON_IsArray(id) || cJSON_IsObject(id))
+            return call_raise("TypeError", "unhashable type: '%s'", call_type(id));
+    return NULL;
 }
 
 const char **call_texts(const struct call *call, const char *name, size_t *ret_n)

@@ -32,6 +32,9 @@ const cJSON *call_argument(const struct call *call, const char *name); /* NULL: 
  * array. */
 const char **call_texts(const struct call *call, const char *name, size_t *ret_n);
 bool call_flag(const struct call *call, const char *name);
+bool call_is_false(const cJSON *value); /* to Python; so is what is absent */
+/* The reply where an id, or one in a list of them, is of a type that no set takes; NULL: none is. */
+cJSON *call_unhashable(const cJSON *ids);
 const char *call_type(const cJSON *value); /* Python's name of its type */
 /* Python's repr of a JSON value. Caller frees. */
 char *call_repr(const cJSON *value);

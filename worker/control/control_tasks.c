@@ -16,16 +16,35 @@
  * match on the texts of the replies, which are therefore Celery's to the letter, Python's sets
  * included. */
 
-/* SIGTERM, TERM or 15; 0 and a reply where it is none. */
+static int signal_by_name(const char *name)
+{
+    static const struct {
+        const char *name;
+        int number;
+    } others[] = {{"CLD", SIGCHLD}, {"IO", SIGIO}, {"IOT", SIGABRT}, {"POLL", SIGPOLL}};
+    for (int i = 1; i < NSIG; i++)
+        if (sigabbrev_np(i) && strcmp(sigabbrev_np(i), name) == 0)
+            return i;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(others[i].name, name) == 0)
+            return others[i].number;
+    return strcmp(name, "RTMIN") == 0 ? SIGRTMIN : strcmp(name, "RTMAX") == 0 ? SIGRTMAX : 0;
+}
+
+/* SIGTERM, TERM or 15, which is also what Python takes for false; 0 and a reply where it is
+ * none. */
 static int signal_of(const cJSON *value, cJSON **ret_error)
 {
     const char *name = cJSON_IsString(value) ? value->valuestring : NULL;
-    int64_t number;
+    int64_t number = cJSON_IsTrue(value);
     *ret_error = NULL;
-    if (!value || (name && !*name))
+    if (call_is_false(value))
         return SIGTERM;
-    if (json_as_int(value, &number) && number > 0 && number < NSIG)
-        return (int)number;
+    if (cJSON_IsTrue(value) || json_as_int(value, &number)) {
+        if (number < 0 || number >= NSIG)
+            *ret_error = call_raise("OSError", "%lld is no signal", (long long)number);
+        return *ret_error ? 0 : (int)number;
+    }
     bool upper = false, lower = false;
     for (const char *at = name; name && *at; at++) {
         upper |= isupper((unsigned char)*at) != 0;
@@ -36,11 +55,10 @@ static int signal_of(const cJSON *value, cJSON **ret_error)
         return 0;
     }
     name += strncmp(name, "SIG", 3) == 0 ? 3 : 0;
-    for (int i = 1; i < NSIG; i++)
-        if (sigabbrev_np(i) && strcmp(sigabbrev_np(i), name) == 0)
-            return i;
-    *ret_error = call_raise("AttributeError", "module 'signal' has no attribute 'SIG%s'", name);
-    return 0;
+    int found = signal_by_name(name);
+    if (!found)
+        *ret_error = call_raise("AttributeError", "module 'signal' has no attribute 'SIG%s'", name);
+    return found;
 }
 
 /* --- by id ------------------------------------------------------------------------------------ */
@@ -102,8 +120,10 @@ static const cJSON *find_other(const cJSON *ids)
 
 static cJSON *revoke_ids(struct call *call, bool terminate)
 {
-    cJSON *error, *reply;
+    cJSON *error = call_unhashable(call_argument(call, "task_id")), *reply;
     const cJSON *other = find_other(call_argument(call, "task_id"));
+    if (error)
+        return error;
     if (other)
         return call_raise("TypeError", "sequence item 0: expected str instance, %s found",
                           call_type(other));
@@ -222,9 +242,13 @@ cJSON *call_revoke_by_stamped_headers(struct call *call)
 
 /* --- limits ----------------------------------------------------------------------------------- */
 
-static cJSON *unknown_task(const char *what, const char *name)
+static cJSON *unknown_task(const struct call *call, const char *what)
 {
-    log_error("%s attempt for unknown task %s", what, name);
+    const cJSON *name = call_argument(call, "task_name");
+    if (cJSON_IsArray(name) || cJSON_IsObject(name))
+        return call_raise("TypeError", "unhashable type: '%s'", call_type(name));
+    log_error("%s attempt for unknown task %s", what,
+              cJSON_IsString(name) ? name->valuestring : "None");
     return call_nok("unknown task");
 }
 
@@ -232,11 +256,11 @@ static cJSON *unknown_task(const char *what, const char *name)
 static cJSON *bad_rate(const char *limit)
 {
     const char *slash = strchr(limit, '/');
-    char *end, *number = mem_ndup(limit, slash ? (size_t)(slash - limit) : strlen(limit));
-    strtod(number, &end);
+    char *number = mem_ndup(limit, slash ? (size_t)(slash - limit) : strlen(limit));
+    double ignored;
     cJSON *reply;
-    if (slash && *number && !*end) {
-        reply = call_raise("KeyError", "%s", *slash ? slash + 1 : "");
+    if (slash && settings_number(number, strlen(number), &ignored)) {
+        reply = call_raise("KeyError", "%s", slash + 1);
     } else {
         cJSON text = {.type = cJSON_String, .valuestring = number};
         char *repr = call_repr(&text);
@@ -265,7 +289,7 @@ cJSON *call_rate_limit(struct call *call)
     int code = rate_set(call->worker, task ? task : "", limit, &err);
     cJSON *reply;
     if (code == ERROR_NOT_FOUND) {
-        reply = unknown_task("Rate limit", task ? task : "None");
+        reply = unknown_task(call, "Rate limit");
     } else if (code < 0) {
         reply = bad_rate(limit);
     } else if (off) {
@@ -285,7 +309,7 @@ cJSON *call_time_limit(struct call *call)
     const cJSON *soft = call_argument(call, "soft"), *hard = call_argument(call, "hard");
     int def = task ? registry_find(task) : -1;
     if (def < 0)
-        return unknown_task("Change time limit", task ? task : "None");
+        return unknown_task(call, "Change time limit");
     char *soft_text = call_repr(soft), *hard_text = call_repr(hard);
     registry[def].soft_limit = cJSON_IsNumber(soft) ? soft->valuedouble : 0;
     registry[def].hard_limit = cJSON_IsNumber(hard) ? hard->valuedouble : 0;

@@ -12,6 +12,16 @@
 
 /* --- pool ------------------------------------------------------------------------------------- */
 
+/* Celery's pool counts up in the one case and subtracts in the other. */
+static cJSON *not_a_count(const cJSON *given, int sign)
+{
+    if (sign > 0 || cJSON_IsNumber(given))
+        return call_raise("TypeError", "'%s' object cannot be interpreted as an integer",
+                          call_type(given));
+    return call_raise("TypeError", "unsupported operand type(s) for -: '%s' and 'int'",
+                      call_type(given));
+}
+
 static cJSON *pool_change(struct call *call, const char *name, int sign)
 {
     struct worker *w = call->worker;
@@ -23,12 +33,13 @@ static cJSON *pool_change(struct call *call, const char *name, int sign)
     if (cJSON_IsBool(given))
         n = cJSON_IsTrue(given);
     else if (given && !json_as_int(given, &n))
-        return call_raise("TypeError", "'%s' object cannot be interpreted as an integer",
-                          call_type(given));
+        return not_a_count(given, sign);
+    if (n < 0)
+        n = 0; /* as Celery's range(n) */
     int now = pool_lanes(w->pool), most = pool_most(w->pool);
     if (sign < 0 && n >= now)
         return call_raise("ValueError", "Can't shrink pool. At least one process has to stay!");
-    if (n < 0 || (sign > 0 && n > most - now))
+    if (sign > 0 && n > most - now)
         return call_raise("ValueError", "the pool can have at most %d processes", most);
     if (!pool_resize(w->pool, now + sign * (int)n))
         return call_raise("NotImplementedError", "a solo pool does not %s", name);

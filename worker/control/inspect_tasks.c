@@ -65,6 +65,9 @@ static void find_request(const struct request *r, enum request_place place, void
 
 cJSON *call_query_task(struct call *call)
 {
+    cJSON *error = call_unhashable(call_argument(call, "ids"));
+    if (error)
+        return error;
     if (!call_argument(call, "ids"))
         return call_raise("TypeError", "'NoneType' object is not iterable");
     struct listing l = {.list = cJSON_CreateObject()};
