@@ -17,6 +17,7 @@
  * takes in one document, the counts are of all. A document that was set to CANCELLED stays so, and
  * ends Trivy. */
 
+static const double tell_every = 3;
 enum { MAX_KEPT = 10000, MAX_BYTES = 12 << 20, MAX_RESULT = 64 << 20 };
 
 struct container_scan {
@@ -28,6 +29,7 @@ struct container_scan {
     uint32_t kept, secrets_kept;
     int64_t found, severities[N_SEVERITIES];
     char *digest, *os;
+    double told_at;
     bool is_report; /* it told its schema: without it, "nothing found" would be believed */
 };
 
@@ -193,8 +195,38 @@ static cw_outcome failed(struct container_scan *s)
 static int on_tick(cw_task *t, double seconds, void *arg)
 {
     struct container_scan *s = arg;
-    (void)t;
+    if (seconds - s->told_at >= tell_every) {
+        s->told_at = seconds;
+        cJSON *meta = cJSON_CreateObject(); /* Trivy does not tell how far it is */
+        cJSON_AddStringToObject(meta, "phase", "trivy");
+        cJSON_AddNumberToObject(meta, "seconds", (double)(int64_t)seconds);
+        cw_progress(t, meta);
+    }
     return scan_state_watch(&s->state, seconds);
+}
+
+static bool says(const char *text, const char *const *words)
+{
+    while (*words && !strcasestr(text, *words))
+        words++;
+    return *words;
+}
+
+/* Its error tells of each place where it looked for the image, daemons that are not there among
+ * them: a registry's own refusal is certain, so it comes before words of the network. */
+static int judge_failure(struct container_scan *s, const struct cw_exit *end)
+{
+    static const char *const refused[] = {"MANIFEST_UNKNOWN:", "NAME_UNKNOWN:", "UNAUTHORIZED:",
+                                          "DENIED:", NULL};
+    static const char *const passing[] = {"timeout",           "deadline exceeded", "connection",
+                                          "TOOMANYREQUESTS",   "too many requests", "unexpected EOF",
+                                          "temporary failure", "server misbehaving",
+                                          "502 Bad Gateway",   "503 Service",       "504 Gateway",
+                                          NULL};
+    size_t size = strlen(end->errors);
+    bool transient = !says(end->errors, refused) && says(end->errors, passing);
+    return cw_problem(s->t, transient, "RuntimeError", "trivy ended with exit status %d: %s",
+                      end->status, end->errors + (size > 600 ? size - 600 : 0));
 }
 
 static int run_trivy(struct container_scan *s, const char *path)
@@ -229,11 +261,7 @@ static int run_trivy(struct container_scan *s, const char *path)
         return -1;
     if (end.signal)
         return cw_problem(s->t, true, "RuntimeError", "trivy was ended by signal %d", end.signal);
-    if (end.status)
-        return cw_problem(s->t, strstr(end.errors, "timeout") || strstr(end.errors, "connection"),
-                          "RuntimeError", "trivy ended with exit status %d: %.600s", end.status,
-                          end.errors);
-    return 0;
+    return end.status ? judge_failure(s, &end) : 0;
 }
 
 static cw_outcome scan(struct container_scan *s)

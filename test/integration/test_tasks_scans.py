@@ -494,6 +494,7 @@ def test_cancelled_container_scan_ends_trivy(app: Celery, worker: Worker, databa
     result = send(app, "execute_container_scan", "c1")
     call = wait_until(lambda: trivy.calls, what="the start of trivy")[0]
     assert database.container_scans.find_one()["task_id"] == result.id
+    wait_state(result, "PROGRESS", timeout=30)
     database.container_scans.update_one({"_id": "c1"}, {"$set": {"status": "CANCELLED"}})
     assert get(result) == "CANCELLED"
     assert not is_alive(call["pid"])
@@ -524,6 +525,8 @@ def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeT
     ("--config=/etc/passwd", {}, "ValueError"),
     ("a b", {}, "ValueError"),
     ("app:1", {"exit": 1, "errors": "unable to find the image"}, "RuntimeError"),
+    ("app:1", {"exit": 1, "errors": "docker error: connection refused; remote error: GET "
+               "https://registry.example/v2/app: MANIFEST_UNKNOWN: unknown"}, "RuntimeError"),
     ("app:1", {"exit": 0}, "FileNotFoundError"),
     ("app:1", {"write": '{"SchemaVersion": 2, "Results": [{'}, "ValueError"),
     ("app:1", {"write": '{"SchemaVersion": 9, "Results": []}'}, "ValueError"),
@@ -539,6 +542,20 @@ def test_container_failures(app: Celery, worker: Worker, database: Database, tri
     wait_state(result, "FAILURE")
     assert type(result.result).__name__ == error
     assert database.container_scans.find_one()["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("words", [
+    "failed to download vulnerability DB: TOOMANYREQUESTS: retry-after: 1ms",
+    "dial tcp: lookup registry.example: Temporary failure in name resolution",
+    "x" * 900 + " context deadline exceeded"])
+def test_container_retries(app: Celery, worker: Worker, database: Database, trivy: FakeTool,
+                           words: str) -> None:
+    trivy.set({"*": {"exit": 1, "errors": words}})
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
+    result = send(app, "execute_container_scan", "c1")
+    assert wait_state(result, "RETRY", "FAILURE") == "RETRY"
+    assert words[-20:] in str(result.result)
+    result.forget()
 
 
 def test_no_results_is_clean(app: Celery, worker: Worker, database: Database, trivy: FakeTool) -> None:
