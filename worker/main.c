@@ -54,6 +54,8 @@ static int run_worker(struct options *o)
     settings_init(&defaults);
     if (prefetch && s->worker_prefetch_multiplier == defaults.worker_prefetch_multiplier)
         s->worker_prefetch_multiplier = prefetch;
+    if (s->worker_max_tasks_per_child == defaults.worker_max_tasks_per_child)
+        s->worker_max_tasks_per_child = registry_tasks_per_child(o->queues);
     settings_done(&defaults);
     struct pool_options pool = {
         .kind = pool_kind_of(s->worker_pool),

@@ -234,6 +234,17 @@ int registry_prefetch(char *const *queues, const char *default_queue)
     return least;
 }
 
+int registry_tasks_per_child(char *const *queues)
+{
+    enum { BUILTIN = 100 };
+    for (int i = 0; i < registry_size; i++) {
+        const struct cw_table *table = registry[i].builtin ? registry[i].table : NULL;
+        if (table && table->queue && is_among(table->queue, queues))
+            return BUILTIN;
+    }
+    return 0;
+}
+
 int registry_find(const char *name)
 {
     int index = name_find(&exact, name);

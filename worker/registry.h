@@ -37,6 +37,9 @@ void registry_set_aliases(const cJSON *aliases, bool by_last_part);
 /* How many messages to hold for each task that can run, where no setting says: what the tables of
  * these queues ask for at most, or 0. */
 int registry_prefetch(char *const *queues, const char *default_queue);
+/* After how many tasks a child is replaced, where no setting says: 100 on the queues of built-in
+ * tables, whose tasks hold much for a while, else 0. */
+int registry_tasks_per_child(char *const *queues);
 
 int registry_find(const char *name); /* index, or -1 */
 

@@ -2,7 +2,12 @@
 """cworker tasks: what there is, what it takes, and the indexes it needs."""
 from __future__ import annotations
 
-from harness import run_cworker
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from harness import Worker, run_cworker
 from services.mongo import MongoServer
 from services.process import free_port
 
@@ -40,3 +45,14 @@ def test_init_without_a_server() -> None:
     assert run_cworker("tasks", "init").returncode == 2
     url = f"app_database_url=mongodb://127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=300"
     assert run_cworker("tasks", "init", "--set", url).returncode == 69
+
+
+@pytest.mark.parametrize("queues, args, most", [
+    ("celery", [], "N/A"), ("celery,maintenance", [], 100),
+    ("maintenance", ["--max-tasks-per-child", "7"], 7)])
+def test_children_are_replaced(app: Celery, cworker: Callable[..., Worker], queues: str,
+                               args: list[str], most: object) -> None:
+    """The built-in tasks' own policy, where no setting says otherwise."""
+    cworker(*args, queues=queues)
+    stats = app.control.inspect(["w1@test"], timeout=10, limit=1).stats()
+    assert stats["w1@test"]["pool"]["max-tasks-per-child"] == most
