@@ -126,7 +126,7 @@ check-tools: all ## the slow tests with real tools: a full testssl.sh, ZAP, prow
 	$(Q)CHECK_TOOLS=1 CWORKER_BIN=$(B)/cworker DEMO_SO=$(B)/demo.so $(PYTEST) -rs \
 	    test/integration/test_tasks_real_tools.py
 
-lint: ## include directions, headers that compile alone, banned calls, settings and docs
+lint: ## include directions, headers that compile alone, banned calls
 	$(Q)test/lint.sh
 
 shape: ## the ten longest files and functions
