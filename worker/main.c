@@ -36,7 +36,9 @@ static int load_tasks(struct options *o, struct error *err)
         code = registry_load_plugin(*app, err);
     if (code == 0 && o->settings.tasks)
         code = registry_add_commands(o->settings.tasks, err);
-    registry_set_aliases(o->settings.task_aliases, !o->no_alias);
+    const char *lost = registry_set_aliases(o->settings.task_aliases, !o->no_alias);
+    if (code == 0 && lost && strcmp(o->command, "worker") == 0)
+        log_warning("task_aliases: \"%.60s\" leads to no task that is loaded", lost);
     return code;
 }
 

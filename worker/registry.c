@@ -204,14 +204,18 @@ int registry_add_commands(const cJSON *rows, struct error *err)
 }
 
 /* An alias leads to one name, so it is settled here; one whose task is not loaded leads nowhere. */
-void registry_set_aliases(const cJSON *object, bool by_last_part)
+const char *registry_set_aliases(const cJSON *object, bool by_last_part)
 {
+    const char *lost = NULL;
     use_last_parts = by_last_part;
     for (const cJSON *alias = object ? object->child : NULL; alias; alias = alias->next) {
         int index = cJSON_IsString(alias) ? name_find(&exact, alias->valuestring) : -1;
         if (index >= 0 && alias->string)
             name_add(&aliases, mem_dup(alias->string), index);
+        else
+            lost = alias->string;
     }
+    return lost;
 }
 
 static bool is_among(const char *name, char *const *list)

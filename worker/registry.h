@@ -32,7 +32,8 @@ int registry_add_table(const struct cw_table *table, struct error *err);
  * task name that is taken, threads started while loading). */
 int registry_load_plugin(const char *path, struct error *err);
 int registry_add_commands(const cJSON *rows, struct error *err);
-void registry_set_aliases(const cJSON *aliases, bool by_last_part);
+/* Answers one that leads to no task, borrowed; NULL: there is none. */
+const char *registry_set_aliases(const cJSON *aliases, bool by_last_part);
 
 /* How many messages to hold for each task that can run, where no setting says: what the tables of
  * these queues ask for at most, or 0. */

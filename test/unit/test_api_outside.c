@@ -367,7 +367,7 @@ static void test_registry(void **state)
 {
     (void)state;
     cJSON *aliases = cJSON_Parse("{\"old.sum\": \"t.sum\", \"lost\": \"no.such\"}");
-    registry_set_aliases(aliases, true);
+    assert_string_equal(registry_set_aliases(aliases, true), "lost");
     cJSON_Delete(aliases);
     assert_int_equal(registry_find("old.sum"), registry_find("t.sum"));
     assert_int_equal(registry_find("lost"), -1);
@@ -376,7 +376,7 @@ static void test_registry(void **state)
                      registry_find("scans.execute_network_scan"));
     assert_int_equal(registry_find("x.sum"), -1);
     assert_int_equal(registry_find(""), -1);
-    registry_set_aliases(NULL, false);
+    assert_null(registry_set_aliases(NULL, false));
     assert_int_equal(registry_find("app.workers.execute_network_scan"), -1);
 }
 
