@@ -234,9 +234,7 @@ static int apply(struct policy *p)
 {
     int64_t n = 0;
     do {
-        if (cw_stopping(p->t) != CW_GO)
-            return cw_problem(p->t, true, "InterruptedError", "asked to stop");
-        if (load_batch(p) < 0 || (p->n && p->archive && copy_batch(p) < 0))
+        if (cw_sleep(p->t, 0) < 0 || load_batch(p) < 0 || (p->n && p->archive && copy_batch(p) < 0))
             return -1;
         n = p->n ? remove_batch(p) : 0;
         if (n < 0 || audit(p, n, NULL) < 0)

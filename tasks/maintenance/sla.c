@@ -88,7 +88,7 @@ static int on_occurrence(cw_task *t, const bson_t *o, void *arg)
     const char *key = doc_text(o, "dedup_key"), *own = doc_id(o, "_id", room);
     bson_t fields = BSON_INITIALIZER;
     if (cw_stopping(t) != CW_GO)
-        return cw_problem(t, true, "InterruptedError", "asked to stop");
+        return cw_sleep(t, 0);
     snprintf(id, sizeof id, "%s:%.100s:%lld", c->warning ? "sla_warning" : "sla_breach",
              key   ? key
              : own ? own

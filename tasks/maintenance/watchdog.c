@@ -305,6 +305,8 @@ static int on_team(cw_task *t, const bson_t *group, void *arg)
     const char *team = doc_id(group, "_id", room);
     if (!team)
         return 0;
+    if (cw_stopping(t) != CW_GO)
+        return cw_sleep(t, 0);
     team = cw_printf(t, "%s", team);
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
         if (strcmp(sources[i].collection, w->collection) == 0 &&

@@ -59,8 +59,7 @@ static int64_t remove_older(cw_task *t, const char *field, int64_t date)
     bson_t *old = BCON_NEW(field, "{", "$lt", BCON_DATE_TIME(date), "}");
     int64_t removed = 0, n;
     do {
-        n = cw_stopping(t) == CW_GO ? remove_batch(t, old)
-                                    : cw_problem(t, true, "InterruptedError", "asked to stop");
+        n = cw_sleep(t, 0) < 0 ? -1 : remove_batch(t, old);
         removed += n > 0 ? n : 0;
     } while (n > 0 && progress(t, field, removed) == 0);
     bson_destroy(old);

@@ -229,7 +229,7 @@ static int report(struct feed *f)
 {
     int64_t seen = f->good + f->bad + f->other;
     if (cw_stopping(f->t) != CW_GO)
-        return cw_problem(f->t, true, "InterruptedError", "asked to stop");
+        return cw_sleep(f->t, 0);
     if (seen - f->reported < REPORT_EVERY)
         return 0;
     f->reported = seen;

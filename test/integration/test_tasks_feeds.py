@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from pymongo.database import Database
 
 from harness import CWORKER, ROOT, TIMEOUT, descendants, get, wait_state
@@ -1003,6 +1004,20 @@ def test_a_killed_child_s_pass_is_run_again(app: Celery, worker: Any, db: Databa
     assert get(task)["status"] == "OK"  # its own claim does not hold it off
     assert len(feeds.requests) == 2
     assert db.threat_indicators.count_documents({}) == 2
+
+
+def test_a_pass_that_takes_too_long(app: Celery, worker: Any, db: Database,
+                                    feeds: FeedServer) -> None:
+    _, go_on = held(feeds, "/held")
+    add_feed(db, "held", "plain", feeds.url + "/held")
+    task = app.send_task("threat_feeds.fetch_feed", args=["held"], queue="threat_feeds",
+                         soft_time_limit=1, time_limit=60)
+    with pytest.raises(SoftTimeLimitExceeded):
+        get(task, 30)
+    go_on.set()
+    feed = db.threat_feeds.find_one()
+    assert (feed["status"], feed["claimed_until"]) == ("ERROR", None)
+    assert feed["error"] == "it ran for longer than its time limit"
 
 
 def test_a_revoked_pass_gives_its_feed_back(app: Celery, worker: Any, db: Database,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from pymongo.database import Database
 
 from harness import get
@@ -102,6 +103,16 @@ def test_incremental_reads_what_changed_only(app: Celery, worker: Any, db: Datab
     assert sync(app)["cspm"]["resolved"] == 0
     assert sync(app, full=True)["cspm"]["resolved"] == 2
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 49
+
+
+def test_a_sync_that_must_stop(app: Celery, worker: Any, db: Database) -> None:
+    """Its time limit is told as such, and is no passing trouble that is tried again."""
+    db.cspm_findings.insert_many([cspm(i) for i in range(10000)])
+    task = app.send_task("sync.sync_vulnerabilities_for_team", args=["t1"], queue="sync",
+                         soft_time_limit=0.2, time_limit=60)
+    with pytest.raises(SoftTimeLimitExceeded):
+        get(task, 60)
+    assert db.sync_watermarks.count_documents({}) == 0
 
 
 def test_late_findings_and_other_clocks(app: Celery, worker: Any, db: Database) -> None:

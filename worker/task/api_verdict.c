@@ -419,12 +419,24 @@ int helper_stopped(struct cw_task *t)
     return -1;
 }
 
+static const char *why_stopped(const struct cw_task *t)
+{
+    switch (cw_stopping(t)) {
+    case CW_SOFT_LIMIT:
+        return "it ran for longer than its time limit";
+    case CW_REVOKED:
+        return "it was revoked";
+    default:
+        return "it was asked to stop";
+    }
+}
+
 const char *cw_problem_text(cw_task *t, bool *ret_transient)
 {
     const struct problem *p = &t->problem;
     if (ret_transient)
         *ret_transient = p->transient || p->stopped;
     if (p->stopped)
-        return "it was asked to stop";
+        return why_stopped(t);
     return p->type ? cw_printf(t, "%s: %s", p->type, p->text) : NULL;
 }
