@@ -115,6 +115,18 @@ static int find_account(struct prowler_scan *s, const char *id, const bson_t **r
     return found;
 }
 
+/* The role of another team's account is not lent, whatever a run says. */
+static bool is_of_team(const struct prowler_scan *s, const bson_t *account)
+{
+    bson_iter_t at;
+    char own[DOC_ID_SIZE], other[DOC_ID_SIZE];
+    if (!doc_find(account, "team_id", &at) || BSON_ITER_HOLDS_NULL(&at))
+        return true;
+    const char *team = doc_id(s->job.run, "team_id", own);
+    const char *owner = doc_id(account, "team_id", other);
+    return team && owner && strcmp(team, owner) == 0;
+}
+
 static int read_role(struct prowler_scan *s)
 {
     static const struct field_rule rules[] = {{"role_arn", CW_STR, 0, 0}, {0}};
@@ -128,6 +140,9 @@ static int read_role(struct prowler_scan *s)
     if (found != 1)
         return found;
     id = id ? id : "of this scan run";
+    if (!is_of_team(s, account))
+        return cw_problem(s->t, false, "PermissionError",
+                          "cloud account %.80s belongs to another team", id);
     if (fields_check(s->t, account, rules) < 0)
         return -1;
     s->role = doc_text(account, "role_arn");

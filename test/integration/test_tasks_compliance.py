@@ -231,6 +231,23 @@ def test_other_accounts_are_left_alone(app: Celery, worker: Worker, database: Da
     assert states(database) == {"of-0": "FAIL", "of-1": "FAIL"}
 
 
+@pytest.mark.parametrize("account, error", [
+    ({"team_id": "team-2", "role_arn": "arn:aws:iam::1:role/x"}, PermissionError),
+    ({"team_id": {"$ne": 1}, "role_arn": "arn:aws:iam::1:role/x"}, PermissionError),
+    ({"team_id": "team-1", "role_arn": 7}, ValueError),
+    ({"team_id": "team-1", "role_arn": "--profile"}, ValueError)])
+def test_role_that_is_not_lent(app: Celery, worker: Worker, database: Database, prowler: FakeTool,
+                               run_id: str, account: dict[str, Any], error: type) -> None:
+    database.cloud_accounts.insert_one({"_id": "123456789012", **account})
+    with pytest.raises(error, match="cloud account|role_arn"):
+        get(send(app, PROWLER, run_id, ["eu-west-1"], []))
+    assert prowler.calls == []
+    database.cloud_accounts.update_one({}, {"$set": {"team_id": "team-1",
+                                                     "role_arn": "arn:aws:iam::1:role/x"}})
+    get(send(app, PROWLER, run_id, ["eu-west-1"], []))
+    assert "arn:aws:iam::1:role/x" in prowler.calls[0]["argv"]
+
+
 def test_other_frameworks_resolve_nothing(app: Celery, worker: Worker, database: Database,
                                           prowler: FakeTool, run_id: str) -> None:
     prowler.set({"*": report(finding("a"))})
