@@ -54,7 +54,7 @@ struct sighting {
     const char *kind;                       /* the feed's word for the type; NULL: by looks */
     int confidence;                         /* 0 to 100; < 0: the feed's own */
     int64_t first_seen, last_seen, expires; /* ms; DATE_NONE: not told */
-    const cJSON *tags;                      /* list of texts or of {name}; or NULL */
+    const cJSON *tags, *own_tags;           /* lists of texts or of {name}; or NULL */
     const char *tag;                        /* one more, or several with commas; or NULL */
     bool withdrawn;                         /* the feed takes it back */
 };

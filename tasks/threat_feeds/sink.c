@@ -47,23 +47,30 @@ static void put_tag(bson_t *list, uint32_t *n, const char *text, size_t size)
     BSON_APPEND_UTF8(list, name, tag);
 }
 
+static void put_tag_list(bson_t *list, uint32_t *n, const cJSON *tags)
+{
+    const cJSON *each;
+    cJSON_ArrayForEach(each, tags)
+    {
+        const char *text =
+            cJSON_IsObject(each) ? tree_text(each, "name") : cJSON_GetStringValue(each);
+        if (text)
+            put_tag(list, n, text, strlen(text));
+    }
+}
+
 /* How many. */
 static uint32_t put_tags(bson_t *list, const struct feed *f, const struct sighting *s)
 {
     bson_iter_t at, own;
-    const cJSON *each;
     const char *text;
     uint32_t n = 0;
     if (doc_find(f->document, "tags", &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
         bson_iter_recurse(&at, &own))
         while ((text = doc_next_text(&own)))
             put_tag(list, &n, text, strlen(text));
-    cJSON_ArrayForEach(each, s->tags)
-    {
-        text = cJSON_IsObject(each) ? tree_text(each, "name") : cJSON_GetStringValue(each);
-        if (text)
-            put_tag(list, &n, text, strlen(text));
-    }
+    put_tag_list(list, &n, s->tags);
+    put_tag_list(list, &n, s->own_tags);
     for (text = s->tag; text && *text; text += strspn(text, ",")) {
         size_t size = strcspn(text, ",");
         put_tag(list, &n, text, size);

@@ -110,6 +110,7 @@ static int add_attribute(cw_task *t, const cJSON *a, void *arg)
     s.first_seen = date_read(tree_text(a, "first_seen"));
     s.last_seen = seconds > 0 ? seconds * 1000 : DATE_NONE;
     s.tags = m->tags;
+    s.own_tags = tree_at(a, "Tag");
     m->stopped = sink_add(m->f, value, strlen(value), &s) < 0;
     return m->stopped ? -1 : 0;
 }

@@ -768,11 +768,13 @@ def test_misp_words_of_older_servers(app: Celery, worker: Any, db: Database,
     feeds.serve("/m/manifest.json", {cut: {"timestamp": 1}, event: {"timestamp": 1}})
     feeds.serve(f"/m/{cut}.json", b'{"Event": {"Attribute": [')
     feeds.serve(f"/m/{event}.json", {"Event": {"Attribute": [
-        {"type": "domain", "value": f"{i}{i}.example", "to_ids": to_ids}
-        for i, to_ids in enumerate([True, 1, "1", False, 0, "0", None])]}})
+        {"type": "domain", "value": f"{i}{i}.example", "to_ids": to_ids, "Tag": [{"name": f"own{i}"}]}
+        for i, to_ids in enumerate([True, 1, "1", False, 0, "0", None])],
+        "Tag": [{"name": "all"}]}})
     add_feed(db, "misp", "misp", feeds.url + "/m/")
     assert fetch(app, "misp")["bad"] == 1
     assert sorted(values(db)) == ["00.example", "11.example", "22.example"]
+    assert db.threat_indicators.find_one({"value": "11.example"})["tags"] == ["all", "own1"]
 
 
 def test_misp_hostile_manifest(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:

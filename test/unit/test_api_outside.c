@@ -126,6 +126,13 @@ static cw_outcome mongo(cw_task *t)
     return cw_collection(t, "things") ? cw_return(t, NULL) : cw_fail(t);
 }
 
+/* A handle for each call would be kept until the delivery ends. */
+static cw_outcome collections(cw_task *t)
+{
+    const void *a = cw_collection(t, "a.b"), *b = cw_collection(t, "b");
+    return cw_return_bool(t, a && b && a != b && a == cw_collection(t, "a.b"));
+}
+
 static cw_outcome data(cw_task *t)
 {
     return cw_return_int(t, *(int *)cw_data(t));
@@ -158,6 +165,7 @@ static const struct cw_def defs[] = {
     {.name = "t.http", .run = http, .args = http_args, .default_retry_delay = 2},
     {.name = "t.stream", .run = stream, .args = http_args},
     {.name = "t.mongo", .run = mongo},
+    {.name = "t.collections", .run = collections},
     {.name = "t.tells", .run = tells, .args = tells_args},
     {0},
 };
@@ -425,6 +433,18 @@ static void test_mongo_without_url(void **state)
                    "no database for tasks: set app_database_url to a mongodb:// URL");
 }
 
+static void test_mongo_collections(void **state)
+{
+    static struct settings s = {.app_database_url = "mongodb://127.0.0.1:1/x"};
+    struct task_process before = task_process, with = before;
+    (void)state;
+    with.settings = &s;
+    task_process_init(&with);
+    expect("t.collections", "[], {}", "true", NULL);
+    task_process_done();
+    task_process_init(&before);
+}
+
 /* --- programs as tasks --- */
 
 static void add_command(const char *name, const char *script)
@@ -557,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_plugin_errors),
         cmocka_unit_test(test_table_data),
         cmocka_unit_test(test_mongo_without_url),
+        cmocka_unit_test(test_mongo_collections),
         cmocka_unit_test(test_secrets_in_errors),
         cmocka_unit_test(test_commands),
         cmocka_unit_test(test_command_failures),
