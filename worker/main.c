@@ -49,6 +49,27 @@ static enum pool_kind pool_kind_of(const char *name)
                                         : POOL_PREFORK;
 }
 
+static int claim_pidfile(const struct options *o)
+{
+    int claimed = o->pidfile ? pidfile_claim(o->pidfile) : 0;
+    if (claimed != 0)
+        log_line(LOG_CRITICAL, "--pidfile: %s: %s", o->pidfile,
+                 claimed == EXIT_PIDFILE ? "another worker has it" : strerror(errno));
+    return claimed;
+}
+
+/* What is wrong with the pid file has been said by now: afterwards nobody would hear it. */
+static int detach(const struct options *o)
+{
+    if (o->pidfile)
+        pidfile_release(o->pidfile);
+    if (daemon(1, 0) < 0) {
+        perror("cworker: --detach");
+        return 1;
+    }
+    return claim_pidfile(o);
+}
+
 static int run_worker(struct options *o)
 {
     struct settings *s = &o->settings, defaults;
@@ -73,16 +94,11 @@ static int run_worker(struct options *o)
         .settings = s,
     };
     task_process_init(&process);
-    if (o->detach && daemon(1, 0) < 0) {
-        perror("cworker: --detach");
-        return 1;
-    }
-    int claimed = o->pidfile ? pidfile_claim(o->pidfile) : 0;
-    if (claimed != 0) {
-        log_line(LOG_CRITICAL, "--pidfile: %s: %s", o->pidfile,
-                 claimed == EXIT_PIDFILE ? "another worker has it" : strerror(errno));
+    int claimed = claim_pidfile(o);
+    if (claimed == 0 && o->detach)
+        claimed = detach(o);
+    if (claimed != 0)
         return claimed;
-    }
     struct zygote *zygote = zygote_start(&pool);
     worker_hold_signals();
     log_process_name("MainProcess");

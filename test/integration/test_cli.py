@@ -44,6 +44,7 @@ def test_version():
     (["-b", "redis://h?ssl_cert_reqs=maybe"], "required, optional or none"),
     (["--logfile", "/no/such/folder/log"], "/no/such/folder/log: No such file"),
     (["--pidfile", "/no/such/folder/pid"], "/no/such/folder/pid: No such file"),
+    (["-D", "--pidfile", "/no/such/folder/pid"], "/no/such/folder/pid: No such file"),
 ], ids=" ".join)
 def test_wrong_usage(args, hint):
     done = run_cworker(*args)
