@@ -5,6 +5,7 @@
 #include "tasks/scans/native.h"
 #include "tasks/scans/scans.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,7 +84,8 @@ static void on_port(const struct nmap_port *p, void *arg)
     doc_put(&fields, "product", p->product, 255);
     doc_put(&fields, "version", p->version, 255);
     doc_put(&fields, "scripts", p->scripts, 16 << 10);
-    const char *key = cw_printf(n->s->t, "nmap %s %s/%d", p->host, p->protocol, p->port);
+    char key[128]; /* not the delivery's memory: a network may have millions of ports */
+    snprintf(key, sizeof key, "nmap %s %s/%d", p->host, p->protocol, p->port);
     n->unstored = native_finding(n->s, key, "INFO", &fields) < 0;
     bson_destroy(&fields);
 }
