@@ -367,6 +367,17 @@ static bool must_forget(const struct request *r)
     return r->recorded || r->marked || (r->message.redelivered && goes && !r->acked);
 }
 
+/* `owned` receives a text to free. */
+static struct effect end_record(const struct request *r, char **owned)
+{
+    enum disposal dispose = outcome_rows[r->outcome].dispose;
+    bool comes_back = dispose == DISPOSE_BACK || dispose == DISPOSE_FRONT;
+    *owned = comes_back ? redelivery_sent_before(r) : NULL;
+    return (struct effect){.kind = *owned ? EFFECT_RECORD : EFFECT_FORGET,
+                           .queue = r->delivery.queue, .id = r->message.id,
+                           .tag = r->message.delivery_tag, .text = slice_of(*owned)};
+}
+
 static void settle(struct request *r)
 {
     struct worker *w = r->worker;
@@ -380,15 +391,14 @@ static void settle(struct request *r)
     size_t n_sends = r->sends ? (size_t)cJSON_GetArraySize(r->sends) : 0;
     size_t n_counts = r->counts ? (size_t)cJSON_GetArraySize(r->counts) : 0;
     struct effect *effects = mem_alloc((n_sends + n_counts + 4) * sizeof *effects);
-    char *owned = NULL;
+    char *owned = NULL, *record = NULL;
     size_t n = add_counts(r->counts, effects);
     if (r->polled)
         effects[n++] = (struct effect){.kind = EFFECT_BODY, .chord = r->polls};
     n += add_sends(w, r->sends, &effects[n]);
     n += add_disposal(r, &effects[n], &owned);
     if (must_forget(r))
-        effects[n++] = (struct effect){.kind = EFFECT_FORGET, .queue = r->delivery.queue,
-                                       .id = r->message.id, .tag = r->message.delivery_tag};
+        effects[n++] = end_record(r, &record);
     if (r->unique)
         effects[n++] = unique_end(r);
     request_move(r, REQUEST_SETTLING);
@@ -399,6 +409,7 @@ static void settle(struct request *r)
     else
         flow_done(r);
     free(owned);
+    free(record);
     free(effects);
 }
 

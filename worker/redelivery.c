@@ -19,8 +19,9 @@
  * A worker may die of a task, and the next one of it, too. So what was delivered before is marked
  * in the same record as it starts, and a message with too many marks is set aside
  * (task_max_deliveries). A mark lasts until the record of the task's end replaces it or the message
- * is settled; what was only held when its worker died has none. It keeps what an earlier run sent:
- * that run's worker may only have been paused, and store its SUCCESS yet.
+ * is settled; what was only held when its worker died has none. What an earlier run sent is kept,
+ * with the mark and when the message goes back: that run's worker may only have been paused, and
+ * store its SUCCESS yet.
  *
  * While the store is down the record tells the end itself, unless its result is large, and is
  * written before the result is put: whoever gets the message after a kill stores that and does not
@@ -158,13 +159,23 @@ void redelivery_mark(struct request *r, channel_settled_fn *fn)
     cJSON *record = cJSON_CreateObject();
     json_set(record, "starts", json_int(r->starts + 1));
     if (r->sent_before)
-        json_set(record, "sends", r->sent_before);
-    r->sent_before = NULL;
+        cJSON_AddItemReferenceToObject(record, "sends", r->sent_before);
     char *text = json_text(record);
     cJSON_Delete(record);
     channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
                          slice_of(text), fn, r);
     free(text);
+}
+
+char *redelivery_sent_before(const struct request *r)
+{
+    if (!r->sent_before)
+        return NULL;
+    cJSON *record = cJSON_CreateObject();
+    cJSON_AddItemReferenceToObject(record, "sends", r->sent_before);
+    char *text = json_text(record);
+    cJSON_Delete(record);
+    return text;
 }
 
 /* --- what does the store say? ----------------------------------------------------------------- */

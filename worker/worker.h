@@ -134,6 +134,8 @@ cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminat
 bool redelivery_check(struct request *r);
 bool redelivery_must_mark(const struct request *r);
 void redelivery_mark(struct request *r, channel_settled_fn *fn); /* before it runs; fn's arg is r */
+/* What is left of the record when the message goes back; NULL: nothing. Caller frees. */
+char *redelivery_sent_before(const struct request *r);
 /* sent: the task itself sent tasks */
 bool redelivery_must_record(const struct request *r, bool sent);
 void redelivery_record(struct request *r);                       /* goes on with flow_recorded */

@@ -2,6 +2,7 @@
 """kill -9 at each step between a task's end and its ack: what succeeded does not run again, and what
 it causes is sent exactly once."""
 import json
+import signal
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 
@@ -235,7 +236,8 @@ def test_errback_of_a_result_that_cannot_be_stored(make_app, cworker, mongo_back
     wait_until(lambda: not keys.exists("{celery}.cworker.outbox"), what="the record's end")
 
 
-def test_a_mark_keeps_what_was_sent(app, cworker, backend, keys, ledger):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGQUIT])
+def test_a_mark_keeps_what_was_sent(app, cworker, backend, keys, ledger, end):
     """An earlier worker was only paused when the next one began, and stores its SUCCESS yet."""
     child = make_message(app, keys, "bench.noop", (7,))
     message = make_message(app, keys, "demo.sleep", (60,))
@@ -248,7 +250,8 @@ def test_a_mark_keeps_what_was_sent(app, cworker, backend, keys, ledger):
     options = {"backend": backend, "concurrency": 1, "env": {"BENCH_TRACE": str(ledger)}}
     worker = cworker(**options)
     wait_until(lambda: b"starts" in keys.hget("{celery}.cworker.outbox", field), what="the mark")
-    worker.kill()
+    worker.signal(end)
+    worker.wait()
     app.backend.store_result(task_id, None, "SUCCESS")
     cworker(**options).wait_log(COMPLETED)
     wait_until(lambda: runs(ledger) == {7: 1}, what="what was sent")
