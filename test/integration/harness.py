@@ -120,6 +120,14 @@ def kill_task(app: Celery, result: AsyncResult) -> None:
     wait_state(result, "REVOKED")
 
 
+def cut_off(redis: Redis, node: str = "w1@test") -> None:
+    """Ends the connections of one worker; those of clients, which pools keep for later tests, stay."""
+    mine = [client["id"] for client in redis.client_list() if client["name"].startswith(node)]
+    assert mine, "no connection has the worker's name"
+    for client_id in mine:
+        redis.client_kill_filter(_id=client_id)
+
+
 def make_due(redis: Redis, queue: str = "celery") -> None:
     """The hour of all delayed messages of the queue has come, in the order in which it would have."""
     key = f"{{{queue}}}.cworker.delayed"

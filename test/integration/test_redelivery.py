@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from celery import chain, chord, signature
-from harness import (count_messages, get, inflight, make_message, read_ledger, run_cworker, wait_state,
-                     wait_until)
+from harness import (count_messages, cut_off, get, inflight, make_message, read_ledger, run_cworker,
+                     wait_state, wait_until)
 
 from services.proxy import Proxy
 
@@ -264,7 +264,7 @@ def test_gone_before_its_start_is_marked(make_app, cworker, redis_backend, keys,
     app = make_app(redis_backend)
     worker = cworker("--set", "task_track_started=true", backend=redis_backend, concurrency=1,
                      env={"BENCH_TRACE": str(ledger)})
-    running = app.send_task("demo.sleep", (1,))
+    running = app.send_task("demo.sleep", (3,))
     wait_state(running, "STARTED")
     keys.lpush("celery", json.dumps(redelivered(app, keys)))
     wait_until(lambda: len(inflight(keys)) == 2, what="both in flight")
@@ -272,7 +272,7 @@ def test_gone_before_its_start_is_marked(make_app, cworker, redis_backend, keys,
     assert keys.lpop(held)
     get(running)
     get(app.send_task("demo.add", (1, 2)))
-    keys.client_kill_filter(_type="normal", skipme=True)
+    cut_off(keys)
     worker.wait_log("Trying to re-establish the connection")
     assert get(app.send_task("demo.add", (1, 2))) == 3
     assert not runs(ledger)

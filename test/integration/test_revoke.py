@@ -5,7 +5,7 @@ import time
 
 import pytest
 from celery.exceptions import TaskRevokedError
-from harness import TIMEOUT, get, inflight, make_due, run_cworker, wait_state, wait_until
+from harness import TIMEOUT, cut_off, get, inflight, make_due, run_cworker, wait_state, wait_until
 
 REVOKED = "cworker.revoked"
 STAMPS = "cworker.revoked.stamps"
@@ -79,9 +79,7 @@ def test_what_was_revoked_while_cut_off(app, cworker, keys):
     result = app.send_task("demo.add", (1, 1), countdown=3600)
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
     share(keys, result.id)
-    for client in keys.client_list():
-        if client["name"].startswith("w1@test"):
-            keys.client_kill_filter(client["id"])
+    cut_off(keys)
     wait_until(lambda: worker.log.count("Connected to") >= 2, what="the new connection")
     make_due(keys)
     wait_state(result, "REVOKED")

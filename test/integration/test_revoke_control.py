@@ -203,6 +203,8 @@ def test_a_worker_that_dies_with_revoked_tasks(drive, cworker, keys):
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1 and len(inflight(keys)) == 2,
                what="all three in its hands")
     drive.revoke([running, waiting, delayed])
+    wait_until(lambda: keys.zcount("{celery}.cworker.delayed", 1, "+inf") == 0,
+               what="the end of its search for the delayed one")
     worker.kill()
     other = cworker("--set", "worker_lease=1")
     other.wait_log(f"Discarding revoked task: demo.sleep[{running.id}]")

@@ -19,11 +19,14 @@ import celery.contrib.testing.worker as testing_worker
 import pytest
 import redis
 from celery import Celery
+from celery.app.control import Inspect
 from celery.utils.nodenames import anon_nodename
 
 LIMIT = 320
 # The suite waits by BLPOP for up to a minute; later releases of redis-py give up after some seconds.
 redis.Redis.__init__ = functools.partialmethod(redis.Redis.__init__, socket_timeout=None)
+# A second is little on a machine with much to do, and who asks everybody waits for all of it.
+Inspect.__init__ = functools.partialmethod(Inspect.__init__, timeout=3.0)
 workers: list[subprocess.Popen] = []
 
 
@@ -42,7 +45,7 @@ class RevokedStamps:
         self.app = app
 
     def clear(self) -> None:
-        self.app.control.broadcast("revoked_stamps_clear", reply=True, timeout=1)
+        self.app.control.broadcast("revoked_stamps_clear", reply=True, timeout=60, limit=1)
 
 
 @contextlib.contextmanager
@@ -60,7 +63,7 @@ def start_worker(app: Celery, concurrency: int = 1, pool: str = "solo", hostname
     workers.append(process)
     celery.worker.state.revoked_stamps = RevokedStamps(app)
     try:
-        for _attempt in range(20):
+        for _attempt in range(240):
             if app.control.inspect(destination=[node], timeout=0.5).ping():
                 break
         else:
