@@ -72,14 +72,12 @@ static int detach(const struct options *o)
 
 static int run_worker(struct options *o)
 {
-    struct settings *s = &o->settings, defaults;
+    struct settings *s = &o->settings;
     int prefetch = registry_prefetch(o->queues, s->task_default_queue);
-    settings_init(&defaults);
-    if (prefetch && s->worker_prefetch_multiplier == defaults.worker_prefetch_multiplier)
+    if (prefetch && !settings_given(s, "worker_prefetch_multiplier"))
         s->worker_prefetch_multiplier = prefetch;
-    if (s->worker_max_tasks_per_child == defaults.worker_max_tasks_per_child)
+    if (!settings_given(s, "worker_max_tasks_per_child"))
         s->worker_max_tasks_per_child = registry_tasks_per_child(o->queues);
-    settings_done(&defaults);
     struct pool_options pool = {
         .kind = pool_kind_of(s->worker_pool),
         .concurrency = (int)s->worker_concurrency,
@@ -104,9 +102,7 @@ static int run_worker(struct options *o)
     log_process_name("MainProcess");
     if (!o->quiet)
         banner_print(o, pool.concurrency);
-    if (o->purge && command_purge_now(o) != 0)
-        return 1;
-    int status = worker_run(o, zygote, &pool);
+    int status = o->purge && command_purge_now(o) != 0 ? 1 : worker_run(o, zygote, &pool);
     if (o->pidfile)
         pidfile_release(o->pidfile);
     return status;

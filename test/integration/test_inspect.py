@@ -103,5 +103,5 @@ def test_prefetch_of_the_built_in_queues(app, cworker):
     worker = cworker(queues="celery,scans", concurrency=2)
     assert count() == 2
     worker.stop()
-    cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=2, name=NODE)
-    assert count() == 16
+    cworker("--prefetch-multiplier", "4", queues="celery,scans", concurrency=2, name=NODE)
+    assert count() == 8

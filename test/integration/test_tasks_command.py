@@ -49,7 +49,8 @@ def test_init_without_a_server() -> None:
 
 @pytest.mark.parametrize("queues, args, most", [
     ("celery", [], "N/A"), ("celery,maintenance", [], 100),
-    ("maintenance", ["--max-tasks-per-child", "7"], 7)])
+    ("maintenance", ["--max-tasks-per-child", "7"], 7),
+    ("maintenance", ["--max-tasks-per-child", "0"], "N/A")])
 def test_children_are_replaced(app: Celery, cworker: Callable[..., Worker], queues: str,
                                args: list[str], most: object) -> None:
     """The built-in tasks' own policy, where no setting says otherwise."""

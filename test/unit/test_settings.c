@@ -81,7 +81,9 @@ static void test_texts(void **state)
     assert_false(s.task_acks_late);
     set("task_acks_late", "on");
     assert_true(s.task_acks_late);
+    assert_false(settings_given(&s, "worker_concurrency"));
     set("worker_concurrency", "7");
+    assert_true(settings_given(&s, "worker_concurrency"));
     assert_int_equal(s.worker_concurrency, 7);
     set("visibility_timeout", "2.5");
     assert_true(s.visibility_timeout == 2.5);

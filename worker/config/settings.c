@@ -151,8 +151,8 @@ static int set_tree_text(struct settings *s, const struct setting_row *row, cons
     return code;
 }
 
-int setting_set_text(struct settings *s, const struct setting_row *row, const char *value,
-                     struct error *err)
+static int set_any(struct settings *s, const struct setting_row *row, const char *value,
+                   struct error *err)
 {
     switch (row->type) {
     case SETTING_TEXT:
@@ -171,13 +171,29 @@ int setting_set_text(struct settings *s, const struct setting_row *row, const ch
     return ERROR_INVALID;
 }
 
+int setting_set_text(struct settings *s, const struct setting_row *row, const char *value,
+                     struct error *err)
+{
+    int code = set_any(s, row, value, err);
+    if (code == 0)
+        s->given[row - setting_rows] = *value != '\0';
+    return code;
+}
+
+bool settings_given(const struct settings *s, const char *name)
+{
+    const struct setting_row *row = setting_find(name);
+    return row && s->given[row - setting_rows];
+}
+
 void setting_set_default(struct settings *s, const struct setting_row *row)
 {
     setting_clear(s, row);
     if (row->fallback && row->type == SETTING_TEXT)
         *(char **)setting_field(s, row) = mem_dup(row->fallback);
     else if (row->fallback)
-        setting_set_text(s, row, row->fallback, NULL);
+        set_any(s, row, row->fallback, NULL);
+    s->given[row - setting_rows] = false;
 }
 
 /* --- names --- */

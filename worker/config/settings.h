@@ -96,10 +96,15 @@ typedef double setting_REAL;
 typedef bool setting_FLAG;
 typedef cJSON *setting_JSON;
 
+#define SETTING_ONE(name, type, fallback, unit, help) +1
+enum { N_SETTINGS = SETTINGS(SETTING_ONE) };
+#undef SETTING_ONE
+
 struct settings {
 #define SETTING_FIELD(name, type, fallback, unit, help) setting_##type name;
     SETTINGS(SETTING_FIELD)
 #undef SETTING_FIELD
+    bool given[N_SETTINGS]; /* see settings_given */
     char *ignored; /* names that were given and have no effect here: "a, b"; NULL: none */
 };
 
@@ -114,6 +119,8 @@ int settings_set_json(struct settings *s, const char *name, const cJSON *value, 
 int settings_load_file(struct settings *s, const char *path, struct error *err);
 int settings_load_environment(struct settings *s, struct error *err);
 int settings_check(const struct settings *s, struct error *err); /* contradictions */
+/* Was this single value given, be it the default, or is it there because nobody gave one? */
+bool settings_given(const struct settings *s, const char *name);
 /* broker_url with what the transport options say of sentinels. redis_url_done is due after
  * success. */
 struct redis_url;

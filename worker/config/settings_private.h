@@ -15,9 +15,6 @@ struct setting_row {
     const char *fallback, *unit, *help;
 };
 
-#define SETTING_ONE(name, type, fallback, unit, help) +1
-enum { N_SETTINGS = SETTINGS(SETTING_ONE) };
-#undef SETTING_ONE
 extern const struct setting_row setting_rows[N_SETTINGS];
 
 const struct setting_row *setting_find(const char *name); /* NULL: none of ours */
