@@ -13,7 +13,10 @@
  * Each write holds the state it starts from (or is an upsert under the unique dedup_key), so a
  * second pass over the same findings, at the same time or after a kill -9, changes nothing that the
  * first one did. Times of opening and resolving are set by the write that moves the state, once.
- * The statements of one batch may run in any order and end in the same documents. */
+ * The statements of one batch may run in any order and end in the same documents.
+ *
+ * Two findings may be of one occurrence (a resource that was renamed leaves one that is resolved
+ * and one that fails): it is resolved only when the finding that opened it last is open no more. */
 
 enum { BATCH = 500 };
 
@@ -22,12 +25,13 @@ struct row {
     bool open, twin;
     bool stored_open, stored_resolved; /* as the look-up found it */
     bson_t *fields;                    /* NULL when it is not open */
+    char *id, *opened_by;              /* the finding; another one that opened it, or NULL */
     int64_t first_seen;
 };
 
 struct occurrences {
     cw_task *t;
-    const char *team, *source;
+    const char *team, *source, *collection;
     int64_t now;
     bool any_resolved; /* else nothing can be opened again (not asked for a few findings) */
     struct row rows[BATCH];
@@ -40,9 +44,12 @@ struct occurrences {
 static void close_occurrences(void *occurrences)
 {
     struct occurrences *o = occurrences;
-    for (int i = 0; i < o->n; i++)
+    for (int i = 0; i < o->n; i++) {
         if (o->rows[i].fields)
             bson_destroy(o->rows[i].fields);
+        bson_free(o->rows[i].id);
+        bson_free(o->rows[i].opened_by);
+    }
     o->n = 0;
 }
 
@@ -58,14 +65,15 @@ static int find_resolved(struct occurrences *o)
     return code < 0 ? -1 : 0;
 }
 
-struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source, int64_t now,
-                                     bool few)
+struct occurrences *occurrences_open(cw_task *t, const char *team, const struct source *source,
+                                     int64_t now, bool few)
 {
     static const char name[] = "vulnerability_occurrences";
     struct occurrences *o = cw_alloc(t, sizeof *o);
     o->t = t;
     o->team = team;
-    o->source = source;
+    o->source = source->name;
+    o->collection = source->collection;
     o->now = now;
     o->any_resolved = few;
     o->open = mongo_bulk_open(t, name);
@@ -109,12 +117,17 @@ static int on_stored(cw_task *t, const bson_t *stored, void *arg)
 {
     struct occurrences *o = arg;
     const char *key = doc_text(stored, "dedup_key"), *status = doc_text(stored, "status");
+    const char *by = doc_text(stored, "source_id");
     struct row **slot = key && strlen(key) + 1 == DIGEST_SIZE ? slot_of(o, key) : NULL;
     (void)t;
     if (!slot || !*slot || !status)
         return 0;
     (*slot)->stored_open = strcmp(status, "OPEN") == 0;
     (*slot)->stored_resolved = strcmp(status, "RESOLVED") == 0;
+    if (by && (*slot)->id && strcmp(by, (*slot)->id) != 0) {
+        bson_free((*slot)->opened_by);
+        (*slot)->opened_by = bson_strdup(by);
+    }
     return 0;
 }
 
@@ -134,7 +147,8 @@ static int look_up(struct occurrences *o)
     bson_append_array_end(&in, &keys);
     bson_append_document_end(&filter, &in);
     bson_t *opts = BCON_NEW("batchSize", BCON_INT32(BATCH), "projection", "{", "_id", BCON_INT32(0),
-                            "dedup_key", BCON_INT32(1), "status", BCON_INT32(1), "}");
+                            "dedup_key", BCON_INT32(1), "status", BCON_INT32(1), "source_id",
+                            BCON_INT32(1), "}");
     int code = n ? mongo_each(o->t, "vulnerability_occurrences", &filter, opts, on_stored, o) : 0;
     bson_destroy(&filter);
     bson_destroy(opts);
@@ -191,12 +205,40 @@ static int write_resolved(struct occurrences *o, const struct row *r)
     return code;
 }
 
+static int on_other(cw_task *t, const bson_t *document, void *arg)
+{
+    (void)t;
+    *(bool *)arg = finding_is_open(document);
+    return 0;
+}
+
+static int is_open_by_another(struct occurrences *o, const struct row *r)
+{
+    bool open = false;
+    if (!r->opened_by)
+        return 0;
+    bson_t filter = BSON_INITIALIZER;
+    doc_match_id(&filter, "_id", r->opened_by);
+    bson_t *opts =
+        BCON_NEW("projection", "{", "status", BCON_INT32(1), "muted", BCON_INT32(1), "}");
+    int code = mongo_each(o->t, o->collection, &filter, opts, on_other, &open);
+    bson_destroy(&filter);
+    bson_destroy(opts);
+    return code < 0 ? -1 : open;
+}
+
+static int write_closed(struct occurrences *o, const struct row *r)
+{
+    int open = r->stored_open ? is_open_by_another(o, r) : 1;
+    return open ? (open < 0 ? -1 : 0) : write_resolved(o, r);
+}
+
 static int write_row(struct occurrences *o, const struct row *r)
 {
     if (r->twin)
         return 0;
     if (!r->open)
-        return r->stored_open ? write_resolved(o, r) : 0;
+        return write_closed(o, r);
     if (r->stored_resolved && write_reopen(o, r) < 0)
         return -1;
     return write_open(o, r);
@@ -275,7 +317,9 @@ int occurrences_add(struct occurrences *o, const bson_t *document, const struct 
             return 0;
     }
     *slot = r;
+    char room[DOC_ID_SIZE];
     r->fields = r->open ? make_fields(o, document, f) : NULL;
+    r->id = r->open ? NULL : bson_strdup(doc_id(document, "_id", room));
     return 0;
 }
 

@@ -24,7 +24,7 @@ static const char *first_text(const bson_t *document, const char *const *fields)
 }
 #define FIRST(document, ...) first_text(document, (const char *const[]){__VA_ARGS__, NULL})
 
-static bool is_open(const bson_t *document)
+bool finding_is_open(const bson_t *document)
 {
     const char *status = doc_text(document, "status");
     return status && !doc_bool(document, "muted", false) &&
@@ -43,7 +43,7 @@ static int read_cspm(struct occurrences *o, const bson_t *d)
 {
     char place[PLACE_MAX];
     struct finding f = {
-        .open = is_open(d),
+        .open = finding_is_open(d),
         .asset = FIRST(d, "resource_id", "resource_name", "resource", "uid"),
         .vulnerability = FIRST(d, "check_id", "check", "uid"),
         .title = FIRST(d, "title", "message"),
@@ -63,7 +63,7 @@ static int read_k8s(struct occurrences *o, const bson_t *d)
     char asset[PLACE_MAX], room[DOC_ID_SIZE];
     const char *cluster = doc_id(d, "cluster_id", room);
     struct finding f = {
-        .open = is_open(d),
+        .open = finding_is_open(d),
         .asset = asset,
         .vulnerability = doc_text(d, "check_id"),
         .location = or_nothing(doc_text(d, "container")),

@@ -17,8 +17,9 @@ struct finding {
 /* Occurrences are written in batches; see occurrences.c. `now` is the store's time (mongo_now).
  * `few`: not many findings will come, so that it pays to look each of them up. */
 struct occurrences;
-struct occurrences *occurrences_open(cw_task *t, const char *team, const char *source, int64_t now,
-                                     bool few);
+struct source;
+struct occurrences *occurrences_open(cw_task *t, const char *team, const struct source *source,
+                                     int64_t now, bool few);
 /* The document that the next findings come from; its team_id and _id are kept with them. */
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f);
 int occurrences_flush(struct occurrences *o);
@@ -42,6 +43,7 @@ struct source {
     const char *changes[4];
 };
 extern const struct source sync_sources[];
+bool finding_is_open(const bson_t *document); /* of cspm_findings and k8s_findings */
 enum { SYNC_SOURCES = 3 };
 
 cw_handler sync_all_teams_vulnerabilities, sync_vulnerabilities_for_team;

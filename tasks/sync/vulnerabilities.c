@@ -131,7 +131,7 @@ static int sync_source(struct pass *p, cJSON *result)
     p->began = mongo_now(p->t);
     if (p->began < 0 || read_watermark(p) < 0)
         return -1;
-    p->o = occurrences_open(p->t, p->team, p->source->name, p->began, p->since > 0);
+    p->o = occurrences_open(p->t, p->team, p->source, p->began, p->since > 0);
     if (!p->o || read_source(p) < 0)
         return -1;
     int code =

@@ -105,6 +105,29 @@ def test_incremental_reads_what_changed_only(app: Celery, worker: Any, db: Datab
     assert db.vulnerability_occurrences.count_documents({"status": "OPEN"}) == 49
 
 
+@pytest.mark.parametrize("order", [("f1", "g1"), ("g1", "f1")])
+def test_two_findings_of_one_occurrence(app: Celery, worker: Any, db: Database,
+                                        order: tuple[str, str]) -> None:
+    """A renamed resource: what its old name left is resolved, what its new one has fails. Far apart, so
+    that they are not in one batch, whichever comes first."""
+    def twin(name: str) -> dict[str, Any]:
+        status = {"status": "FAIL"} if name == "f1" else {"status": "RESOLVED"}
+        return cspm(1, **status, _id=name, uid=name)
+    db.cspm_findings.insert_many([twin(order[0]), *[cspm(i, "PASS") for i in range(2, 702)],
+                                  twin(order[1])])
+    sync(app)
+    opened = occurrences(db)["arn:aws:s3:::bucket-1"]
+    for full in (True, False, True):
+        counts = sync(app, full=full)["cspm"]
+        assert (counts["new"], counts["reopened"], counts["resolved"]) == (0, 0, 0)
+    one = occurrences(db)["arn:aws:s3:::bucket-1"]
+    assert (one["status"], one["opened_at"], one["source_id"]) == ("OPEN", opened["opened_at"], "f1")
+    # Whoever opened it is gone, or passes: the other one's word counts.
+    db.cspm_findings.delete_one({"_id": "f1"})
+    db.cspm_findings.update_one({"_id": "g1"}, {"$set": {"last_seen": dt.datetime.utcnow()}})
+    assert sync(app)["cspm"]["resolved"] == 1
+
+
 def test_a_sync_that_must_stop(app: Celery, worker: Any, db: Database) -> None:
     """Its time limit is told as such, and is no passing trouble that is tried again."""
     db.cspm_findings.insert_many([cspm(i) for i in range(10000)])
