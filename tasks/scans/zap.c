@@ -62,12 +62,23 @@ static int explain(cw_task *t)
     return -1;
 }
 
+/* Which service it was that could not be reached, and where that is said. */
+static void say_where(cw_task *t)
+{
+    bool transient;
+    const char *why = cw_problem_text(t, &transient), *colon = why ? strstr(why, ": ") : NULL;
+    if (colon && cw_stopping(t) == CW_GO)
+        cw_problem(t, transient, cw_printf(t, "%.*s", (int)(colon - why), why),
+                   "ZAP at %.200s (CWORKER_ZAP_URL): %s", zap_daemon(t), colon + 2);
+}
+
 const cJSON *zap_get(cw_task *t, const char *path, const char *query)
 {
     struct cw_http request = request_make(t, path, query);
     struct cw_reply reply;
     if (cw_http(t, &request, &reply) < 0) {
         explain(t);
+        say_where(t);
         return NULL;
     }
     cJSON *tree = cJSON_ParseWithLength(reply.body, reply.size);

@@ -398,6 +398,19 @@ def test_web_wrong_key(app: Celery, worker: Worker, database: Database, zap: Zap
     assert "ZAP_API_KEY" in str(result.result)
 
 
+def test_web_without_zap(app: Celery, cworker: Callable[..., Worker], database: Database) -> None:
+    """The error names the service and where its address is said, never a password in it."""
+    worker = cworker(database=database, queues="scans",
+                     env={"CWORKER_ZAP_URL": "http://user:hidden@127.0.0.1:1/", "ZAP_API_KEY": "key"})
+    result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"))
+    assert wait_state(result, "RETRY", "FAILURE", timeout=30) == "RETRY"
+    error = database.native_scans.find_one()["error"]
+    assert error.startswith("ConnectionError: ZAP at http://127.0.0.1:1 (CWORKER_ZAP_URL): ")
+    assert str(result.result) in error and "hidden" not in error + worker.log
+    assert leases(database)[0]["holder"] is None
+    result.forget()
+
+
 def test_web_cancelled(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
     zap.statuses = ["5"]
     scan = put_scan(database, "http://127.0.0.1/")
