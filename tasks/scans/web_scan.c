@@ -177,10 +177,12 @@ static int scan(struct native_scan *s)
         return -1;
     if (active && (run_step(w, "ascan", "&recurse=true", 30, 90) < 0 || wait_passive(w) < 0))
         return -1;
-    if (zap_each_alert(s->t, s->target, on_alert, w) < 0)
+    int more = zap_each_alert(s->t, s->target, on_alert, w);
+    if (more < 0)
         return -1;
     doc_put(s->summary, "zap_version", tree_text(version, "version"), 64);
     BSON_APPEND_BOOL(s->summary, "active", active);
+    BSON_APPEND_BOOL(s->summary, "truncated", more > 0);
     return 0;
 }
 

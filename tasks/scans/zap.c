@@ -127,5 +127,5 @@ int zap_each_alert(cw_task *t, const char *url,
         if (json_stream_count(stream) < PAGE)
             return 0;
     }
-    return 0;
+    return 1;
 }

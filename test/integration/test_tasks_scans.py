@@ -382,6 +382,7 @@ def test_web(app: Celery, worker: Worker, database: Database, zap: Zap, active: 
         result = get(send(app, "execute_web_scan", scan))
         database.native_scans.update_one({"_id": scan}, {"$set": {"status": "PENDING"}})
     assert (result["findings"], result["zap_version"]) == (8, "2.11.1")
+    assert result["truncated"] is False
     assert result["by_severity"]["HIGH"] == 1
     assert database.scan_findings.count_documents({}) == 8
     found = database.scan_findings.find_one({"severity": "HIGH"})
