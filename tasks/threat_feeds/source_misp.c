@@ -197,9 +197,11 @@ static bson_t *key_of(const struct misp *m, const char *uuid)
     return BCON_NEW("feed_id", BCON_UTF8(m->f->id), "uuid", BCON_UTF8(uuid));
 }
 
-/* 1: this version was read, 0: not, < 0 failed. */
+/* 1: this version was read, 0: not (or the manifest does not tell versions), < 0 failed. */
 static int is_known(struct misp *m, const char *uuid, int64_t timestamp)
 {
+    if (!timestamp)
+        return 0;
     bson_t *key = key_of(m, uuid);
     BSON_APPEND_INT64(key, "timestamp", timestamp);
     int64_t n = mongo_count(m->f->t, "threat_feed_events", key);

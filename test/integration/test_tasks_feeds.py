@@ -762,6 +762,17 @@ def test_misp_deleted_attributes(app: Celery, worker: Any, db: Database,
     assert sources == {"a.example": [], "b.example": ["misp"], "o.example": ["misp"]}
 
 
+def test_misp_manifest_without_versions(app: Celery, worker: Any, db: Database,
+                                        feeds: FeedServer) -> None:
+    event = str(uuid.uuid4())
+    feeds.serve("/m/manifest.json", {event: {"info": "x"}})
+    add_feed(db, "misp", "misp", feeds.url + "/m/")
+    for value in ("a.example", "b.example"):
+        feeds.serve(f"/m/{event}.json", {"Event": {"Attribute": [{"type": "domain", "value": value}]}})
+        assert fetch(app, "misp")["indicators"] == 1
+    assert sorted(values(db)) == ["a.example", "b.example"]
+
+
 def test_misp_words_of_older_servers(app: Celery, worker: Any, db: Database,
                                      feeds: FeedServer) -> None:
     event, cut = str(uuid.uuid4()), str(uuid.uuid4())
