@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -196,4 +197,4 @@ def python_worker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., 
 
     yield start
     for process in processes:
-        end_process(process, 20)
+        end_process(process, 20, signal.SIGQUIT)

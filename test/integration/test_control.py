@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from harness import DEMO_SO, TIMEOUT, Worker, run_cworker
-from services.process import wait_until
+from services.process import end_process, wait_until
 from services.redis import RedisServer
 
 HERE = Path(__file__).parent
@@ -74,8 +74,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side
             yield ours, theirs
         finally:
             print((folder / "ours.log").read_text()[-8000:])
-            python.send_signal(signal.SIGQUIT)  # its task sleeps for minutes
-            python.wait(20)
+            end_process(python, 20, signal.SIGQUIT)  # its task sleeps for minutes
             worker.kill()
             worker.check_log()
             for side in (ours, theirs):

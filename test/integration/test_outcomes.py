@@ -3,6 +3,7 @@
 stored, and whether the message is gone."""
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def celery_worker(redis, tmp_path):
 
     yield start
     for process in started:
-        end_process(process)
+        end_process(process, 20, signal.SIGQUIT)  # cold: a task may sleep for a minute
 
 
 def held(keys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import contextlib
 import random
+import signal
 import socket
 import subprocess
 import tempfile
@@ -38,9 +39,9 @@ def wait_until(condition: Callable[[], Any], timeout: float = 120, what: str = "
         time.sleep(0.01)
 
 
-def end_process(process: subprocess.Popen, timeout: float = 10) -> int:
+def end_process(process: subprocess.Popen, timeout: float = 10, number: int = signal.SIGTERM) -> int:
     if process.poll() is None:
-        process.terminate()
+        process.send_signal(number)
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
