@@ -14,7 +14,8 @@ int mirror_to_unified_scan_results(cw_task *t, const bson_t *scan, const char *s
     const char *id = doc_id(scan, "_id", room);
     bson_t key = BSON_INITIALIZER, set = BSON_INITIALIZER, update = BSON_INITIALIZER;
     if (!id)
-        return cw_problem(t, false, "ValueError", "the scan's _id is neither text nor ObjectId");
+        return cw_problem(t, false, "ValueError",
+                          "the scan's _id is neither text, ObjectId, number nor UUID");
     BSON_APPEND_UTF8(&key, "scan_id", id);
     BSON_APPEND_UTF8(&set, "scan_type", scan_type);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)

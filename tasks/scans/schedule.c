@@ -99,7 +99,8 @@ int schedule_read(cw_task *t, struct zones *zones, const bson_t *document, struc
     const char *id = doc_id(document, "_id", room);
     *ret = (struct schedule){.document = document, .due = doc_date(document, "next_run_at", -1)};
     if (!id)
-        return cw_problem(t, false, "ValueError", "its _id is neither text nor ObjectId");
+        return cw_problem(t, false, "ValueError",
+                          "its _id is neither text, ObjectId, number nor UUID");
     ret->id = cw_printf(t, "%s", id);
     if (ret->due < 0 && is_given(document, "next_run_at"))
         return cw_problem(t, false, "ValueError", "next_run_at is not a date");

@@ -99,7 +99,7 @@ def test_cron(app: Celery, start: Callable[..., Worker], database: Database) -> 
     ({"overlap": {"$ne": 1}}, "overlap must be"),
     ({"next_run_at": "2020-01-01T00:00:00Z"}, "next_run_at is not a date"),
     ({"next_run_at": 1577836800}, "next_run_at is not a date"),
-    ({"_id": 7}, "neither text nor ObjectId"),
+    ({"_id": 7.5}, "neither text, ObjectId, number nor UUID"),
 ])
 def test_wrong_schedules(app: Celery, start: Callable[..., Worker], database: Database,
                          fields: dict[str, Any], error: str) -> None:
