@@ -60,5 +60,8 @@ struct redis_script {
 };
 int redis_run(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg,
               int n_keys, int argc, const struct slice *argv);
+/* The same without a copy of the arguments, which the caller keeps until `fn` has been called. */
+int redis_run_kept(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg,
+                   int n_keys, int argc, const struct slice *argv);
 
 #endif

@@ -64,33 +64,61 @@ static void script_answer(const redisReply *reply, void *arg)
     free(run);
 }
 
+/* A run with room for `size` bytes behind its arguments, of which the first three are set. */
+static struct script_run *run_new(struct redis *r, struct redis_script *script, int n_keys,
+                                  int argc, size_t size)
+{
+    char keys[16];
+    size_t n = (size_t)snprintf(keys, sizeof keys, "%d", n_keys);
+    script_sha(script);
+    struct script_run *run =
+        mem_alloc(sizeof *run + (size_t)(argc + 3) * sizeof *run->argv + n + size);
+    *run = (struct script_run){.r = r, .script = script, .argc = argc + 3};
+    run->argv[0] = slice_of("EVALSHA");
+    run->argv[1] = (struct slice){script->sha, 40};
+    run->argv[2] = (struct slice){(char *)(run->argv + argc + 3), n};
+    memcpy(run->argv + argc + 3, keys, n);
+    return run;
+}
+
+static void run_start(struct script_run *run, redis_reply_fn *fn, void *arg)
+{
+    run->fn = fn;
+    run->arg = arg;
+    if (run->r->plain_scripts) {
+        run->repeated = true;
+        script_repeat(run);
+    } else {
+        redis_command(run->r, script_answer, run, run->argc, run->argv);
+    }
+}
+
 int redis_run(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg,
               int n_keys, int argc, const struct slice *argv)
 {
     if (r->state != STATE_UP)
         return ERROR_UNAVAILABLE;
-    script_sha(script);
-    char keys[16];
-    size_t size = (size_t)snprintf(keys, sizeof keys, "%d", n_keys);
+    size_t size = 0;
     for (int i = 0; i < argc; i++)
         size += argv[i].size;
-    struct script_run *run = mem_alloc(sizeof *run + (size_t)(argc + 3) * sizeof *argv + size);
-    *run = (struct script_run){r, script, fn, arg, false, argc + 3};
-    char *at = (char *)(run->argv + argc + 3);
-    run->argv[0] = slice_of("EVALSHA");
-    run->argv[1] = (struct slice){script->sha, 40};
-    run->argv[2] = (struct slice){at, strlen(keys)};
-    at = mempcpy(at, keys, strlen(keys));
+    struct script_run *run = run_new(r, script, n_keys, argc, size);
+    char *at = (char *)run->argv[2].at + run->argv[2].size;
     for (int i = 0; i < argc; i++) {
         run->argv[3 + i] = (struct slice){at, argv[i].size};
         if (argv[i].size)
             at = mempcpy(at, argv[i].at, argv[i].size);
     }
-    if (r->plain_scripts) {
-        run->repeated = true;
-        script_repeat(run);
-    } else {
-        redis_command(r, script_answer, run, run->argc, run->argv);
-    }
+    run_start(run, fn, arg);
+    return 0;
+}
+
+int redis_run_kept(struct redis *r, struct redis_script *script, redis_reply_fn *fn, void *arg,
+                   int n_keys, int argc, const struct slice *argv)
+{
+    if (r->state != STATE_UP)
+        return ERROR_UNAVAILABLE;
+    struct script_run *run = run_new(r, script, n_keys, argc, 0);
+    memcpy(run->argv + 3, argv, (size_t)argc * sizeof *argv);
+    run_start(run, fn, arg);
     return 0;
 }

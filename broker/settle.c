@@ -19,7 +19,11 @@
  * answer may be lost with the connection; they are then sent again, so such an effect may happen
  * twice. */
 
-enum { BIG_ELEMENT = 16 * 1024, PUBLISH_BATCH = 256 };
+enum {
+    BIG_ELEMENT = 16 * 1024,
+    PUBLISH_BATCH = 256,
+    BESIDE_TEXT = 256 /* bytes of keys and words of one effect, roughly */
+};
 
 /* --- a script's arguments --- */
 
@@ -46,7 +50,6 @@ static struct argument_list *script_arguments(struct channel *c, struct lane *la
                                               struct slice text, const struct effect *effects,
                                               size_t n)
 {
-    enum { BESIDE_TEXT = 256 }; /* keys and words of one effect, roughly */
     struct argument_list *list = mem_zalloc(sizeof *list);
     size_t size = text.size + BESIDE_TEXT;
     for (size_t i = 0; i < n; i++)
@@ -142,8 +145,8 @@ static void settlement_send(struct settlement *s)
         return;
     int code;
     if (s->script)
-        code = redis_run(c->redis, &script_settle, settlement_answered, s, s->script->n_keys,
-                         s->script->n, arguments_seal(s->script));
+        code = redis_run_kept(c->redis, &script_settle, settlement_answered, s,
+                              s->script->n_keys, s->script->n, arguments_seal(s->script));
     else
         code = redis_send(c->redis, settlement_answered, s, 4,
                           (struct slice[]){slice_of("LREM"), s->lane->inflight, slice_of("-1"),
@@ -239,6 +242,7 @@ void settle_beside(struct channel *c, struct delivery *d, const struct effect *e
     struct lane *lane = lane_find(c, d->queue, d->step);
     struct argument_list *list = mem_zalloc(sizeof *list);
     list->bytes = BUF_INIT(SIZE_MAX / 4);
+    buf_reserve(&list->bytes, d->text.size + effect->text.size + 2 * BESIDE_TEXT);
     arguments_add(list, lane->inflight.at, lane->inflight.size);
     effect_keys(list, c, effect);
     list->n_keys = list->n;
