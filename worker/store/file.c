@@ -54,7 +54,7 @@ static struct file_store *open_folder(const struct store_setup *setup, struct er
     }
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) {
-        error_set(err, ERROR_NOT_FOUND, "the folder must exist: %s", strerror(errno));
+        error_set(err, ERROR_NOT_FOUND, "the folder cannot be opened: %s", strerror(errno));
         return NULL;
     }
     struct file_store *f = mem_zalloc(sizeof *f);
@@ -242,6 +242,11 @@ static const struct store_writer file_writer = {write_files, read_file, tidy_fol
 static void *file_open(const struct store_setup *setup, struct error *err)
 {
     struct file_store *f = open_folder(setup, err);
+    if (f && faccessat(f->folder, ".", W_OK, AT_EACCESS) != 0) {
+        error_set(err, ERROR_DENIED, "the folder cannot be written: %s", strerror(errno));
+        close_folder(f);
+        return NULL;
+    }
     return f ? store_thread_open(setup, &file_writer, f, err) : NULL;
 }
 
