@@ -19,15 +19,28 @@ import celery.contrib.testing.worker as testing_worker
 import pytest
 import redis
 from celery import Celery
-from celery.app.control import Inspect
+from celery.app.control import Control
 from celery.utils.nodenames import anon_nodename
 
 LIMIT = 320
 # The suite waits by BLPOP for up to a minute; later releases of redis-py give up after some seconds.
 redis.Redis.__init__ = functools.partialmethod(redis.Redis.__init__, socket_timeout=None)
-# A second is little on a machine with much to do, and who asks everybody waits for all of it.
-Inspect.__init__ = functools.partialmethod(Inspect.__init__, timeout=3.0)
 workers: list[subprocess.Popen] = []
+broadcast = Control.broadcast
+
+
+def broadcast_to_all(self: Control, *words: Any, reply: bool = False, timeout: float = 1.0,
+                     **options: Any) -> Any:
+    """Waits for the answers of all the workers there are: a second, Celery's own patience, is little on a
+    machine with much to do."""
+    if reply and timeout == 1.0:
+        timeout = 60
+        if not options.get("destination"):
+            options["limit"] = sum(worker.poll() is None for worker in workers)
+    return broadcast(self, *words, reply=reply, timeout=timeout, **options)
+
+
+Control.broadcast = broadcast_to_all
 
 
 def settings_of(app: Celery) -> list[str]:
@@ -45,7 +58,7 @@ class RevokedStamps:
         self.app = app
 
     def clear(self) -> None:
-        self.app.control.broadcast("revoked_stamps_clear", reply=True, timeout=60, limit=1)
+        self.app.control.broadcast("revoked_stamps_clear", reply=True)
 
 
 @contextlib.contextmanager
