@@ -330,6 +330,25 @@ static int pids(void)
     return pool_pids(rig->pool, all, 16);
 }
 
+static void test_start_without_descriptors(void **state)
+{
+    (void)state;
+    struct rlimit usual, none;
+    rig_open((struct pool_options){.kind = POOL_PREFORK, .concurrency = 1});
+    run(DO_RETURN, "");
+    getrlimit(RLIMIT_NOFILE, &usual);
+    none = (struct rlimit){.rlim_cur = 3, .rlim_max = usual.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    run(DO_CRASH, ""); /* whose successor cannot be had now */
+    uint64_t j = submit(DO_RETURN, "next");
+    for (double end = now() + 0.05; now() < end;)
+        turn();
+    assert_int_equal(job(j)->outcomes, 0);
+    setrlimit(RLIMIT_NOFILE, &usual);
+    UNTIL(job(j)->outcomes);
+    rig_close();
+}
+
 static void test_resize(void **state)
 {
     (void)state;
@@ -668,6 +687,7 @@ int main(void)
         cmocka_unit_test_teardown(test_storm, clean_up),
         cmocka_unit_test_teardown(test_retire, clean_up),
         cmocka_unit_test_teardown(test_start_throttle, clean_up),
+        cmocka_unit_test_teardown(test_start_without_descriptors, clean_up),
         cmocka_unit_test_teardown(test_resize, clean_up),
         cmocka_unit_test_teardown(test_restart, clean_up),
         cmocka_unit_test_teardown(test_threads, clean_up),

@@ -119,6 +119,7 @@ static struct pool_child *child_new(struct pool *p, int first, int n, const int 
     return c;
 }
 
+/* False: the shared memory is taken. A failure has told when the next attempt may be made. */
 static bool child_spawn(struct pool *p)
 {
     int pair[2];
@@ -129,7 +130,7 @@ static bool child_spawn(struct pool *p)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
         memset(&p->used[first], false, (size_t)n);
         child_failed_start(p, strerror(errno));
-        return false;
+        return true;
     }
     child_ask(child_new(p, first, n, pair));
     return true;
@@ -152,7 +153,7 @@ void pool_populate(struct pool *p)
             evtimer_add(p->spawn_timer, &interval);
             return;
         }
-        if (!child_spawn(p) && p->spawn_not_before < pool_now_us())
+        if (!child_spawn(p))
             return;
     }
 }
