@@ -14,6 +14,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,17 @@ static int run_worker(struct options *o)
     return status;
 }
 
+/* What a full disk has not taken is missing in a file that the caller believes to be whole. */
+static int check_output(const struct options *o, int status)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    fprintf(stderr, "cworker %s: the output could not be written: %s\n", o->command,
+            errno ? strerror(errno) : "an earlier part is missing");
+    return status ? status : 1;
+}
+
 static int run_command(struct options *o)
 {
     static const struct {
@@ -121,15 +133,28 @@ static int run_command(struct options *o)
     };
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(o->command, commands[i].name) == 0)
-            return commands[i].run(o);
+            return check_output(o, commands[i].run(o));
     fprintf(stderr, "cworker: no such command: %s (see cworker --help)\n", o->command);
     return 2;
+}
+
+/* Where the caller has closed one of the three, a socket would get its number, and be sent what is
+ * printed or logged. */
+static void open_standard_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
 }
 
 int main(int argc, char **argv)
 {
     struct options options;
     struct error err = {0};
+    open_standard_streams();
     mongoc_counters_unlink();
     int code = options_parse(&options, argc, argv);
     if (code >= 1000)

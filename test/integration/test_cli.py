@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: Celery's words, its exit codes, errors that say what would be right."""
 import json
+import os
 import re
 import signal
+import subprocess
 
 import pytest
-from harness import get, run_cworker, wait_state, wait_until
+from harness import CWORKER, DEMO_SO, get, run_cworker, wait_state, wait_until
 
 
 def test_help():
@@ -102,6 +104,38 @@ def test_call_with_wrong_arguments(redis, keys, args):
     done = run_cworker("-b", redis.url(), "call", "demo.add", "--args", args)
     assert done.returncode == 2 and "args" in done.stderr
     assert keys.llen("celery") == 0
+
+
+@pytest.mark.parametrize("args", [
+    ["--queue", ""], ["--id", ""], ["--wait", "--timeout", "-1"], ["--wait", "--timeout", "soon"],
+], ids=" ".join)
+def test_call_sends_nothing_that_is_wrong(redis, keys, args):
+    done = run_cworker("-b", redis.url(), "--result-backend", redis.url(1), "call", "demo.add", *args)
+    assert done.returncode == 2 and args[-2] in done.stderr and not done.stdout
+    assert keys.llen("celery") == keys.llen("") == 0
+
+
+@pytest.mark.parametrize("words", [["report"], ["call", "demo.add"], ["queues", "--json"]],
+                         ids=" ".join)
+def test_output_that_a_full_disk_does_not_take(redis, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([CWORKER, "-b", redis.url(), *words], stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 1 and "could not be written" in done.stderr
+
+
+def test_worker_whose_standard_streams_are_closed(app, redis, keys):
+    """No socket gets their numbers: what is logged or printed would be sent there."""
+    worker = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", CWORKER, "-b", redis.url(), "-c", "1",
+         "--result-backend", redis.url(1), "-A", DEMO_SO, "-l", "debug"])
+    try:
+        assert get(app.send_task("demo.add", (2, 3))) == 5
+        for fd in range(3):
+            assert os.readlink(f"/proc/{worker.pid}/fd/{fd}") == "/dev/null"
+    finally:
+        worker.terminate()
+    assert worker.wait(30) == 0
 
 
 def test_result_of_a_failure(app, cworker, redis):

@@ -21,9 +21,12 @@
 /* Publishes one message as a Python producer would. The id is made, and printed, here: whoever
  * reads it can ask for the result whatever happens to this process. */
 
+static const double LONGEST_WAIT = 1e9;
+
 struct call {
     struct message_spec spec;
     cJSON *args, *kwargs;
+    double timeout; /* 0: none */
     char id[37], origin[300];
 };
 
@@ -38,6 +41,13 @@ static int read_number(const struct options *o, const char *name, double max, do
         return command_usage(o, "--%s: \"%.40s\" is not a number from 0 to %.15g", name, value,
                              max);
     return 0;
+}
+
+/* A variable of a shell that is not set: nobody would ever find that message. */
+static int read_name(const struct options *o, const char *name)
+{
+    const char *value = command_value(o, name);
+    return value && !*value ? command_usage(o, "--%s is empty", name) : 0;
 }
 
 static int read_json(const struct options *o, const char *name, bool wants_list, cJSON **ret_value)
@@ -129,7 +139,13 @@ static int read_call(const struct options *o, struct call *call)
     call->spec = (struct message_spec){
         .eta = TIME_NONE, .expires = TIME_NONE, .now = clock_us(CLOCK_REALTIME), .group_index = -1};
     double priority = 0;
-    int status = read_number(o, "priority", 255, &priority);
+    int status = read_name(o, "id");
+    if (status == 0)
+        status = read_name(o, "queue");
+    if (status == 0)
+        status = read_number(o, "timeout", LONGEST_WAIT, &call->timeout);
+    if (status == 0)
+        status = read_number(o, "priority", 255, &priority);
     call->spec.priority = (int)priority;
     if (status == 0 && priority != floor(priority))
         status = command_usage(o, "--priority is a whole number");
@@ -203,12 +219,9 @@ static int publish(const struct options *o, const struct message_spec *spec)
     return status;
 }
 
-static int wait_for_result(const struct options *o, const char *id)
+static int wait_for_result(const struct options *o, const char *id, double timeout)
 {
-    double timeout = 0;
-    int status = read_number(o, "timeout", 1e9, &timeout);
-    if (status != 0)
-        return status;
+    int status;
     char state[64];
     int64_t end = clock_us(CLOCK_REALTIME) + (int64_t)(timeout * 1e6), pause = 50000;
     while ((status = result_print(o, id, false, state)) == RESULT_NOT_YET) {
@@ -234,7 +247,7 @@ int command_call(struct options *o)
         puts(call.spec.id);
         fflush(stdout);
         if (command_flag(o, "wait"))
-            status = wait_for_result(o, call.spec.id);
+            status = wait_for_result(o, call.spec.id, call.timeout);
     }
     cJSON_Delete(call.args);
     cJSON_Delete(call.kwargs);
