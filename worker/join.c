@@ -6,6 +6,7 @@
 #include "worker/join.h"
 
 #include "proto/base/mem.h"
+#include "worker/outcome.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -136,13 +137,27 @@ static void take(struct member *m, const char *text)
     cJSON_Delete(record);
 }
 
+/* Looking again would not help: the member fails, instead of a null in its result's place. */
+static void take_unreadable(struct member *m)
+{
+    char *why = mem_printf("the stored result of task %s cannot be read", m->id);
+    char *text = exception_text("kombu.exceptions", "DecodeError", why);
+    m->failed = true;
+    m->result = json_parse(text, strlen(text), NULL);
+    free(text);
+    free(why);
+}
+
 static void on_read(int code, const char *json, void *arg)
 {
     struct member *m = arg;
     struct join *j = m->join;
     m->asked = false;
     j->n_asked--;
-    take(m, code == 0 ? json : NULL);
+    if (code == ERROR_INVALID || code == ERROR_UNSUPPORTED)
+        take_unreadable(m);
+    else
+        take(m, code == 0 ? json : NULL);
     j->stalled = j->stalled || !m->result;
     ask_more(j);
 }

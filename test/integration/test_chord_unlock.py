@@ -93,6 +93,21 @@ def test_an_unlock_that_has_looked_before(by: str, make_app: Callable[..., Celer
     assert get(result) == 6
 
 
+def test_a_part_that_cannot_be_read(mongo: Any, mongo_backend: str, mongo_database: str,
+                                    make_app: Callable[..., Celery],
+                                    cworker: Callable[..., Worker]) -> None:
+    """A Python worker has pickled its result: the body fails, and gets no null in its place."""
+    app = make_app(mongo_backend)
+    cworker(backend=mongo_backend)
+    with mongo.client() as client:
+        client[mongo_database].celery_taskmeta.insert_one(
+            {"_id": "pickled", "status": "SUCCESS", "result": b"\x80\x04K\x01.", "traceback": None})
+    body = signature("demo.identity", task_id="of-pickled", app=app)
+    app.send_task("celery.chord_unlock", ("group", body), {"result": [[["pickled", None], None]]})
+    with pytest.raises(ChordError, match="the stored result of task pickled cannot be read"):
+        get(AsyncResult("of-pickled", app=app))
+
+
 def unlock_of(keys: Any, make: Callable[[], Any]) -> bytes:
     """The unlock message of a chord that is sent now; its parts stay in the queue."""
     make().apply_async()

@@ -74,7 +74,7 @@ int record_print(const struct store_record *record, struct buf *out, struct erro
 /* The record as Celery's MongoDB backend writes it. `expires_at` in ms, 0: none. */
 int record_bson(const struct store_record *record, bool no_children, int64_t expires_at,
                 bson_t *out, struct error *err);
-/* The other way: as JSON, the text in `result` parsed in. Caller frees. */
+/* The other way: as JSON, the text in `result` parsed in; NULL: bytes are there. Caller frees. */
 char *record_from_bson(const bson_t *document);
 
 /* store.c: one entry of this size is settled. */

@@ -307,6 +307,8 @@ static cJSON *result_value(bson_iter_t *at)
 char *record_from_bson(const bson_t *document)
 {
     bson_iter_t at;
+    if (bson_iter_init_find(&at, document, "result") && bson_iter_type(&at) == BSON_TYPE_BINARY)
+        return NULL; /* pickled, for one */
     cJSON *record = cJSON_CreateObject(), *id = NULL;
     for (bool more = bson_iter_init(&at, document); more && bson_iter_next(&at);) {
         const char *key = bson_iter_key(&at);

@@ -190,14 +190,17 @@ static char *read_document(void *state, const char *id, struct error *err)
     BSON_APPEND_UTF8(&selector, "_id", id);
     BSON_APPEND_INT64(&opts, "limit", 1);
     mongoc_cursor_t *cursor = mongoc_collection_find_with_opts(m->tasks, &selector, &opts, NULL);
-    if (mongoc_cursor_next(cursor, &document))
+    if (mongoc_cursor_next(cursor, &document)) {
         text = record_from_bson(document);
-    else if (mongoc_cursor_error(cursor, &why))
+        if (!text)
+            error_set(err, ERROR_UNSUPPORTED, "the stored result is not JSON");
+    } else if (mongoc_cursor_error(cursor, &why)) {
         error_set(err, ERROR_UNAVAILABLE, "%s", why.message);
+    }
     mongoc_cursor_destroy(cursor);
     bson_destroy(&opts);
     bson_destroy(&selector);
-    if (err->code)
+    if (err->code == ERROR_UNAVAILABLE)
         mongo_store_disconnect(m);
     return text;
 }
