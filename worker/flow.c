@@ -92,7 +92,7 @@ static bool revoked(struct request *r)
     if (revoked_is_empty(set))
         return false;
     cJSON *stamp = NULL;
-    if (!revoked_has(set, r->message.id) && !(stamp = stamps_match(set->stamps, &r->message)))
+    if (!revoked_has(set, r->message.id) && !(stamp = revoked_match(set, &r->message)))
         return false;
     struct buf by = BUF_INIT(4096);
     if (stamp) {

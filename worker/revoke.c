@@ -119,7 +119,7 @@ struct by_stamps {
 static void terminate_by_stamps(struct request *r, void *arg)
 {
     struct by_stamps *by = arg;
-    cJSON *stamp = stamps_match(by->wanted->stamps, &r->message);
+    cJSON *stamp = revoked_match(by->wanted, &r->message);
     if (!stamp)
         return;
     revoked_add_stamps(by->found, stamp->child->string, stamp->child);
@@ -162,8 +162,7 @@ cJSON *flow_revoke_stamped(struct worker *w, const cJSON *headers, bool terminat
         struct by_stamps by = {revoked_new(), signal, revoked_new()};
         add_all_stamps(by.wanted, headers);
         each_run(w, terminate_by_stamps, &by);
-        found = by.found->stamps ? by.found->stamps : cJSON_CreateObject();
-        by.found->stamps = NULL;
+        found = revoked_stamps(by.found);
         revoked_free(by.wanted);
         revoked_free(by.found);
     }

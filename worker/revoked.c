@@ -2,17 +2,18 @@
 /* The set of revoked ids and stamps. The one idea: a hash table for the question that every message
  * asks, and a list by instant for the order in which ids leave. Ids mostly come in order, so they
  * are put at the end of the list, which is sorted only when it has to be and only if one did
- * not. */
+ * not. Stamps are another such set, of their JSON texts. */
 
 #include "worker/revoked.h"
 
+#include "proto/base/buf.h"
 #include "proto/base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { USUAL_MAX = 50000, FIRST_BUCKETS = 256 };
+enum { USUAL_MAX = 50000, FIRST_BUCKETS = 256, STAMP_MOST = 64 << 20 };
 static const double USUAL_EXPIRES = 10800;
 
 struct revoked_id {
@@ -51,7 +52,7 @@ void revoked_free(struct revoked *s)
         next = e->next;
         free(e);
     }
-    cJSON_Delete(s->stamps);
+    revoked_free(s->stamps);
     free(s->buckets);
     free(s);
 }
@@ -203,70 +204,97 @@ void revoked_add_ids(struct revoked *s, const cJSON *ids, int64_t now)
 
 /* --- stamps ----------------------------------------------------------------------------------- */
 
-static bool same_text(const cJSON *a, const cJSON *b)
+/* {"header": value}, in `out`. */
+static const char *stamp_print(const char *header, const cJSON *value, struct buf *out)
 {
-    char *x = json_text(a), *y = json_text(b);
-    bool same = strcmp(x, y) == 0;
-    free(x);
-    free(y);
-    return same;
+    buf_reset(out);
+    buf_char(out, '{');
+    json_print_string(header, strlen(header), out);
+    buf_str(out, ": ");
+    json_print(value, out);
+    buf_char(out, '}');
+    return out->failed ? "" : out->data;
 }
 
-/* The first of `wanted` (one value or a list) that is among `values` (the same), or NULL. */
-static const cJSON *common_value(const cJSON *wanted, const cJSON *values)
+static const cJSON *first_of(const cJSON *values)
 {
-    for (const cJSON *a = cJSON_IsArray(wanted) ? wanted->child : wanted; a;
-         a = cJSON_IsArray(wanted) ? a->next : NULL)
-        for (const cJSON *b = cJSON_IsArray(values) ? values->child : values; b;
-             b = cJSON_IsArray(values) ? b->next : NULL)
-            if (same_text(a, b))
-                return a;
-    return NULL;
+    return cJSON_IsArray(values) ? values->child : values;
+}
+
+static const cJSON *next_of(const cJSON *values, const cJSON *value)
+{
+    return cJSON_IsArray(values) ? value->next : NULL;
 }
 
 void revoked_add_stamps(struct revoked *s, const char *header, const cJSON *values)
 {
-    if (!s->stamps)
-        s->stamps = cJSON_CreateObject();
-    cJSON *list = cJSON_GetObjectItemCaseSensitive(s->stamps, header);
-    if (!list) {
-        list = cJSON_CreateArray();
-        json_set(s->stamps, header, list);
+    struct buf text = BUF_INIT(STAMP_MOST);
+    if (!s->stamps) {
+        s->stamps = revoked_new();
+        s->stamps->max_ids = s->max_ids;
+        s->stamps->expires = 0;
     }
-    for (const cJSON *v = cJSON_IsArray(values) ? values->child : values; v;
-         v = cJSON_IsArray(values) ? v->next : NULL) {
-        if (common_value(v, list) || s->n_stamps >= s->max_ids)
-            continue;
-        cJSON_AddItemToArray(list, cJSON_Duplicate(v, true));
-        s->n_stamps++;
-        s->changed = true;
+    for (const cJSON *v = first_of(values); v; v = next_of(values, v)) {
+        const char *stamp = stamp_print(header, v, &text);
+        s->changed = s->changed || !revoked_has(s->stamps, stamp);
+        revoked_add(s->stamps, stamp, ++s->last_stamp);
     }
+    s->n_stamps = s->stamps->n_ids;
+    buf_done(&text);
 }
 
 void revoked_clear_stamps(struct revoked *s)
 {
     s->changed = s->changed || s->n_stamps;
-    cJSON_Delete(s->stamps);
+    revoked_free(s->stamps);
     s->stamps = NULL;
     s->n_stamps = 0;
 }
 
-cJSON *stamps_match(const cJSON *revoked, const struct message *m)
+cJSON *revoked_stamps(struct revoked *s)
 {
-    if (!revoked || !m->stamped_headers.at || !m->stamps.at)
+    cJSON *stamps = cJSON_CreateObject();
+    if (s->stamps)
+        list_sort(s->stamps);
+    for (const struct revoked_id *e = s->stamps ? s->stamps->first : NULL; e; e = e->next) {
+        cJSON *pair = json_parse(e->id, strlen(e->id), NULL);
+        const char *header = pair && pair->child ? pair->child->string : NULL;
+        cJSON *values = header ? cJSON_GetObjectItemCaseSensitive(stamps, header) : NULL;
+        if (header && !values) {
+            values = cJSON_CreateArray();
+            json_set(stamps, header, values);
+        }
+        if (header)
+            cJSON_AddItemToArray(values, cJSON_Duplicate(pair->child, true));
+        cJSON_Delete(pair);
+    }
+    return stamps;
+}
+
+/* {header: value} of the first of the values that is revoked, or NULL. */
+static cJSON *match_header(const struct revoked *stamps, const char *header, const cJSON *values)
+{
+    struct buf text = BUF_INIT(STAMP_MOST);
+    cJSON *found = NULL;
+    for (const cJSON *v = first_of(values); v && !found; v = next_of(values, v)) {
+        if (!revoked_has(stamps, stamp_print(header, v, &text)))
+            continue;
+        found = cJSON_CreateObject();
+        json_set(found, header, cJSON_Duplicate(v, true));
+    }
+    buf_done(&text);
+    return found;
+}
+
+cJSON *revoked_match(const struct revoked *s, const struct message *m)
+{
+    if (!s->n_stamps || !m->stamped_headers.at || !m->stamps.at)
         return NULL;
     cJSON *headers = json_parse(m->stamped_headers.at, m->stamped_headers.size, NULL);
     cJSON *stamps = json_parse(m->stamps.at, m->stamps.size, NULL), *found = NULL;
-    for (const cJSON *h = cJSON_IsArray(headers) ? headers->child : NULL; h && !found;
-         h = h->next) {
-        const cJSON *wanted = cJSON_IsString(h) ? json_get(revoked, h->valuestring) : NULL;
-        const cJSON *carried = wanted ? json_get(stamps, h->valuestring) : NULL;
-        const cJSON *value = carried ? common_value(carried, wanted) : NULL;
-        if (value) {
-            found = cJSON_CreateObject();
-            json_set(found, h->valuestring, cJSON_Duplicate(value, true));
-        }
-    }
+    for (const cJSON *h = cJSON_IsArray(headers) ? headers->child : NULL; h && !found; h = h->next)
+        if (cJSON_IsString(h))
+            found = match_header(s->stamps, h->valuestring, json_get(stamps, h->valuestring));
     cJSON_Delete(headers);
     cJSON_Delete(stamps);
     return found;

@@ -4,7 +4,7 @@
 
 /* What has been revoked: ids, a bounded set as Celery's (CELERY_WORKER_REVOKES_MAX of them, the
  * oldest leave first; those older than CELERY_WORKER_REVOKE_EXPIRES seconds leave when it is full,
- * loaded or saved), and stamps ({header: [values]}). Instants are µs since the epoch by Redis'
+ * loaded or saved), and as many stamps (a header and a value), of which the oldest leave. Instants are µs since the epoch by Redis'
  * clock, so that workers can exchange them. No I/O: revoke.c applies it to the worker,
  * revoked_keep.c keeps it. */
 
@@ -14,12 +14,13 @@ struct revoked_id;
 
 struct revoked {
     size_t n_ids;          /* 0 and no stamps: nothing to look up */
-    cJSON *stamps;         /* {header: [values]} or NULL */
     size_t n_stamps;
     bool changed;          /* since the owner last reset it */
     /* private */
     size_t max_ids, n_buckets;
     int64_t expires;
+    struct revoked *stamps; /* the same with {"header": value} for an id; NULL: none yet */
+    int64_t last_stamp;     /* stands for an instant */
     bool unsorted;
     struct revoked_id **buckets, *first, *last; /* by instant */
 };
@@ -42,7 +43,9 @@ void revoked_add_stamps(struct revoked *s, const char *header, const cJSON *valu
 void revoked_clear_stamps(struct revoked *s);
 /* Does a message carry one of these stamps ({header: value or [values]})? {header: value} of the
  * first that matches, to be freed, or NULL. */
-cJSON *stamps_match(const cJSON *revoked, const struct message *m);
+cJSON *revoked_match(const struct revoked *s, const struct message *m);
+/* {header: [values]}, oldest first. Caller frees. */
+cJSON *revoked_stamps(struct revoked *s);
 
 /* The ids, oldest first: the answer of `inspect revoked`. Caller frees. */
 cJSON *revoked_list(struct revoked *s);

@@ -214,8 +214,7 @@ static char *state_text(struct worker *w)
     cJSON *state = cJSON_CreateObject();
     json_set(state, "cworker_statedb", json_int(1));
     json_set(state, "revoked", revoked_ids(w->revoked));
-    json_set(state, "stamps", w->revoked->stamps ? cJSON_Duplicate(w->revoked->stamps, true)
-                                                 : cJSON_CreateObject());
+    json_set(state, "stamps", revoked_stamps(w->revoked));
     char *text = json_text(state);
     cJSON_Delete(state);
     return text;

@@ -115,7 +115,7 @@ static void assert_match(const struct revoked *s, const char *stamped_headers, c
 {
     struct message m = {.stamped_headers = {stamped_headers, strlen(stamped_headers)},
                         .stamps = {stamps, strlen(stamps)}};
-    cJSON *found = stamps_match(s->stamps, &m);
+    cJSON *found = revoked_match(s, &m);
     char *text = json_text(found);
     assert_string_equal(text, expected);
     free(text);
@@ -128,12 +128,12 @@ static void stamps(void **state)
     struct revoked *s = revoked_new();
     struct message none = {0};
     cJSON *values = json_parse("[\"m-1\", 7, \"m-1\"]", 17, NULL);
-    assert_null(stamps_match(s->stamps, &none));
+    assert_null(revoked_match(s, &none));
     revoked_add_stamps(s, "monitoring_id", values);
     revoked_add_stamps(s, "tenant", values->child);
     assert_int_equal(s->n_stamps, 3);
     assert_false(revoked_is_empty(s));
-    assert_null(stamps_match(s->stamps, &none));
+    assert_null(revoked_match(s, &none));
 
     assert_match(s, "[\"monitoring_id\"]", "{\"monitoring_id\": \"m-1\"}",
                  "{\"monitoring_id\": \"m-1\"}");
@@ -149,6 +149,40 @@ static void stamps(void **state)
     revoked_free(s);
 }
 
+static void the_oldest_stamps_leave_a_full_set(void **state)
+{
+    (void)state;
+    struct revoked *s = bounded("3", "0");
+    cJSON *values = json_parse("[1, 2, 3, 1, 4]", 15, NULL);
+    revoked_add_stamps(s, "a \"header\"", values);
+    assert_int_equal(s->n_stamps, 3);
+    cJSON *stamps = revoked_stamps(s);
+    char *text = json_text(stamps);
+    assert_string_equal(text, "{\"a \\\"header\\\"\": [3, 1, 4]}");
+    free(text);
+    cJSON_Delete(stamps);
+    cJSON_Delete(values);
+    revoked_clear_stamps(s);
+    assert_true(revoked_is_empty(s));
+    revoked_free(s);
+}
+
+/* A list searched from its beginning would take minutes. */
+static void many_stamps_are_found(void **state)
+{
+    (void)state;
+    struct revoked *s = bounded("100000", "0");
+    cJSON *values = cJSON_CreateArray();
+    for (int i = 0; i < 100000; i++)
+        cJSON_AddItemToArray(values, cJSON_CreateNumber(i));
+    revoked_add_stamps(s, "n", values);
+    assert_int_equal(s->n_stamps, 100000);
+    for (int i = 0; i < 1000; i++)
+        assert_match(s, "[\"n\"]", "{\"n\": [-1, 99999]}", "{\"n\": 99999}");
+    cJSON_Delete(values);
+    revoked_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +192,8 @@ int main(void)
         cmocka_unit_test(bounds_that_are_none_are_the_usual_ones),
         cmocka_unit_test(ids_are_exchanged),
         cmocka_unit_test(stamps),
+        cmocka_unit_test(the_oldest_stamps_leave_a_full_set),
+        cmocka_unit_test(many_stamps_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
