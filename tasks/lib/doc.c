@@ -11,7 +11,7 @@
 /* Everything a task writes into a document goes through doc_put: MongoDB stores bytes that are not
  * UTF-8 as they come, and Python's driver then cannot read the whole document. */
 
-enum { TEXT_MAX = 64 << 10, DEPTH_MAX = 32 };
+enum { TEXT_MAX = 64 << 10, KEY_MAX = 1024, DEPTH_MAX = 32 };
 
 int64_t doc_now(void)
 {
@@ -182,7 +182,8 @@ static size_t character_size(const unsigned char *at, size_t left)
     return overlong || outside ? 0 : size;
 }
 
-static void append_text(bson_t *document, const char *field, const char *text, size_t max)
+/* What is not UTF-8 becomes U+FFFD; NULL without memory. */
+static char *clean_text(const char *text, size_t max, size_t *ret_size)
 {
     size_t size = strnlen(text, max + 4), n = 0;
     char *clean = malloc(3 * size + 1);
@@ -195,7 +196,15 @@ static void append_text(bson_t *document, const char *field, const char *text, s
         n += width;
         at += step ? step : 1;
     }
-    bson_append_utf8(document, field, -1, clean ? clean : "", (int)n);
+    *ret_size = n;
+    return clean;
+}
+
+static void append_text(bson_t *document, const char *field, const char *text, size_t max)
+{
+    size_t size;
+    char *clean = clean_text(text, max, &size);
+    bson_append_utf8(document, field, -1, clean ? clean : "", (int)size);
     free(clean);
 }
 
@@ -222,6 +231,16 @@ static void put_number(bson_t *document, const char *field, double value)
 
 static void put_value(bson_t *document, const char *field, const cJSON *value, int depth);
 
+/* A name that no store takes would lose the whole document. NULL: it has none. */
+static char *field_name(const char *text)
+{
+    size_t size;
+    char *clean = *text ? clean_text(text, KEY_MAX, &size) : NULL;
+    if (clean)
+        clean[size] = '\0';
+    return clean;
+}
+
 static void put_container(bson_t *document, const char *field, const cJSON *value, int depth)
 {
     bson_t inner;
@@ -232,11 +251,12 @@ static void put_container(bson_t *document, const char *field, const cJSON *valu
     else
         bson_append_document_begin(document, field, -1, &inner);
     for (const cJSON *at = value->child; at; at = at->next) {
-        char room[16];
-        const char *name = at->string;
+        char room[16], *own = list ? NULL : field_name(at->string);
+        const char *name = own ? own : "_";
         if (list)
             bson_uint32_to_string(i++, &name, room, sizeof room);
         put_value(&inner, name, at, depth + 1);
+        free(own);
     }
     if (list)
         bson_append_array_end(document, &inner);

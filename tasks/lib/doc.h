@@ -38,7 +38,8 @@ cJSON *doc_tree(const bson_t *document);
 void doc_put(bson_t *document, const char *field, const char *text, size_t max);
 /* The same field of another document, whatever its type; nothing when it has none. */
 void doc_copy(bson_t *document, const char *field, const bson_t *from, const char *path);
-/* A tree as BSON: depth at most 32, texts at most 64 KiB, list and object as they are. */
+/* A tree as BSON: depth at most 32, texts at most 64 KiB, names at most 1 KiB ("_" for none), list
+ * and object as they are. */
 void doc_put_tree(bson_t *document, const char *field, const cJSON *value);
 /* A filter on the value that the field has in `from`; where it has none, on null or absent. */
 void doc_match(bson_t *filter, const char *field, const bson_t *from);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/json_stream.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,9 +142,40 @@ static void begin_value(struct json_stream *s, char c)
     s->skipped = s->place == MEMBER && !is_wanted_member(s);
 }
 
+/* Of \uXXXX at `at`; -1: it is none. */
+static int escaped_unit(const char *at)
+{
+    int unit = 0;
+    if (at[0] != '\\' || at[1] != 'u')
+        return -1;
+    for (int i = 2; i < 6; i++) {
+        if (!isxdigit((unsigned char)at[i]))
+            return -1;
+        unit = 16 * unit + (isdigit((unsigned char)at[i]) ? at[i] - '0' : (at[i] | 32) - 'a' + 10);
+    }
+    return unit;
+}
+
+/* Halves of surrogate pairs, which others write where they cut a text, make cJSON refuse the whole
+ * value, and a \u0000 ends its text: they become U+FFFD. */
+static void mend_escapes(char *text)
+{
+    for (char *at = text; (at = strchr(at, '\\'));) {
+        int unit = escaped_unit(at), next = unit >= 0 ? escaped_unit(at + 6) : -1;
+        if (unit >= 0xD800 && unit < 0xDC00 && next >= 0xDC00 && next < 0xE000) {
+            at += 12;
+            continue;
+        }
+        if (unit == 0 || (unit >= 0xD800 && unit < 0xE000))
+            memcpy(at + 2, "fffd", 4);
+        at += unit >= 0 ? 6 : at[1] ? 2 : 1;
+    }
+}
+
 static int take_key(struct json_stream *s)
 {
     s->place = AFTER_KEY;
+    mend_escapes(s->text);
     cJSON *name = cJSON_ParseWithLength(s->text, s->size);
     if (!cJSON_IsString(name)) {
         cJSON_Delete(name);
@@ -161,6 +193,7 @@ static int give_value(struct json_stream *s, bool member)
     s->count += !member;
     if (!member && o->on_text)
         return o->on_text(s->t, s->text, s->size, o->arg);
+    mend_escapes(s->text);
     cJSON *value = cJSON_ParseWithLengthOpts(s->text, s->size + 1, &end, true);
     if (!value)
         return wrong(s, "a value that cannot be read ends");

@@ -85,8 +85,10 @@ cw_outcome execute_cloud_scan(cw_task *t)
     if (!run)
         return cw_fail(t);
     int ours = claim(t, run_id, run);
-    if (ours < 0 || mirror_run(t, run_id) < 0)
+    if (ours < 0)
         return cw_fail(t);
+    if (mirror_run(t, run_id) < 0)
+        return ours ? refuse(t, run_id) : cw_fail(t);
     if (!ours)
         return leave(t, run_id, doc_text(run, "status"));
     if (cloud_plan_read(t, run, run_id, &plan) < 0 || cloud_plan_send(&plan) < 0)

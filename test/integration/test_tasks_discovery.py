@@ -88,6 +88,20 @@ def test_what_a_row_no_longer_tells(app: Celery, start: Callable[..., Worker], d
     assert (asset["name"], asset["state"], asset["instance_id"]) == (None, None, None)
 
 
+def test_tags_of_any_name(app: Celery, start: Callable[..., Worker], database: Database,
+                          steampipe: FakeTool) -> None:
+    """One that no store would take costs the region none of its assets."""
+    tags = {"": "none", "a.b/c": "dots", "$set": {"$where": "1"}, "x\ufffe": "half"}
+    row = {"resource_id": "arn:1", "tags": tags, "ips": ["10.0.0.1", None, 7]}
+    steampipe.set({"aws_vpc": {"output": json.dumps([row, {"resource_id": "arn:2"}])}, "*": NOTHING})
+    start()
+    for _ in range(2):
+        assert get(send(app))["status"] == "COMPLETED"
+        assert database.assets.count_documents({}) == 2
+        kept = database.assets.find_one({"resource_id": "arn:1"})["attributes"]["tags"]
+        assert kept["_"] == "none" and kept["a.b/c"] == "dots"
+
+
 def test_documented_output(app: Celery, start: Callable[..., Worker], database: Database,
                            steampipe: FakeTool, tmp_path: Path) -> None:
     """The documented shape has no resource_id: a row without one is refused, by name of the query."""

@@ -648,6 +648,16 @@ def test_cloud_scan_of_repeated_names(app: Celery, worker: Worker, database: Dat
                                    ("prowler", "eu-west-1,us-east-1")}
 
 
+def test_cloud_scan_that_cannot_be_mirrored(app: Celery, worker: Worker, database: Database) -> None:
+    """It does not stay RUNNING, without a task, until the watchdog comes."""
+    run = put_run(database)
+    database.unified_scan_results.create_index("team_id", unique=True)
+    database.unified_scan_results.insert_one({"team_id": database.scan_runs.find_one()["team_id"]})
+    wait_state(send(app, "execute_cloud_scan", run), "FAILURE")
+    found = database.scan_runs.find_one()
+    assert found["status"] == "FAILED" and "unified_scan_results" in found["error"]
+
+
 @pytest.mark.parametrize("status", ["pending", "", 7])
 def test_cloud_scan_of_unknown_status(app: Celery, worker: Worker, database: Database,
                                       status: Any) -> None:

@@ -164,6 +164,17 @@ static void test_stream_member(void **state)
     expect_split("7", "rows", "ValueError");
 }
 
+/* Halves of surrogate pairs and \u0000, as other programs write them. */
+static void test_stream_escapes(void **state)
+{
+    (void)state;
+    expect_split("[\"a\\uD83D\\ude00|\\ud83d|\\uDE00\\ud83d\", 1]", NULL,
+                 "\"a\xF0\x9F\x98\x80|\xEF\xBF\xBD|\xEF\xBF\xBD\xEF\xBF\xBD\";1;");
+    expect_split("[{\"k\\u0000\":\"a\\u0000b\\\\u0000\"}]", NULL,
+                 "{\"k\xEF\xBF\xBD\":\"a\xEF\xBF\xBD" "b\\\\u0000\"};");
+    expect_split("[\"\\ud8\"]", NULL, "ValueError");
+}
+
 static void test_stream_wrong(void **state)
 {
     static const char *const texts[] = {"[1, 2",   "[1 2]", "[1,]",    "[1}",       "[{\"a\":]",
@@ -261,6 +272,20 @@ static void test_doc_trees(void **state)
     bson_destroy(&d);
 }
 
+/* Tags of a cloud's resources have names of their own. */
+static void test_doc_tree_names(void **state)
+{
+    bson_t d = BSON_INITIALIZER;
+    cJSON *tree = cJSON_Parse("{\"\": 1, \"\xFFz\": {\"\": 2}, \"k8s.io/x\": 3}");
+    (void)state;
+    doc_put_tree(&d, "v", tree);
+    assert_true(bson_validate(&d, BSON_VALIDATE_UTF8 | BSON_VALIDATE_EMPTY_KEYS, NULL));
+    assert_int_equal(doc_int(&d, "v._", 0), 1);
+    assert_int_equal(doc_int(&d, "v.\xEF\xBF\xBDz._", 0), 2);
+    cJSON_Delete(tree);
+    bson_destroy(&d);
+}
+
 static void test_doc_match_id(void **state)
 {
     bson_t d = BSON_INITIALIZER;
@@ -308,10 +333,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream_elements), cmocka_unit_test(test_stream_member),
-        cmocka_unit_test(test_stream_wrong),    cmocka_unit_test(test_stream_within),
-        cmocka_unit_test(test_checks),
+        cmocka_unit_test(test_stream_escapes),  cmocka_unit_test(test_stream_wrong),
+        cmocka_unit_test(test_stream_within),   cmocka_unit_test(test_checks),
         cmocka_unit_test(test_doc_texts),       cmocka_unit_test(test_doc_trees),
-        cmocka_unit_test(test_doc_match_id),    cmocka_unit_test(test_reasons_are_text),
+        cmocka_unit_test(test_doc_tree_names),  cmocka_unit_test(test_doc_match_id),
+        cmocka_unit_test(test_reasons_are_text),
     };
     return cmocka_run_group_tests(tests, add_table, NULL);
 }
