@@ -31,7 +31,7 @@ class MongoServer(Service):
         return f"mongodb://127.0.0.1:{self.port}/{database}"
 
     def client(self) -> MongoClient:
-        return MongoClient(self.url(""), serverSelectionTimeoutMS=2000, connectTimeoutMS=2000)
+        return MongoClient(self.url(""), serverSelectionTimeoutMS=10000, connectTimeoutMS=10000)
 
     def _command(self) -> list[str]:
         if mongod := shutil.which("mongod"):
