@@ -8,6 +8,7 @@ the exit status is 0 when all that counts has passed."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -56,8 +57,9 @@ def read_excused(backend: str = "") -> dict[str, str]:
 
 def run(backend: str, words: list[str]) -> Path:
     suite, report = fetch_suite(), BUILD / f"{backend}.{os.getpid()}.xml"
-    with RedisServer() as redis, (MongoServer() if backend == "mongo" else redis) as store:
-        url = store.url("celery") if backend == "mongo" else redis.url()
+    results = MongoServer() if backend == "mongo" else contextlib.nullcontext()
+    with RedisServer() as redis, results as mongo:
+        url = mongo.url("celery") if mongo else redis.url()
         log = report.with_suffix(".log")
         log.unlink(missing_ok=True)
         database = {"CWORKER_APP_DATABASE_URL": url} if backend == "mongo" else {}
