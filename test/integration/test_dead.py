@@ -126,6 +126,14 @@ def test_letters_that_nobody_can_read(dead, keys, letter):
     assert not keys.keys("*.cworker.dead")
 
 
+def test_letters_do_not_steer_the_terminal(dead, keys):
+    message = json.dumps({"headers": {"id": "\x1b[2J", "task": "a\x1b]0;b\nc"}})
+    keys.lpush("{celery}.cworker.dead", json.dumps({"reason": "not\x1bc", "message": message}))
+    assert "\x1b" not in dead("list") + dead("show", 1) and len(dead("list").splitlines()) == 2
+    (row,) = json.loads(dead("list", "--json"))
+    assert row["message"] == message and row["reason"] == "not\x1bc"
+
+
 def test_excluded_queues(dead, letters, keys):
     assert len(dead("list", "-X", "celery").splitlines()) == 2
     assert dead("purge", "--all", "-f", "-X", "celery") == "Purged 1 message.\n"

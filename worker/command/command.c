@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/command/command.h"
 
+#include "proto/base/mem.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,6 +34,15 @@ const char *command_word(const struct options *o, int index)
     while (i < o->n_rest && strcmp(o->rest[i], "--") != 0)
         i++;
     return index < o->n_rest - i - 1 ? o->rest[i + 1 + index] : NULL;
+}
+
+char *command_clean(const char *text, bool one_line)
+{
+    char *copy = mem_dup(text);
+    for (char *at = copy; at && *at; at++)
+        if (((unsigned char)*at < ' ' && *at != '\t' && (*at != '\n' || one_line)) || *at == 127)
+            *at = ' ';
+    return copy;
 }
 
 int command_usage(const struct options *o, const char *fmt, ...)

@@ -40,6 +40,9 @@ bool command_flag(const struct options *o, const char *name);
 const char *command_word(const struct options *o, int index); /* NULL: there are fewer */
 /* --timeout, by default 1; 0, or EXIT_USAGE having said why. */
 int command_timeout(const struct options *o, double *ret_timeout);
+/* What strangers wrote, for a terminal that it must not steer: control characters but tabs, and line
+ * ends unless `one_line`, as spaces. Caller frees. */
+char *command_clean(const char *text, bool one_line);
 /* "cworker call: …" on stderr; returns EXIT_USAGE. */
 int command_usage(const struct options *o, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -214,9 +214,14 @@ static int choose(struct dead *d)
 
 /* --- printing --- */
 
-static const char *or_dash(const char *text)
+static char *shown(const char *text)
 {
-    return text && *text ? text : "-";
+    return command_clean(text && *text ? text : "-", true);
+}
+
+static char *shown_of(const struct letter *l, const char *name)
+{
+    return shown(json_get_string(l->about, name));
 }
 
 static cJSON *letter_json(const struct letter *l, bool whole)
@@ -257,6 +262,18 @@ static int print_json(const struct dead *d, bool whole)
     return 0;
 }
 
+static void print_row(const struct letter *l)
+{
+    char *queue = shown(l->queue), *at = shown_of(l, "at"), *id = shown(l->message.id),
+         *task = shown(l->message.task), *reason = shown_of(l, "reason");
+    printf("%6d  %-20s  %-19.19s  %-36s  %-28s  %s\n", l->number, queue, at, id, task, reason);
+    free(queue);
+    free(at);
+    free(id);
+    free(task);
+    free(reason);
+}
+
 static int act_list(struct dead *d)
 {
     if (command_word(d->o, 1))
@@ -270,23 +287,28 @@ static int act_list(struct dead *d)
     }
     printf("%6s  %-20s  %-19s  %-36s  %-28s  %s\n", "NUMBER", "QUEUE", "SINCE (UTC)", "ID", "TASK",
            "REASON");
-    for (int i = 0; i < d->n; i++) {
-        const struct letter *l = &d->letters[i];
-        printf("%6d  %-20s  %-19.19s  %-36s  %-28s  %s\n", l->number, l->queue,
-               or_dash(json_get_string(l->about, "at")), or_dash(l->message.id),
-               or_dash(l->message.task), or_dash(json_get_string(l->about, "reason")));
-    }
+    for (int i = 0; i < d->n; i++)
+        print_row(&d->letters[i]);
     return 0;
+}
+
+/* Takes text. */
+static void print_field(const char *name, char *text)
+{
+    printf("  %-8s %s\n", name, text);
+    free(text);
 }
 
 static void print_letter(const struct letter *l)
 {
-    printf("Letter %d of queue %s\n", l->number, l->queue);
-    printf("  since:   %s\n", or_dash(json_get_string(l->about, "at")));
-    printf("  reason:  %s\n", or_dash(json_get_string(l->about, "reason")));
-    printf("  worker:  %s\n", or_dash(json_get_string(l->about, "worker")));
-    printf("  id:      %s\n", or_dash(l->message.id));
-    printf("  task:    %s\n", or_dash(l->message.task));
+    char *queue = shown(l->queue);
+    printf("Letter %d of queue %s\n", l->number, queue);
+    free(queue);
+    print_field("since:", shown_of(l, "at"));
+    print_field("reason:", shown_of(l, "reason"));
+    print_field("worker:", shown_of(l, "worker"));
+    print_field("id:", shown(l->message.id));
+    print_field("task:", shown(l->message.task));
     if (l->message.body.at)
         printf("  body:    %.*s\n", (int)l->message.body.size, l->message.body.at);
     char *message = json_text(json_get(l->about, "message"));

@@ -126,7 +126,9 @@ static void dump(struct watch *w, const char *type, const char *hostname, const 
         buf_char(&out, ' ');
     }
     add_fields(event, of_task, tells, &out);
-    puts(out.data);
+    char *text = command_clean(out.data, false);
+    puts(text);
+    free(text);
     buf_done(&out);
 }
 

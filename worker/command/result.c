@@ -14,6 +14,14 @@
 
 enum { STATE_SIZE = 64 };
 
+static void print_clean(FILE *out, const char *text)
+{
+    char *clean = command_clean(text, false);
+    size_t size = strlen(clean);
+    fprintf(out, "%s%s", clean, size && clean[size - 1] == '\n' ? "" : "\n");
+    free(clean);
+}
+
 static bool state_is_failure(const char *state)
 {
     return strcmp(state, "FAILURE") == 0 || strcmp(state, "REVOKED") == 0;
@@ -29,7 +37,9 @@ static void print_exception(const cJSON *result)
     if (cJSON_IsArray(message) && message->child && !message->child->next)
         message = message->child;
     char *text = cJSON_IsString(message) ? mem_dup(message->valuestring) : json_text(message);
-    fprintf(stderr, "%s: %s\n", type, text);
+    char *line = mem_printf("%s: %s", type, text);
+    print_clean(stderr, line);
+    free(line);
     free(text);
 }
 
@@ -38,7 +48,7 @@ static void print_failure(const char *state, const cJSON *record)
     const char *traceback = json_get_string(record, "traceback");
     fprintf(stderr, "%s\n", state);
     if (traceback && *traceback)
-        fprintf(stderr, "%s%s", traceback, traceback[strlen(traceback) - 1] == '\n' ? "" : "\n");
+        print_clean(stderr, traceback);
     else
         print_exception(json_get(record, "result"));
 }
@@ -57,7 +67,7 @@ static int print_record(const cJSON *record, bool traceback, char *ret_state)
         return RESULT_NOT_YET;
     if (traceback) {
         const char *text = json_get_string(record, "traceback");
-        puts(text ? text : "null");
+        print_clean(stdout, text ? text : "null");
     } else {
         print_failure(ret_state, record);
     }
