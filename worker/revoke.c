@@ -12,6 +12,9 @@
 #include "worker/log.h"
 #include "worker/revoked.h"
 
+#include "tasks/cworker.h"
+
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,10 +34,14 @@ static void store_revoked(struct worker *w, const char *id)
 }
 
 /* The pool says POOL_TERMINATED when it is done, or POOL_UNSTARTED: then the task meets the set
- * again. */
+ * again. SIGUSR1 is Celery's soft limit, which ends no process: the task raises, or goes on. */
 static void terminate_run(struct request *r, int signal)
 {
     log_info("Terminating %s (%d)", request_id(r), signal);
+    if (signal == SIGUSR1) {
+        pool_stop(r->worker->pool, r->job, CW_SOFT_LIMIT);
+        return;
+    }
     r->terminated = signal;
     if (!pool_terminate(r->worker->pool, r->job, signal))
         r->terminated = 0;

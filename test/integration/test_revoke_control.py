@@ -247,6 +247,17 @@ def commands_below(pid):
     return found
 
 
+def test_sigusr1_is_a_soft_limit(drive, cworker):
+    """As in Celery, where it raises in the task: the process lives on."""
+    worker = cworker()
+    result = drive.run()
+    drive.revoke([result], terminate=True, signal="SIGUSR1")
+    wait_until(lambda: drive.stored(result)["status"] == "FAILURE", what="FAILURE over REVOKED")
+    assert drive.stored(result)["result"]["exc_type"] == "SoftTimeLimitExceeded"
+    assert get(drive.wait()) == 0
+    assert "is gone" not in worker.log and "was terminated" not in worker.log
+
+
 def test_threads_of_a_terminated_child_go_back(drive, cworker):
     """They share its process: they run again, from the start."""
     worker = cworker("-P", "threads", concurrency=3)
