@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* libmongoc has made this file before main() began, for a tool that shows its counters. A kill -9
@@ -71,6 +72,17 @@ static int detach(const struct options *o)
     return claim_pidfile(o);
 }
 
+/* A descriptor for each child, and some left for connections that come back: of the usual 1024 not
+ * much remains beside a large pool. Only here, since a task's programs may not be made for it. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static int run_worker(struct options *o)
 {
     struct settings *s = &o->settings;
@@ -99,6 +111,8 @@ static int run_worker(struct options *o)
     if (claimed != 0)
         return claimed;
     struct zygote *zygote = zygote_start(&pool);
+    if (pool.kind == POOL_PREFORK)
+        raise_descriptors();
     worker_hold_signals();
     log_process_name("MainProcess");
     if (!o->quiet)

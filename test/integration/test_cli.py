@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from harness import CWORKER, DEMO_SO, get, run_cworker, wait_state, wait_until
+from harness import CWORKER, DEMO_SO, descendants, get, run_cworker, wait_state, wait_until
 
 
 def test_help():
@@ -117,7 +117,7 @@ def test_call_sends_nothing_that_is_wrong(redis, keys, args):
 
 @pytest.mark.parametrize("words", [["report"], ["call", "demo.add"], ["queues", "--json"]],
                          ids=" ".join)
-def test_output_that_a_full_disk_does_not_take(redis, words):
+def test_output_that_a_full_disk_does_not_take(redis, keys, words):
     with open("/dev/full", "w") as full:
         done = subprocess.run([CWORKER, "-b", redis.url(), *words], stdout=full,
                               stderr=subprocess.PIPE, text=True, timeout=30)
@@ -138,12 +138,35 @@ def test_worker_whose_standard_streams_are_closed(app, redis, keys):
     assert worker.wait(30) == 0
 
 
+def test_more_children_than_descriptors(redis, keys):
+    """The soft limit is for programs of old; main goes up to the hard one, its children do not."""
+    worker = subprocess.Popen(["sh", "-c", 'ulimit -Sn 40; exec "$@"', "sh", CWORKER, "-b",
+                               redis.url(), "-c", "40"], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(descendants(worker.pid)) == 41, what="the zygote and 40 children")
+        with open(f"/proc/{max(descendants(worker.pid))}/limits") as file:
+            assert re.search(r"Max open files +40 ", file.read())
+    finally:
+        worker.terminate()
+    assert worker.wait(30) == 0
+
+
 def test_result_of_a_failure(app, cworker, redis):
     cworker()
     result = app.send_task("demo.fail", ("the reason",))
     get(result, propagate=False)
     done = run_cworker("--result-backend", redis.url(), "result", result.id)
     assert done.returncode != 0 and "the reason" in done.stdout + done.stderr
+
+
+def test_result_does_not_steer_the_terminal(redis, keys):
+    keys.set("celery-task-meta-x", json.dumps(
+        {"task_id": "x", "status": "FAILURE", "traceback": "Line\n\tof \x1b[2J",
+         "result": {"exc_type": "E\x1b", "exc_message": ["\x1bc"]}}))
+    for words in (["x"], ["x", "--traceback"]):
+        done = run_cworker("--result-backend", redis.url(), "result", *words)
+        assert done.returncode == 1 and "\n\tof" in done.stderr + done.stdout
+        assert "\x1b" not in done.stderr + done.stdout
 
 
 def test_purge(app, keys, redis):
