@@ -22,7 +22,8 @@
 
 enum {
     BATCH_EVENTS = 24,              /* Celery's buffer_limit */
-    BATCH_MAX = 4 << 20,            /* bytes; a traceback may be long */
+    BATCH_MAX = 16 << 20,           /* bytes; each of one event's texts may have 1 MiB */
+    BATCH_FULL = 1 << 20,           /* bytes after which no more is added */
     PARCELS_MAX = 16 << 20,         /* bytes that may wait for the connection */
     UNSENT_MAX = 1 << 20,           /* bytes in its output buffer */
     UNANSWERED_MAX = 512,           /* parcels that Redis has not taken note of yet */
@@ -195,7 +196,7 @@ struct buf *events_batch_begin(struct events *e, const char *type, struct event 
 void events_batch_end(struct events *e, const struct event *event)
 {
     event_end(event, &e->batch);
-    if (e->n_batch >= BATCH_EVENTS) {
+    if (e->n_batch >= BATCH_EVENTS || e->batch.size >= BATCH_FULL || e->batch.failed) {
         batch_close(e);
         parcels_send(e);
     }

@@ -12,8 +12,11 @@
 #include "worker/unique.h"
 #include "worker/worker.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+static const double LONGEST_WAIT = 3.2e9; /* seconds: a hundred years */
 
 static void settle(struct request *r);
 
@@ -304,8 +307,9 @@ void flow_publish(struct worker *w, const cJSON *sends)
 
 int64_t flow_due(const struct request *r)
 {
+    double wait = fmax(0, fmin(r->countdown, LONGEST_WAIT));
     return r->outcome == OUTCOME_POSTPONED ? r->message.eta
-                                           : worker_now(r->worker) + (int64_t)(r->countdown * 1e6);
+                                           : worker_now(r->worker) + (int64_t)(wait * 1e6);
 }
 
 /* NULL: as it came. */

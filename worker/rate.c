@@ -9,7 +9,10 @@
 #include "worker/registry.h"
 #include "worker/worker.h"
 
+#include <math.h>
 #include <stdlib.h>
+
+static const double LONGEST_US = 1e15; /* between two starts: 30 years */
 
 struct rate {
     struct worker *worker;
@@ -30,7 +33,7 @@ static void timer_set(struct rate *rate)
 
 static void take_token(struct rate *rate)
 {
-    rate->next_us = monotonic_now() + (int64_t)(1e6 / rate->per_second);
+    rate->next_us = monotonic_now() + (int64_t)fmin(1e6 / rate->per_second, LONGEST_US);
 }
 
 static void on_token(evutil_socket_t fd, short what, void *arg)

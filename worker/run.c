@@ -99,10 +99,12 @@ static void on_started(uint64_t job, pid_t pid, void *arg)
     r->pid = pid;
     events_task(w, EVENT_STARTED, r);
     if (r->track_started && !r->ignore_result) {
-        char *result = mem_printf("{\"pid\": %d, \"hostname\": \"%s\"}", (int)pid,
-                                  w->options->hostname);
-        put_state(r, "STARTED", slice_of(result));
-        free(result);
+        struct buf result = BUF_INIT(1 << 16);
+        buf_printf(&result, "{\"pid\": %d, \"hostname\": ", (int)pid);
+        json_print_string(w->options->hostname, strlen(w->options->hostname), &result);
+        buf_char(&result, '}');
+        put_state(r, "STARTED", (struct slice){result.data, result.size});
+        buf_done(&result);
     }
 }
 
