@@ -21,6 +21,8 @@ struct feed {
     struct sink *sink;
     int64_t good, bad, other, withdrawn;
     int64_t reported; /* good + bad + other at the last progress */
+    const char *resume_at, *resume_newest; /* the page where the next pass may go on, and the newest
+                                              date before it; or NULL */
     bson_t *state; /* what the next pass needs (etag, cursor …); replaces the document's `state` */
 };
 
@@ -67,7 +69,7 @@ int sink_open(struct feed *f);
 /* A value as the feed tells it. Bad ones are counted. < 0 only when the store fails or the task is
  * to stop. */
 int sink_add(struct feed *f, const char *text, size_t size, const struct sighting *sighting);
-int sink_close(struct feed *f); /* writes what waits */
+int sink_flush(struct feed *f); /* writes what waits */
 
 cw_handler fetch_all_enabled_feeds, fetch_feed, cleanup_old_indicators;
 

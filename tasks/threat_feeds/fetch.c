@@ -55,6 +55,23 @@ static int read_key(struct feed *f)
     return 0;
 }
 
+/* What a feed takes back is found by its name, and teams name their feeds alike. */
+static int name_source(struct feed *f)
+{
+    char room[DOC_ID_SIZE];
+    const bson_t *first = NULL;
+    bson_t *same = BCON_NEW("name", BCON_UTF8(f->name));
+    bson_t *by_id = BCON_NEW("sort", "{", "_id", BCON_INT32(1), "}", "projection", "{", "_id",
+                             BCON_INT32(1), "}");
+    int found = mongo_find(f->t, "threat_feeds", same, by_id, &first);
+    const char *id = found == 1 ? doc_id(first, "_id", room) : f->id;
+    if (!id || strcmp(id, f->id) != 0)
+        f->name = cw_printf(f->t, "%s (%s)", f->name, f->id);
+    bson_destroy(same);
+    bson_destroy(by_id);
+    return found < 0 ? -1 : 0;
+}
+
 static int read_document(struct feed *f)
 {
     const char *header = doc_text(f->document, "auth_header");
@@ -68,7 +85,7 @@ static int read_document(struct feed *f)
     int64_t days = doc_int(f->document, "expire_days", DEFAULT_LIFETIME_DAYS);
     f->lifetime = (days > 0 && days <= DAYS_MAX ? days : DEFAULT_LIFETIME_DAYS) * day_ms;
     f->confidence = (int)doc_int(f->document, "confidence", -1);
-    return read_key(f);
+    return name_source(f) < 0 ? -1 : read_key(f);
 }
 
 /* --- claim and end --- */
@@ -183,6 +200,21 @@ static void put_counts(bson_t *set, const struct feed *f)
     bson_append_document_end(set, &counts);
 }
 
+/* A long walk that time or the network ended goes on where it was; one that was refused does not. */
+static void put_resume(bson_t *set, const struct feed *f, bool passing)
+{
+    bson_t resume;
+    bson_iter_t at;
+    if (passing && f->resume_at) {
+        BSON_APPEND_DOCUMENT_BEGIN(set, "resume", &resume);
+        doc_put(&resume, "url", f->resume_at, INDICATOR_MAX);
+        doc_put(&resume, "newest", f->resume_newest, 100);
+        bson_append_document_end(set, &resume);
+    } else if (doc_find(f->document, "resume", &at)) {
+        BSON_APPEND_NULL(set, "resume");
+    }
+}
+
 static int save_good(struct feed *f, int how)
 {
     bson_t set = BSON_INITIALIZER;
@@ -192,6 +224,7 @@ static int save_good(struct feed *f, int how)
     if (how == FEED_READ) {
         put_counts(&set, f);
         BSON_APPEND_DOCUMENT(&set, "state", f->state);
+        put_resume(&set, f, false);
     }
     int code = save(f, &set);
     bson_destroy(&set);
@@ -223,6 +256,7 @@ static cw_outcome defer(struct feed *f)
     BSON_APPEND_UTF8(&set, "status", "DEFERRED");
     BSON_APPEND_DATE_TIME(&set, "next_fetch_at", f->now + (int64_t)(wait * 1000));
     doc_put(&set, "error", cw_problem_text(f->t, NULL), 1000);
+    put_resume(&set, f, true);
     int code = save(f, &set);
     bson_destroy(&set);
     cJSON_AddItemToArray(args, cJSON_CreateString(f->id));
@@ -246,6 +280,7 @@ static cw_outcome fail(struct feed *f)
     BSON_APPEND_UTF8(&set, "status", "ERROR");
     doc_put(&set, "error", text, 1000);
     put_counts(&set, f);
+    put_resume(&set, f, transient);
     if (cw_stopping(f->t) == CW_SHUTDOWN) { /* it comes again, and finds its claim */
         bson_destroy(&set);
         return cw_stopped(f->t);
@@ -271,7 +306,7 @@ static cw_outcome read_feed(struct feed *f)
         code = sink_open(f);
     if (code == 0)
         code = read(f);
-    if (f->sink && sink_close(f) < 0)
+    if (f->sink && sink_flush(f) < 0)
         code = -1;
     if (code < 0)
         return f->deferred > 0 ? defer(f) : fail(f);

@@ -177,8 +177,8 @@ int rows_feed(struct rows *r, const char *data, size_t size)
 {
     int code = 0;
     for (size_t i = 0; i < size && code >= 0; i++) {
-        char c = data[i];
-        if (is_bom(r, c) || c == '\0')
+        char c = data[i] ? data[i] : '\1'; /* no indicator holds either; a row is a C text */
+        if (is_bom(r, c))
             continue;
         if (c == '\n')
             code = line_feed(r);

@@ -281,7 +281,7 @@ int sink_add(struct feed *f, const char *text, size_t size, const struct sightin
     return code < 0 ? -1 : report(f);
 }
 
-int sink_close(struct feed *f)
+int sink_flush(struct feed *f)
 {
     return flush_withdrawn(f);
 }

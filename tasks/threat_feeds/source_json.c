@@ -11,7 +11,8 @@
 /* AbuseIPDB's blacklist and OTX's pulses: JSON objects with one long list, read as a stream. A
  * pulse has a long list of its own, and is read as a stream in its turn: a tree of it would need
  * forty times its size where it is hostile. OTX's cursor moves only when the last page was read, so
- * a pass that was killed starts where the last whole one ended. */
+ * a pass that was killed starts where the last whole one ended; one that failed in passing, or that
+ * its time was too short for, goes on with the page after the last that was stored. */
 
 enum { PULSE_MAX = 32 << 20, ROW_MAX = 1 << 20, PAGES_MAX = 10000, LIMIT_MAX = 1000, TAGS_MAX = 32 };
 
@@ -227,17 +228,26 @@ static const char *smaller_page(struct otx *o, const char *url)
     return page_url(o->f, half, (page - 1) * limit / half + 1);
 }
 
+static const char *where_to_begin(const struct feed *f)
+{
+    const char *url = doc_text(f->document, "resume.url");
+    return url && feed_is_same_origin(f, url) ? url : first_page(f);
+}
+
 int feed_read_otx(struct feed *f)
 {
     struct otx *o = cw_alloc(f->t, sizeof *o);
-    const char *since = doc_text(f->document, "state.cursor");
+    const char *since = doc_text(f->document, "resume.newest");
+    since = since ? since : doc_text(f->document, "state.cursor");
     if (!f->key)
         return cw_problem(f->t, false, "ValueError", "OTX needs a key: name it in `secret`");
     o->f = f;
     if (since)
         snprintf(o->modified, sizeof o->modified, "%s", since);
-    const char *url = first_page(f);
+    const char *url = where_to_begin(f);
     for (int page = 1; url; page++) {
+        f->resume_at = url;
+        f->resume_newest = cw_printf(f->t, "%s", o->modified);
         while (read_page(o, url) < 0)
             if (!(url = smaller_page(o, url)))
                 return -1;
@@ -245,6 +255,8 @@ int feed_read_otx(struct feed *f)
             return cw_problem(f->t, false, "ValueError", "the next page is not the feed's own");
         if (page == PAGES_MAX)
             return cw_problem(f->t, false, "ValueError", "more than %d pages", PAGES_MAX);
+        if (sink_flush(f) < 0)
+            return -1;
         url = *o->next ? cw_printf(f->t, "%s", o->next) : NULL;
     }
     doc_put(f->state, "cursor", o->modified, sizeof o->modified);

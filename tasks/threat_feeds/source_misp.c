@@ -214,7 +214,7 @@ static int remember(struct misp *m, const char *uuid, int64_t timestamp)
     bson_t *key = key_of(m, uuid);
     bson_t *set =
         BCON_NEW("timestamp", BCON_INT64(timestamp), "read_at", BCON_DATE_TIME(m->f->now));
-    int code = sink_close(m->f);
+    int code = sink_flush(m->f);
     if (code == 0)
         code = mongo_bulk_upsert(m->events, key, set, NULL);
     if (code == 0)

@@ -248,6 +248,17 @@ def test_bombs(app: Celery, worker: Any, db: Database, feeds: FeedServer, form: 
     assert feed["status"] == "ERROR" and "1048576 bytes" in feed["error"]
 
 
+def test_nul_bytes(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """A row that holds some is bad: neither what stands before them nor both sides made one."""
+    rows = b"203.0.113.7\0evil\nevil.exam\0ple\n203.0.113.8\n\0\0\n"
+    add_feed(db, "plain", "plain", feeds.serve("/plain", rows))
+    add_feed(db, "csv", "csv", feeds.serve("/csv", rows), csv={"column": 0})
+    for feed_id in ("plain", "csv"):
+        done = fetch(app, feed_id)
+        assert (done["indicators"], done["bad"]) == (1, 3)
+    assert values(db) == {"203.0.113.8": "ip"}
+
+
 def test_cut_archive(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     body = gzip.compress(os.urandom(2000).hex().encode())
     add_feed(db, "cut", "plain", feeds.serve("/cut", body[:-100]))
@@ -458,6 +469,51 @@ def test_otx_pages_too_large_for_its_gateway(app: Celery, worker: Any, db: Datab
     task = app.send_task("threat_feeds.fetch_feed", args=["otx"], queue="threat_feeds")
     wait_state(task, "RETRY")
     assert [query["limit"] for _, query, _ in feeds.requests[7:]] == ["20", "10", "5", "2", "1"]
+
+
+def test_otx_goes_on_where_it_was(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """A first walk may take longer than a task; what a page refuses for good begins anew."""
+    pulses = otx_pulses(7)
+    url = serve_otx(feeds, pulses, 3)
+    path = urlsplit(url).path
+    whole = feeds.routes[path]
+    feeds.routes[path] = lambda query, headers: (
+        (503, {}, b"") if query["page"] == "2" else whole(query, headers))
+    add_feed(db, "otx", "otx", url, secret="OTX", limit=3)
+
+    def broken(state: str) -> dict[str, Any]:
+        task = app.send_task("threat_feeds.fetch_feed", args=["otx"], queue="threat_feeds")
+        wait_state(task, state)
+        if state == "RETRY":
+            app.control.revoke(task.id)
+        return wait_until(lambda: db.threat_feeds.find_one({"status": "ERROR"}), what="its error")
+    at = broken("RETRY")["resume"]
+    assert "page=2" in at["url"] and at["newest"] == pulses[2]["modified"]
+    del feeds.requests[:]
+    feeds.routes[path] = whole
+    assert fetch(app, "otx")["status"] == "OK"
+    assert [query["page"] for _, query, _ in feeds.requests] == ["2", "3"]
+    assert {f"pulse{i}.example" for i in range(7)} <= values(db).keys()
+    feed = db.threat_feeds.find_one()
+    assert (feed["resume"], feed["state"]["cursor"]) == (None, pulses[-1]["modified"])
+    feeds.serve(path, b"", 404)
+    assert broken("FAILURE")["resume"] is None
+
+
+def test_feeds_of_one_name(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """Teams name their feeds alike, and none takes back what another one tells."""
+    def otx(path: str, active: int) -> str:
+        pulse, = otx_pulses(1)
+        rows = [{"indicator": "evil.example", "type": "domain", "is_active": active}]
+        return feeds.serve(path, {"results": [{**pulse, "indicators": rows}], "next": None})
+    for feed_id in ("b", "a"):
+        add_feed(db, feed_id, "otx", otx(f"/{feed_id}", 1), secret="OTX")
+    db.threat_feeds.update_many({}, {"$set": {"name": "AlienVault"}})
+    assert fetch(app, "b")["indicators"] == fetch(app, "a")["indicators"] == 1
+    otx("/a", 0)
+    assert fetch(app, "a")["withdrawn"] == 1
+    left = db.threat_indicators.find_one()
+    assert left["sources"] == ["AlienVault (b)"] and left["expires_at"] > dt.datetime.utcnow()
 
 
 def test_otx_dates_that_lie_ahead(app: Celery, worker: Any, db: Database,
