@@ -12,17 +12,19 @@
 
 enum { PLACE_MAX = 4096 };
 
-/* The first of the fields that holds a text. */
-static const char *first_text(const bson_t *document, const char *const *fields)
+/* The first of the fields that holds a text; with room, or another id. */
+static const char *first_of(const bson_t *document, char *room, const char *const *fields)
 {
     for (; *fields; fields++) {
-        const char *text = doc_text(document, *fields);
+        const char *text = room ? doc_id(document, *fields, room) : doc_text(document, *fields);
         if (text && *text)
             return text;
     }
     return NULL;
 }
-#define FIRST(document, ...) first_text(document, (const char *const[]){__VA_ARGS__, NULL})
+#define FIRST(document, ...) first_of(document, NULL, (const char *const[]){__VA_ARGS__, NULL})
+#define FIRST_ID(document, room, ...)                                                              \
+    first_of(document, room, (const char *const[]){__VA_ARGS__, NULL})
 
 bool finding_is_open(const bson_t *document)
 {
@@ -41,16 +43,17 @@ static const char *or_nothing(const char *text)
 
 static int read_cspm(struct occurrences *o, const bson_t *d)
 {
-    char place[PLACE_MAX];
+    char place[PLACE_MAX], room[DOC_ID_SIZE], account_room[DOC_ID_SIZE];
     struct finding f = {
         .open = finding_is_open(d),
-        .asset = FIRST(d, "resource_id", "resource_name", "resource", "uid"),
+        .asset = FIRST_ID(d, room, "resource_id", "resource_name", "resource", "uid"),
         .vulnerability = FIRST(d, "check_id", "check", "uid"),
         .title = FIRST(d, "title", "message"),
         .severity = severity_name(doc_text(d, "severity")),
         .first_seen = doc_date(d, "first_seen", 0),
     };
-    const char *account = FIRST(d, "account_id", "cloud_account_id", "account");
+    const char *account =
+        FIRST_ID(d, account_room, "account_id", "cloud_account_id", "account");
     snprintf(place, sizeof place, "%s/%s", or_nothing(account), or_nothing(doc_text(d, "region")));
     f.location = place;
     return occurrences_add(o, d, &f);

@@ -27,28 +27,56 @@ struct pass {
     int64_t began, since; /* ms; since 0: everything */
 };
 
-/* The team stands in each branch, so that MongoDB reads each by an index of its own and touches
- * nothing else. */
-static void filter_make(const struct pass *p, bson_t *filter)
+static void add_branch(bson_t *any, uint32_t *n, const bson_t *branch)
 {
-    bson_t any, either, range;
     char room[16];
     const char *name;
+    bson_uint32_to_string((*n)++, &name, room, sizeof room);
+    bson_append_document(any, name, -1, branch);
+}
+
+/* Findings of others that carry no date: one pass is as good as another to see them in. */
+static void put_undated(const struct pass *p, int32_t type, bson_t *branch)
+{
+    const char *const *fields = p->source->changes;
+    if (type)
+        BCON_APPEND(branch, fields[0], "{", "$type", BCON_INT32(type), "}");
+    else
+        BSON_APPEND_NULL(branch, fields[0]); /* or absent */
+    for (int i = 1; fields[i]; i++)
+        BCON_APPEND(branch, fields[i], "{", "$not", "{", "$type", BCON_INT32(BSON_TYPE_DATE_TIME),
+                    "}", "}");
+}
+
+/* The team stands in each branch, and beside it what the index after it begins with, so that MongoDB
+ * reads each by an index of its own and touches nothing else. */
+static void filter_make(const struct pass *p, bson_t *filter)
+{
+    static const int32_t others[] = {0, BSON_TYPE_UTF8, BSON_TYPE_DOUBLE, BSON_TYPE_INT32,
+                                     BSON_TYPE_INT64};
+    bson_t any, team = BSON_INITIALIZER;
+    uint32_t n = 0;
+    doc_match_id(&team, "team_id", p->team);
     if (!p->since) {
-        doc_match_id(filter, "team_id", p->team);
+        bson_concat(filter, &team);
+        bson_destroy(&team);
         return;
     }
     BSON_APPEND_ARRAY_BEGIN(filter, "$or", &any);
-    for (uint32_t i = 0; p->source->changes[i]; i++) {
-        bson_uint32_to_string(i, &name, room, sizeof room);
-        BSON_APPEND_DOCUMENT_BEGIN(&any, name, &either);
-        doc_match_id(&either, "team_id", p->team);
-        BSON_APPEND_DOCUMENT_BEGIN(&either, p->source->changes[i], &range);
-        BSON_APPEND_DATE_TIME(&range, "$gte", p->since);
-        bson_append_document_end(&either, &range);
-        bson_append_document_end(&any, &either);
+    for (int i = 0; p->source->changes[i]; i++) {
+        bson_t *branch = bson_copy(&team);
+        BCON_APPEND(branch, p->source->changes[i], "{", "$gte", BCON_DATE_TIME(p->since), "}");
+        add_branch(&any, &n, branch);
+        bson_destroy(branch);
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        bson_t *branch = bson_copy(&team);
+        put_undated(p, others[i], branch);
+        add_branch(&any, &n, branch);
+        bson_destroy(branch);
     }
     bson_append_array_end(filter, &any);
+    bson_destroy(&team);
 }
 
 /* Half a scan says nothing about what it did not reach. */

@@ -202,6 +202,23 @@ def test_container_and_kubernetes(app: Celery, worker: Any, db: Database) -> Non
     assert still["vulnerability_id"] == "CVE-2026-0001" and still["source_id"] == str(scan["_id"])
 
 
+@pytest.mark.parametrize("date", [None, "2026-01-01T00:00:00Z", 1767225600, 1.5])
+def test_findings_without_dates(app: Celery, worker: Any, db: Database, date: Any) -> None:
+    """They are seen by incremental passes, too; accounts are told apart whatever their ids are of."""
+    bare = {"first_seen": date, "last_seen": date, "resource_id": "default"}
+    db.cspm_findings.insert_one(cspm(1, **bare, account_id=1))
+    db.container_scans.insert_one({"team_id": "t1", "image": "i", "finished_at": date,
+                                   "vulnerabilities": [{"vulnerability_id": "CVE-1"}]})
+    done = sync(app)
+    assert (done["cspm"]["new"], done["container"]["new"]) == (1, 1)
+    db.cspm_findings.insert_one(cspm(2, **bare, account_id=2))
+    db.container_scans.update_one({}, {"$set": {"vulnerabilities": []}})
+    done = sync(app)
+    assert (done["cspm"]["new"], done["container"]["resolved"]) == (1, 1)
+    done = sync(app)
+    assert (done["cspm"]["new"], done["container"]["resolved"]) == (0, 0)
+
+
 def test_odd_documents(app: Celery, worker: Any, db: Database) -> None:
     db.cspm_findings.insert_many([
         {"team_id": "t1", "status": "FAIL"}, {"team_id": "t1", "status": 7, "check_id": ["x"]},
