@@ -26,6 +26,8 @@ struct refresh {
     size_t n, room;
     int64_t teams, frameworks, started;
     bool incomplete; /* a control could not be kept */
+    const char *team;   /* that was asked for; NULL: all */
+    const char *failed; /* what was wrong with the first team that could not be counted */
 };
 
 static bool make_room(struct refresh *r)
@@ -254,17 +256,31 @@ static int refresh_team(struct refresh *r, const bson_value_t *team)
     r->started = mongo_now(r->t);
     if (r->started < 0 || count_findings(r, team) < 0)
         return -1;
+    if (store(r, team) < 0)
+        return -1;
     r->teams++;
-    return store(r, team);
+    return 0;
 }
 
+/* What is wrong with one team's findings keeps no other team waiting; trouble of the moment does. */
 static int on_team(cw_task *t, const bson_t *group, void *arg)
 {
+    struct refresh *r = arg;
     bson_iter_t at;
-    (void)t;
+    char room[DOC_ID_SIZE];
+    bool transient = false;
     if (!doc_find(group, "_id", &at) || BSON_ITER_HOLDS_NULL(&at))
         return 0;
-    return refresh_team(arg, bson_iter_value(&at));
+    r->incomplete = false;
+    if (refresh_team(r, bson_iter_value(&at)) == 0)
+        return 0;
+    const char *why = cw_problem_text(t, &transient), *id = doc_id(group, "_id", room);
+    if (transient || r->team || cw_stopping(t) != CW_GO)
+        return -1;
+    why = cw_printf(t, "team %.80s: %s", id ? id : "?", why ? why : "");
+    cw_log(t, CW_WARNING, "its posture is left as it was: %s", why);
+    r->failed = r->failed ? r->failed : why;
+    return 0;
 }
 
 /* Teams that have a posture and no finding any more come last. */
@@ -284,16 +300,19 @@ static int refresh_all(struct refresh *r, const bson_t *teams)
 cw_outcome run_compliance_refresh(cw_task *t)
 {
     struct refresh *r = cw_alloc(t, sizeof *r);
-    const char *team = cw_str(t, "team_id");
     bson_t filter = BSON_INITIALIZER;
     r->t = t;
+    r->team = cw_str(t, "team_id");
     cw_defer(t, forget_controls, r);
-    if (team)
-        doc_match_id(&filter, "team_id", team);
+    if (r->team)
+        doc_match_id(&filter, "team_id", r->team);
     int code = refresh_all(r, &filter);
     bson_destroy(&filter);
     if (code < 0)
         return cw_fail(t);
+    if (r->failed)
+        return cw_raise(t, "RuntimeError", "%lld teams are done, not %s", (long long)r->teams,
+                        r->failed);
     cJSON *result = cJSON_CreateObject();
     cJSON_AddNumberToObject(result, "teams", (double)r->teams);
     cJSON_AddNumberToObject(result, "frameworks", (double)r->frameworks);

@@ -453,6 +453,20 @@ def test_posture_of_findings_that_are_gone(app: Celery, worker: Worker, database
     assert (left["team_id"], left["refreshed_at"], left["score"]) == ("team-2", new, 1)
 
 
+def test_a_team_that_cannot_be_counted(app: Celery, worker: Worker, database: Database) -> None:
+    """Its posture stays as it was, and the other teams' are made."""
+    for team in ("team-0", "team-2"):
+        put_findings(database, team)
+    database.cspm_findings.insert_one({
+        "team_id": "team-1", "status": "FAIL", "severity": "HIGH",
+        "compliance": [{"framework": "x", "requirements": [str(i) for i in range(100001)]}]})
+    for args in ((), ("team-1",)):
+        result = send(app, "compliance.run_compliance_refresh", *args)
+        wait_state(result, "FAILURE")
+        assert "more than 100000 controls" in str(result.result)
+    assert sorted(database.compliance_posture.distinct("team_id")) == ["team-0", "team-2"]
+
+
 @pytest.mark.parametrize("day", ["2026-02-30", "2026-13-01", "----------", "2026-11-2", "20261121"])
 def test_snapshot_of_no_day(app: Celery, worker: Worker, database: Database, day: str) -> None:
     database.compliance_posture.insert_one({"team_id": "team-1", "framework": "a"})
