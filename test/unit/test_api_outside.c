@@ -424,6 +424,8 @@ static void test_secrets_in_errors(void **state)
         assert_non_null(strstr(how == 1 ? r->traceback : r->result, told));
         end(r);
     }
+    setenv("TEST_KEY", "********", 1); /* as it is in an example */
+    expect_failure("t.tells", "[0], {}", "ValueError", told);
 }
 
 static void test_mongo_without_url(void **state)

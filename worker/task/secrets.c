@@ -19,11 +19,13 @@ static bool ends_with(const char *text, const char *end)
     return size >= n && strcmp(text + size - n, end) == 0;
 }
 
-/* Folders, profiles and ids are read from the same places, and say where it went wrong. */
+/* Folders, regions, profiles and ids are read from the same places, and say where it went wrong. */
 static bool is_place(const char *name)
 {
-    static const char *const ends[] = {"_DIR",     "_CREDENTIALS", "CONFIG", "_PROFILE",
-                                       "_PROJECT", "_CLIENT_ID",   "_TENANT_ID"};
+    static const char *const ends[] = {"_DIR",    "_FILE",    "_BUNDLE",    "_CREDENTIALS",
+                                       "CONFIG",  "_PROFILE", "_PROJECT",   "_CLIENT_ID",
+                                       "_REGION", "_ARN",     "_TENANT_ID", "_SUBSCRIPTION_ID",
+                                       "_ENDPOINT_URL"};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (ends_with(name, ends[i]))
             return true;
@@ -42,11 +44,13 @@ void secret_keep(struct cw_task *t, const char *name, const char *text)
     t->secrets = s;
 }
 
-static void blot(char *at, size_t size)
+/* Where the text goes on. */
+static char *blot(char *at, size_t size)
 {
     size_t n = size < STARS ? size : STARS;
     memset(at, '*', n);
     memmove(at + n, at + size, strlen(at + size) + 1);
+    return at + n;
 }
 
 /* A text that was cut may end with the beginning of one. */
@@ -65,7 +69,7 @@ void secrets_blot(const struct cw_task *t, char *text)
     for (const struct secret *s = t->secrets; s; s = s->next) {
         size_t size = strlen(s->text); /* 0: wiped, the delivery ends */
         for (char *at = text; size && (at = strstr(at, s->text));)
-            blot(at, size);
+            at = blot(at, size); /* one may be made of stars itself */
         blot_end(text, s->text);
     }
 }
