@@ -45,9 +45,9 @@ static int read_target(struct native_scan *s, struct ssl *x)
     x->port = colon && !bare6
                   ? colon + 1
                   : cw_printf(s->t, "%lld", (long long)doc_int(s->document, "options.port", 443));
-    char *end;
-    long port = strtol(x->port, &end, 10);
-    if (!target_is_valid(s->host) || strchr(s->host, '/') || *end || port < 1 || port > 65535)
+    bool digits = *x->port && !x->port[strspn(x->port, "0123456789")];
+    long port = digits ? strtol(x->port, NULL, 10) : 0;
+    if (!target_is_valid(s->host) || strchr(s->host, '/') || port < 1 || port > 65535)
         return cw_problem(s->t, false, "ValueError",
                           "target must be a host, host:port or https URL, with a port up to 65535");
     return 0;

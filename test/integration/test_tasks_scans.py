@@ -161,6 +161,7 @@ def test_network_of_nothing(app: Celery, cworker: Callable[..., Worker], databas
     "-oN/tmp/x", "--script=x", "8.8.8.8", "http://169.254.169.254/latest/meta-data", "10.0.0.0/8",
     "127.0.0.1 8.8.8.8", "other.example", "", None, "http://scan.example@8.8.8.8/",
     "$(id)", "scan.example/8", "file:///etc/passwd", {"$ne": 1}, "https://127.0.0.1:99999999/x y",
+    "127.0.0.1:\n443", "127.0.0.1:+443",
 ])
 def test_hostile_targets(app: Celery, worker: Worker, database: Database, zap: Zap,
                          testssl: FakeTool, kind: str, target: Any) -> None:
