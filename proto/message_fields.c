@@ -248,9 +248,11 @@ int message_object(struct message_reader *r, struct slice object)
         return 0;
     struct error inner = {0};
     if (*object.at != '{')
-        return error_set(r->err, ERROR_INVALID, "%s is not an object", r->where);
+        return error_set(r->err, ERROR_INVALID, "%.*s is not an object",
+                         (int)strcspn(r->where, "."), r->where);
     int code = json_walk(object, message_member, r, &inner);
     if (code)
-        return error_set(r->err, code, "%s %s", r->where, inner.text);
+        return error_set(r->err, code, "%.*s: %s", (int)strcspn(r->where, "."), r->where,
+                         inner.text);
     return r->code;
 }

@@ -6,13 +6,14 @@ import pytest
 from harness import get, inflight, kill_task, wait_state, wait_until
 
 
-def test_started(backend, make_app, cworker):
+@pytest.mark.parametrize("name", ["w1@test", 'w"1"@test'])
+def test_started(backend, make_app, cworker, name):
     app = make_app(backend)
-    worker = cworker("--set", "task_track_started=true", backend=backend)
+    worker = cworker("--set", "task_track_started=true", backend=backend, name=name)
     result = app.send_task("demo.sleep", (600,))
     wait_state(result, "STARTED")
     assert set(result.info) == {"pid", "hostname"}
-    assert result.info["hostname"] == "w1@test"
+    assert result.info["hostname"] == name
     assert result.info["pid"] != worker.pid
     kill_task(app, result)
 

@@ -357,6 +357,7 @@ static void test_bad_fields(void **state)
         {IDS ", \"compression\": \"snappy\"", "", TRIPLE, ERROR_UNSUPPORTED, "compression 'snappy'"},
         {IDS ", \"compression\": \"zlib\"", "", TRIPLE, ERROR_INVALID, "broken zlib"},
         {IDS, ", \"body_encoding\": \"hex\"", TRIPLE, ERROR_INVALID, "body_encoding 'hex'"},
+        {IDS, ", \"delivery_info\": []", TRIPLE, ERROR_INVALID, "delivery_info is not an object"},
         {IDS, "", "[[], {}]", ERROR_INVALID, "body is not [args, kwargs, embed]"},
         {IDS, "", "[[], null, null]", ERROR_INVALID, "body is not [args, kwargs, embed]"},
         {IDS, "", "[[], {}, {}, 1]", ERROR_INVALID, "body is not [args, kwargs, embed]"},
