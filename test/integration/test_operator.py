@@ -90,6 +90,14 @@ def test_bad_values(redis, ours):
         assert done.returncode == 2 and done.stderr.startswith("cworker"), words
 
 
+def test_names_do_not_steer_the_terminal(cworker, ours):
+    cworker()
+    for words in (["queues", "-Q", "a\x1b[2Jb"], ["control", "add_consumer", "c\x1bd"],
+                  ["inspect", "active_queues"]):
+        done = ours(*words)
+        assert done.returncode == 0 and "\x1b" not in done.stdout, words
+
+
 def test_destination_and_left_keys(cworker, ours, keys):
     cworker()
     cworker()

@@ -278,9 +278,11 @@ static void print_row(const cJSON *queue)
     const cJSON *oldest = json_get(queue, "oldest_age");
     if (cJSON_IsNumber(oldest))
         snprintf(age, sizeof age, "%.0fs", oldest->valuedouble);
-    printf("%-24s %9lld %8s %9lld %8lld %8lld %6lld  ", queue->string, figure(queue, "waiting"),
-           age, figure(queue, "in_flight"), figure(queue, "unacked"), figure(queue, "delayed"),
+    char *name = command_clean(queue->string, true);
+    printf("%-24s %9lld %8s %9lld %8lld %8lld %6lld  ", name, figure(queue, "waiting"), age,
+           figure(queue, "in_flight"), figure(queue, "unacked"), figure(queue, "delayed"),
            figure(queue, "dead"));
+    free(name);
     const char *separator = "";
     for (const cJSON *w = json_get(queue, "workers")->child; w; w = w->next, separator = ", ")
         printf("%s%s", separator, w->valuestring);

@@ -101,8 +101,9 @@ static void print_reply(const struct run *run, const char *node, const cJSON *re
     printf("%s %s%s:%s %s%s%s\n", run->o->quiet ? "" : "-> ", bold, node, off, state,
            error ? "ERROR" : "OK", off);
     if (run->bodies) {
-        char *text = reply_text(inner);
-        indent_text(text, inner == reply ? 4 : 8);
+        char *text = reply_text(inner), *clean = command_clean(text, false);
+        indent_text(clean, inner == reply ? 4 : 8);
+        free(clean);
         free(text);
     }
     fflush(stdout);
