@@ -46,7 +46,7 @@ bool check_account(const char *text)
 
 bool check_image(const char *text)
 {
-    return is_made_of(text, "._-/:@", 512) && !strstr(text, "..");
+    return is_made_of(text, "._-/:@", 512) && !strstr(text, "..") && !strstr(text, "//");
 }
 
 /* Where the host begins; NULL: not a URL that we would follow. */

@@ -5,6 +5,7 @@
 #include "tasks/lib/json_stream.h"
 #include "tasks/lib/mirror.h"
 #include "tasks/lib/severity.h"
+#include "tasks/lib/targets.h"
 #include "tasks/lib/tool.h"
 #include "tasks/scans/scan_state.h"
 #include "tasks/scans/scans.h"
@@ -264,6 +265,18 @@ static int run_trivy(struct container_scan *s, const char *path)
     return end.status ? judge_failure(s, &end) : 0;
 }
 
+/* Trivy asks the registry that the image names, and whoever writes the document chooses it. */
+static int check_source(struct container_scan *s)
+{
+    if (!s->image || !check_image(s->image))
+        return cw_problem(s->t, false, "ValueError", "image must be like registry/name:tag");
+    const char *registry = cw_printf(s->t, "%.*s", (int)strcspn(s->image, ":/"), s->image);
+    return target_is_metadata(registry)
+               ? cw_problem(s->t, false, "PermissionError",
+                            "image: %s is a link-local or metadata address", registry)
+               : 0;
+}
+
 static cw_outcome scan(struct container_scan *s)
 {
     struct json_stream_options options = {
@@ -275,12 +288,8 @@ static cw_outcome scan(struct container_scan *s)
     };
     const char *folder = cw_tmpdir(s->t);
     const char *what = cw_printf(s->t, "container scan %.80s", s->state.id);
-    if (field_id(s->t, s->document, what, "team_id", true) < 0)
+    if (field_id(s->t, s->document, what, "team_id", true) < 0 || check_source(s) < 0)
         return failed(s);
-    if (!s->image || !check_image(s->image)) {
-        cw_problem(s->t, false, "ValueError", "image must be like registry/name:tag");
-        return failed(s);
-    }
     const char *path = folder ? cw_printf(s->t, "%s/report.json", folder) : "";
     if (!folder || scan_state_running(&s->state) < 0)
         return failed(s);

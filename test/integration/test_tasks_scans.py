@@ -539,6 +539,8 @@ def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeT
 @pytest.mark.parametrize("image, step, error", [
     ("--config=/etc/passwd", {}, "ValueError"),
     ("a b", {}, "ValueError"),
+    ("http://registry.example/a", {}, "ValueError"),
+    ("169.254.169.254:80/a:1", {}, "PermissionError"),
     ("app:1", {"exit": 1, "errors": "unable to find the image"}, "RuntimeError"),
     ("app:1", {"exit": 1, "errors": "docker error: connection refused; remote error: GET "
                "https://registry.example/v2/app: MANIFEST_UNKNOWN: unknown"}, "RuntimeError"),

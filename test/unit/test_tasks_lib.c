@@ -238,6 +238,7 @@ static void test_checks(void **state)
                  check_url("gopher://h"));
     assert_true(check_image("ghcr.io/a/b:1.2@sha256:00ff"));
     assert_false(check_image("--config=x") || check_image("a b") || check_image("a/../b"));
+    assert_false(check_image("http://a.example/b") || check_image("a//b"));
     assert_true(target_is_valid("10.0.0.0/8") && target_is_covered("10.1.2.3", "10.0.0.0/8"));
     assert_false(target_is_valid("-oN") || target_is_covered("11.0.0.1", "10.0.0.0/8"));
 }
