@@ -204,6 +204,14 @@ void flow_recorded(struct request *r, bool ours)
     put_result(r);
 }
 
+/* The result may be stored by then, and its settlement have waited for this. */
+void flow_end_recorded(struct request *r)
+{
+    r->recording = false;
+    if (r->settles)
+        settle(r);
+}
+
 /* Its result is gone, and so it has not run: nothing of it has been published. */
 static void run_again(struct request *r, const char *why)
 {
@@ -387,6 +395,10 @@ static void settle(struct request *r)
     struct worker *w = r->worker;
     if (r->given_up)
         return;
+    if (r->recording) {
+        r->settles = true;
+        return;
+    }
     if (r->lost) {
         flow_done(r);
         return;

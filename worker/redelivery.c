@@ -25,7 +25,7 @@
  *
  * While the store is down the record tells the end itself, unless its result is large, and is
  * written before the result is put: whoever gets the message after a kill stores that and does not
- * run the task.
+ * run the task. What was on its way to the store as that went down is recorded then.
  *
  * Not covered, since nothing tells that the task had ended: ignored or expired results (it runs
  * again) and early acks (what it sent is lost, as its user asked). Ids are taken to be unique: a
@@ -350,4 +350,32 @@ void redelivery_record(struct request *r)
     channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
                          slice_of(text), on_recorded, r);
     free(text);
+}
+
+static void on_end_recorded(int code, void *arg)
+{
+    (void)code; /* not ours any more: its settlement finds that out, too */
+    flow_end_recorded(arg);
+}
+
+/* What is in the spool file, or was, has left its result there. */
+static void keep_end(struct delivery *d, void *worker)
+{
+    (void)worker;
+    struct request *r =
+        (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
+    if (r->state != REQUEST_STORING || r->given_up || r->lost || r->stored || r->recorded ||
+        !r->result || !must_keep_end(r))
+        return;
+    char *text = record_text(r);
+    r->recorded = r->recording = true;
+    channel_outbox_write(r->worker->channel, d, r->message.id, r->message.delivery_tag,
+                         slice_of(text), on_end_recorded, r);
+    free(text);
+}
+
+void redelivery_keep_ends(struct worker *w)
+{
+    if (store_is_down(w->store))
+        channel_each_held(w->channel, keep_end, w);
 }

@@ -70,6 +70,7 @@ struct request {
     int64_t starts; /* of these before, that no end followed */
     cJSON *sent_before; /* by such a run, as recorded. Owned */
     bool recorded;  /* there is a record in the outbox, or may be */
+    bool recording, settles; /* while it waits for its store; then it settles */
     bool given_up;  /* went back, as no store answers, and is kept for its callbacks */
     bool stored;    /* its final state was in the store when it came */
     bool lost;      /* rescued by another worker: whatever we do must have no effect */

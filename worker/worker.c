@@ -207,6 +207,14 @@ static void on_note(const char *text, bool warning, void *arg)
     log_line(warning ? LOG_WARNING : LOG_INFO, "%s", text);
 }
 
+static void on_store_note(const char *text, bool warning, void *arg)
+{
+    struct worker *w = arg;
+    on_note(text, warning, w);
+    if (warning && w->store)
+        redelivery_keep_ends(w);
+}
+
 /* --- open, run, close ------------------------------------------------------------------------- */
 
 static void open_fanout(struct worker *w, const struct redis_url *url)
@@ -282,7 +290,7 @@ static int open_parts(struct worker *w, struct zygote *zygote, const struct pool
     struct error err = {0};
     const struct settings *s = &w->options->settings;
     struct pool_handlers pool_handlers = flow_pool_handlers;
-    struct store_handlers store_handlers = {on_note, w};
+    struct store_handlers store_handlers = {on_store_note, w};
     pool_handlers.arg = w;
     w->pool = pool_open(w->base, zygote, pool, &pool_handlers);
     if (revoke_open(w, &err) == 0) {

@@ -139,6 +139,8 @@ char *redelivery_sent_before(const struct request *r);
 /* sent: the task itself sent tasks */
 bool redelivery_must_record(const struct request *r, bool sent);
 void redelivery_record(struct request *r);                       /* goes on with flow_recorded */
+/* The store has gone down: with the ends that are on their way to it. */
+void redelivery_keep_ends(struct worker *w);
 
 /* --- finish.c --- */
 void flow_publish(struct worker *w, const cJSON *sends); /* rows of struct continuation, at once */
@@ -149,6 +151,7 @@ void flow_give_back_unstored(struct worker *w);            /* cold: what waits f
 void flow_give_up(struct request *r);                      /* no more steps; kept for callbacks */
 void flow_forget_unstored(struct worker *w);               /* after the store is closed */
 void flow_recorded(struct request *r, bool ours);
+void flow_end_recorded(struct request *r); /* while its result is on its way */
 void flow_done(struct request *r);                         /* the request's end, without either */
 
 #endif
