@@ -731,7 +731,7 @@ def test_taxii_revoked_and_circles(app: Celery, worker: Any, db: Database,
     def indicator(value: str, **more: Any) -> dict[str, Any]:
         return {"type": "indicator", "pattern": f"[domain-name:value = '{value}']",
                 "pattern_type": "stix", **more}
-    path = "/root/collections/c1/objects/"
+    path = "/api1/collections/c1/objects/"
     feeds.serve(path, {"objects": [indicator("a.example"), indicator("b.example"),
                                    {"type": "malware"}, {"type": "indicator"}]})
     add_feed(db, "taxii", "taxii", feeds.url + path)
