@@ -107,7 +107,8 @@ check: ## everything: lint, unit tests, integration tests; also under the saniti
 check-quick: check-unit lint ## unit tests and lint only
 
 check-unit: all $(UNIT) $(FUZZ)
-	$(Q)for t in $(UNIT); do echo "  $$t"; timeout 120 $$t || exit 1; done
+	$(Q)printf '%s\n' $(UNIT) | xargs -P 2 -I% sh -c \
+	    'timeout 300 % > %.log 2>&1 || { cat %.log; echo "  % failed"; exit 1; }; echo "  %"'
 	$(Q)for f in message tools; do echo "  $(B)/test/fuzz_$$f"; $(B)/test/fuzz_$$f 100 $(FUZZ_FILES) || exit 1; done
 
 fuzz: ## hostile messages and outputs of tools, searched for by clang's libFuzzer: SECONDS=600
