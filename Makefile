@@ -133,8 +133,9 @@ lint: ## include directions, headers that compile alone, banned calls
 shape: ## the ten longest files and functions
 	$(Q)test/shape.sh
 
-bench: all ## tasks per second, start-up, memory: side by side with Celery
-	$(Q)test/setup.sh all && .venv/bin/python test/bench/bench.py
+bench: all ## tasks per second, start-up, memory: side by side with Celery; a million findings, with pymongo
+	$(Q)test/setup.sh all && .venv/bin/python test/bench/bench.py && \
+	    .venv/bin/python test/bench/sync.py -n 1000000
 
 fault: all $(B)/ledger.so ## a storm of kills, pauses and cut connections: SEED=7 SECONDS=300 WORKERS=4 MONGO=1 POOL=threads
 	$(Q)test/setup.sh all && .venv/bin/python test/fault/storm.py --seconds $(or $(SECONDS),60) \

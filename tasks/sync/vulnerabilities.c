@@ -35,14 +35,16 @@ static void add_branch(bson_t *any, uint32_t *n, const bson_t *branch)
     bson_append_document(any, name, -1, branch);
 }
 
-/* Findings of others that carry no date: one pass is as good as another to see them in. */
-static void put_undated(const struct pass *p, int32_t type, bson_t *branch)
+/* Findings of others that carry no date: one pass is as good as another to see them in. What stands
+ * first in the index is asked for by what may be there instead of a date, for which MongoDB has
+ * bounds; "no date" has none. */
+static void put_undated(const struct pass *p, bool absent, bson_t *branch)
 {
     const char *const *fields = p->source->changes;
-    if (type)
-        BCON_APPEND(branch, fields[0], "{", "$type", BCON_INT32(type), "}");
+    if (absent)
+        BSON_APPEND_NULL(branch, fields[0]);
     else
-        BSON_APPEND_NULL(branch, fields[0]); /* or absent */
+        BCON_APPEND(branch, fields[0], "{", "$type", "[", "string", "number", "]", "}");
     for (int i = 1; fields[i]; i++)
         BCON_APPEND(branch, fields[i], "{", "$not", "{", "$type", BCON_INT32(BSON_TYPE_DATE_TIME),
                     "}", "}");
@@ -52,8 +54,6 @@ static void put_undated(const struct pass *p, int32_t type, bson_t *branch)
  * reads each by an index of its own and touches nothing else. */
 static void filter_make(const struct pass *p, bson_t *filter)
 {
-    static const int32_t others[] = {0, BSON_TYPE_UTF8, BSON_TYPE_DOUBLE, BSON_TYPE_INT32,
-                                     BSON_TYPE_INT64};
     bson_t any, team = BSON_INITIALIZER;
     uint32_t n = 0;
     doc_match_id(&team, "team_id", p->team);
@@ -69,9 +69,9 @@ static void filter_make(const struct pass *p, bson_t *filter)
         add_branch(&any, &n, branch);
         bson_destroy(branch);
     }
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+    for (int absent = 0; absent < 2; absent++) {
         bson_t *branch = bson_copy(&team);
-        put_undated(p, others[i], branch);
+        put_undated(p, absent, branch);
         add_branch(&any, &n, branch);
         bson_destroy(branch);
     }
