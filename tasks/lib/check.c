@@ -58,6 +58,20 @@ static const char *host_of(const char *url)
     return host && (isalnum((unsigned char)*host) || *host == '[') ? host : NULL;
 }
 
+/* "", or a colon and a port. */
+static bool is_port(const char *text, size_t size)
+{
+    int port = 0;
+    if (!size)
+        return true;
+    for (size_t i = 1; i < size && port <= 65535; i++) {
+        if (!isdigit((unsigned char)text[i]))
+            return false;
+        port = 10 * port + text[i] - '0';
+    }
+    return *text == ':' && port >= 1 && port <= 65535;
+}
+
 bool check_url(const char *text)
 {
     const char *host = host_of(text);
@@ -66,8 +80,9 @@ bool check_url(const char *text)
     for (const char *at = text; *at; at++)
         if ((unsigned char)*at <= ' ' || (unsigned char)*at >= 0x7F || strchr("\"<>\\^`{|}", *at))
             return false;
-    size_t size = strcspn(host, "/?#");
-    return !memchr(host, '@', size);
+    size_t size = strcspn(host, "/?#"), name = *host == '[' ? strcspn(host, "]") + 1 : 0;
+    name = name ? name : strcspn(host, ":/?#");
+    return name <= size && !memchr(host, '@', size) && is_port(host + name, size - name);
 }
 
 char *url_host(cw_task *t, const char *url)

@@ -47,6 +47,15 @@ int64_t doc_int(const bson_t *document, const char *path, int64_t fallback)
     return BSON_ITER_HOLDS_INT(&at) ? bson_iter_as_int64(&at) : fallback;
 }
 
+/* Drivers of other languages write whole numbers as doubles too. */
+bool doc_is_whole(const bson_iter_t *at)
+{
+    if (!BSON_ITER_HOLDS_DOUBLE(at))
+        return BSON_ITER_HOLDS_INT(at);
+    double value = bson_iter_double(at);
+    return value == floor(value) && fabs(value) < 9e15;
+}
+
 bool doc_bool(const bson_t *document, const char *path, bool fallback)
 {
     bson_iter_t at;
@@ -101,6 +110,16 @@ static bool uuid_read(const char *text, uint8_t ret[UUID_BYTES])
     return true;
 }
 
+static bool oid_read(const char *text, bson_oid_t *ret)
+{
+    char again[25];
+    if (!bson_oid_is_valid(text, strlen(text)))
+        return false;
+    bson_oid_init_from_string(ret, text);
+    bson_oid_to_string(ret, again);
+    return strcmp(again, text) == 0;
+}
+
 static bool number_read(const char *text, int64_t *ret)
 {
     char again[DOC_ID_SIZE];
@@ -119,7 +138,7 @@ const char *doc_id(const bson_t *document, const char *path, char room[DOC_ID_SI
         bson_oid_to_string(bson_iter_oid(&at), room);
         return room;
     }
-    if (BSON_ITER_HOLDS_INT(&at)) {
+    if (doc_is_whole(&at)) {
         snprintf(room, DOC_ID_SIZE, "%lld", (long long)bson_iter_as_int64(&at));
         return room;
     }
@@ -299,7 +318,7 @@ void doc_match_id(bson_t *filter, const char *field, const char *id)
     bson_oid_t oid;
     int64_t number;
     uint8_t uuid[UUID_BYTES];
-    bool is_oid = bson_oid_is_valid(id, strlen(id)), is_number = number_read(id, &number);
+    bool is_oid = oid_read(id, &oid), is_number = number_read(id, &number);
     if (!is_oid && !is_number && !uuid_read(id, uuid)) {
         bson_append_utf8(filter, field, -1, id, -1);
         return;
@@ -308,7 +327,6 @@ void doc_match_id(bson_t *filter, const char *field, const char *id)
     bson_append_array_begin(&either, "$in", -1, &list);
     bson_append_utf8(&list, "0", -1, id, -1);
     if (is_oid) {
-        bson_oid_init_from_string(&oid, id);
         bson_append_oid(&list, "1", -1, &oid);
     } else if (is_number) {
         bson_append_int64(&list, "1", -1, number);

@@ -19,6 +19,7 @@ int64_t doc_int(const bson_t *document, const char *path, int64_t fallback); /* 
 bool doc_bool(const bson_t *document, const char *path, bool fallback);
 int64_t doc_date(const bson_t *document, const char *path, int64_t fallback); /* ms */
 bool doc_find(const bson_t *document, const char *path, bson_iter_t *ret);
+bool doc_is_whole(const bson_iter_t *at); /* a number without a fraction, doubles too */
 /* An id field as text: a string as it is; an ObjectId as 24 digits, a whole number, a UUID in its
  * usual form, into `room`; NULL: none of them. */
 enum { DOC_ID_SIZE = 37 };

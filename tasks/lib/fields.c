@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/lib/fields.h"
 
-#include <math.h>
-
 int field_texts(cw_task *t, const bson_t *document, const char *what, const char *field,
                 bool (*check)(const char *), const char **ret, int max)
 {
@@ -32,7 +30,7 @@ int field_id(cw_task *t, const bson_t *document, const char *what, const char *f
     if (!doc_find(document, field, &at) || BSON_ITER_HOLDS_NULL(&at))
         return required ? cw_problem(t, false, "ValueError", "%s has no %s", what, field) : 0;
     bool good = BSON_ITER_HOLDS_UTF8(&at) ? *bson_iter_utf8(&at, NULL) || !required
-                                          : BSON_ITER_HOLDS_OID(&at) || BSON_ITER_HOLDS_INT(&at) ||
+                                          : BSON_ITER_HOLDS_OID(&at) || doc_is_whole(&at) ||
                                                 BSON_ITER_HOLDS_BINARY(&at);
     return good ? 0
                 : cw_problem(t, false, "ValueError",
@@ -50,15 +48,12 @@ static bool is_text_list(const bson_iter_t *at)
     return true;
 }
 
-/* Drivers of other languages write whole numbers as doubles too. */
 static bool is_int(const bson_iter_t *at, const struct field_rule *r)
 {
-    if (!BSON_ITER_HOLDS_NUMBER(at))
+    if (!doc_is_whole(at))
         return false;
-    double value =
-        BSON_ITER_HOLDS_DOUBLE(at) ? bson_iter_double(at) : (double)bson_iter_as_int64(at);
-    return value == floor(value) && fabs(value) < 9e15 &&
-           ((!r->min && !r->max) || (value >= (double)r->min && value <= (double)r->max));
+    int64_t value = bson_iter_as_int64(at);
+    return (!r->min && !r->max) || (value >= r->min && value <= r->max);
 }
 
 static const char *wanted(cw_task *t, const struct field_rule *r)

@@ -236,6 +236,13 @@ static void test_checks(void **state)
     assert_false(check_url("file:///etc/passwd") || check_url("http://") ||
                  check_url("-http://x") || check_url("http://u:p@h/") || check_url("http://h/ x") ||
                  check_url("gopher://h"));
+    assert_true(check_url("http://h:1") && check_url("https://h:65535?q=:x") &&
+                check_url("http://[::1]?a@b"));
+    assert_false(check_url("http://h:65536/") || check_url("http://h:0/") ||
+                 check_url("http://h:/") || check_url("http://h:80:80/") ||
+                 check_url("http://h:8a/") || check_url("http://[::1].example/") ||
+                 check_url("http://[::1/") || check_url("http://[::1]@h/") ||
+                 check_url("http://h:18446744073709551697/"));
     assert_true(check_image("ghcr.io/a/b:1.2@sha256:00ff"));
     assert_false(check_image("--config=x") || check_image("a b") || check_image("a/../b"));
     assert_false(check_image("http://a.example/b") || check_image("a//b"));
@@ -297,11 +304,17 @@ static void test_doc_match_id(void **state)
     assert_string_equal(doc_text(&d, "a"), "team-1");
     assert_string_equal(doc_id(&d, "b.$in.1", room), "0123456789abcdef01234567");
     bson_destroy(&d);
+    bson_t *numbers = BCON_NEW("a", BCON_DOUBLE(7.0), "b", BCON_DOUBLE(7.5), "c", BCON_DOUBLE(1e300));
+    assert_string_equal(doc_id(numbers, "a", room), "7");
+    assert_null(doc_id(numbers, "b", room));
+    assert_null(doc_id(numbers, "c", room));
+    bson_destroy(numbers);
     /* What doc_id tells finds the document again; what only looks like it is text. */
     static const char *const good[] = {"0", "-7", "9223372036854775807",
                                        "00112233-4455-6677-8899-aabbccddeeff"};
     static const char *const texts[] = {"", "07", "+7", "-", "9223372036854775808", "1e3", "7 ",
                                         "00112233-4455-6677-8899-AABBCCDDEEFF",
+                                        "0123456789ABCDEF01234567",
                                         "00112233-4455-6677-8899-aabbccddeef",
                                         "0011223344556677-8899-aabb-ccddeeff--"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
