@@ -13,23 +13,40 @@
  * A list that expires again and again is ended by the token that the server offers instead, which
  * may miss objects: that is said, and nobody may conclude that something is gone. */
 
-enum { RESTARTS = 2, EXPIRIES = 50, MAX_PAGES = 20000 };
+enum { RESTARTS = 2, EXPIRIES = 50, MAX_PAGES = 20000, MAX_TOKEN = 4096 };
 
 struct walk {
     const struct k8s_list *list;
     struct json_stream *stream;
-    const char *next; /* the token of the next page */
+    const char *token, *next; /* of this page (NULL: the first) and of the next one */
     bool is_list;
     int page, restarts;
 };
 
+/* A token that is not understood is not the end of the list. */
+static int take_token(struct walk *w, const cJSON *metadata)
+{
+    cw_task *t = w->list->t;
+    const cJSON *value = tree_at(metadata, "continue");
+    const char *token = cJSON_GetStringValue(value);
+    if ((!cJSON_IsObject(metadata) && !cJSON_IsNull(metadata)) ||
+        (value && !token && !cJSON_IsNull(value)) || (token && strlen(token) > MAX_TOKEN))
+        return cw_problem(t, false, "ValueError", "%s: metadata.continue is not a token",
+                          w->list->path);
+    if (token && w->token && strcmp(token, w->token) == 0)
+        return cw_problem(t, false, "ValueError", "%s: page %d leads to itself", w->list->path,
+                          w->page + 1);
+    w->next = token && *token ? cw_printf(t, "%s", token) : NULL;
+    return 0;
+}
+
 static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg)
 {
     struct walk *w = arg;
-    if (strcmp(name, "metadata") == 0) {
-        const char *token = tree_text(value, "continue");
-        w->next = token && *token ? cw_printf(t, "%s", token) : NULL;
-    } else if (strcmp(name, "kind") == 0) {
+    (void)t;
+    if (strcmp(name, "metadata") == 0)
+        return take_token(w, value);
+    if (strcmp(name, "kind") == 0) {
         const char *kind = cJSON_GetStringValue(value);
         size_t size = kind ? strlen(kind) : 0;
         w->is_list = size > 4 && strcmp(kind + size - 4, "List") == 0;
@@ -52,13 +69,14 @@ static int on_body(cw_task *t, const char *data, size_t size, void *arg)
     return json_stream_feed(w->stream, data, size);
 }
 
-static int request_page(struct walk *w, const char *token, struct cw_reply *reply)
+static int request_page(struct walk *w, struct cw_reply *reply)
 {
     static const char *const members[] = {"metadata", "kind", NULL};
     const struct k8s_list *l = w->list;
     cw_task *t = l->t;
     const struct k8s_config *c = l->config;
     struct json_stream_options options = {.member = "items",
+                                          .needed = true,
                                           .on_element = on_element,
                                           .on_member = on_member,
                                           .members = members,
@@ -68,7 +86,7 @@ static int request_page(struct walk *w, const char *token, struct cw_reply *repl
                              NULL};
     struct cw_http request = {
         .url = cw_printf(t, "%s%s?limit=%d%s%s", c->server, l->path, l->limit,
-                         token ? "&continue=" : "", token ? url_escape(t, token) : ""),
+                         w->token ? "&continue=" : "", w->token ? url_escape(t, w->token) : ""),
         .headers = headers,
         .timeout = 120,
         .max_size = (size_t)1 << 30,
@@ -98,10 +116,10 @@ static const char *status_message(cw_task *t, const struct cw_reply *reply, cons
 
 /* 410: from the beginning, or on with the token offered; 0, 1 when there is nothing to go on with.
  */
-static int expired(struct walk *w, const struct cw_reply *reply, const char **token)
+static int expired(struct walk *w, const struct cw_reply *reply)
 {
     cw_task *t = w->list->t;
-    *token = NULL;
+    w->token = NULL;
     if (w->restarts++ < RESTARTS) {
         cw_log(t, CW_INFO, "%s: the list expired while it was read: from the beginning",
                w->list->path);
@@ -110,9 +128,9 @@ static int expired(struct walk *w, const struct cw_reply *reply, const char **to
     cJSON *status =
         w->restarts > EXPIRIES ? NULL : cJSON_ParseWithLength(reply->body, reply->size);
     const char *offered = tree_text(status, "metadata.continue");
-    *token = offered && *offered ? cw_printf(t, "%s", offered) : NULL;
+    w->token = offered && *offered ? cw_printf(t, "%s", offered) : NULL;
     cJSON_Delete(status);
-    return *token ? 0 : 1;
+    return w->token ? 0 : 1;
 }
 
 static enum k8s_listed refused(struct walk *w, const struct cw_reply *reply, const char **ret_why)
@@ -158,13 +176,12 @@ static int page_done(struct walk *w, const struct cw_reply *reply)
 enum k8s_listed k8s_list(const struct k8s_list *list, const char **ret_why)
 {
     struct walk w = {.list = list};
-    const char *token = NULL;
     *ret_why = "";
     for (;;) {
         struct cw_reply reply;
-        int code = request_page(&w, token, &reply);
+        int code = request_page(&w, &reply);
         if (code < 0 && reply.status == 410) {
-            if (expired(&w, &reply, &token) == 0)
+            if (expired(&w, &reply) == 0)
                 continue;
             *ret_why = "the list expired again and again";
             return K8S_PARTIAL;
@@ -173,8 +190,8 @@ enum k8s_listed k8s_list(const struct k8s_list *list, const char **ret_why)
             return refused(&w, &reply, ret_why);
         if (page_done(&w, &reply) < 0)
             return K8S_FAILED;
-        token = w.next;
-        if (!token)
+        w.token = w.next;
+        if (!w.token)
             break;
     }
     if (w.restarts <= RESTARTS)

@@ -4,6 +4,7 @@
 #include "tasks/discovery/k8s_checks.h"
 #include "tasks/discovery/k8s_kinds.h"
 #include "tasks/lib/digest.h"
+#include "tasks/lib/failure.h"
 #include "tasks/lib/fields.h"
 #include "tasks/lib/mongo.h"
 
@@ -225,13 +226,10 @@ static int save_cluster(struct discovery *d, const char *status, const char *err
 
 static cw_outcome failed(struct discovery *d)
 {
-    bool transient = false;
-    const char *why = cw_problem_text(d->t, &transient);
-    why = cw_printf(d->t, "%s", why ? why : "it was stopped");
-    cw_outcome outcome = cw_fail(d->t);
-    if (save_cluster(d, "FAILED", why) < 0)
+    struct failure f = failure_read(d->t);
+    if (cw_stopping(d->t) != CW_SHUTDOWN && save_cluster(d, "FAILED", f.why) < 0)
         cw_log(d->t, CW_WARNING, "cluster %s: the failure could not be recorded", d->cluster_id);
-    return outcome;
+    return f.outcome;
 }
 
 static cw_outcome finish(struct discovery *d)
@@ -270,6 +268,18 @@ static cw_outcome discover(struct discovery *d)
     return finish(d);
 }
 
+static int check_cluster(struct discovery *d)
+{
+    static const struct field_rule rules[] = {
+        {"in_cluster", CW_BOOL, 0, 0}, {"kubeconfig", CW_STR, 0, 0}, {"context", CW_STR, 0, 0},
+        {"api_server", CW_STR, 0, 0},  {"ca", CW_STR, 0, 0},         {"token_secret", CW_STR, 0, 0},
+        {0}};
+    const char *what = cw_printf(d->t, "cluster %.80s", d->cluster_id);
+    return field_id(d->t, d->cluster, what, "team_id", true) < 0
+               ? -1
+               : fields_check(d->t, d->cluster, rules);
+}
+
 cw_outcome execute_kubernetes_cluster_discovery(cw_task *t)
 {
     struct discovery *d = cw_alloc(t, sizeof *d);
@@ -279,11 +289,13 @@ cw_outcome execute_kubernetes_cluster_discovery(cw_task *t)
     if (!d->cluster)
         return cw_fail(t);
     d->cluster_id = doc_id(d->cluster, "_id", room);
+    if (!d->cluster_id)
+        return cw_raise(t, "ValueError", "the cluster's _id is neither text, ObjectId, number nor UUID");
     d->cluster_id = cw_printf(t, "%s", d->cluster_id);
     d->started = doc_now();
     d->skipped = cJSON_CreateArray();
     cw_defer(t, delete_tree, d->skipped);
-    if (field_id(t, d->cluster, cw_printf(t, "cluster %.80s", d->cluster_id), "team_id", true) < 0)
+    if (check_cluster(d) < 0)
         return failed(d);
     d->resources = mongo_bulk_open(t, "k8s_resources");
     d->findings = mongo_bulk_open(t, "k8s_findings");

@@ -2,6 +2,7 @@
 #include "tasks/discovery/onprem.h"
 
 #include "tasks/discovery/identity.h"
+#include "tasks/lib/fields.h"
 #include "tasks/lib/nmap_xml.h"
 #include "tasks/lib/targets.h"
 #include "tasks/lib/tool.h"
@@ -92,7 +93,9 @@ static void on_host(const struct nmap_host *host, void *arg)
     bson_t key = BSON_INITIALIZER, set = BSON_INITIALIZER, once = BSON_INITIALIZER;
     doc_copy(&key, "team_id", n->document, "team_id");
     BSON_APPEND_UTF8(&key, "provider", "onprem");
-    doc_put(&key, "resource_id", cw_printf(n->t, "%s/%s", n->id, known ? mac : ip), 512);
+    char *own = bson_strdup_printf("%s/%s", n->id, known ? mac : ip);
+    doc_put(&key, "resource_id", own, 512);
+    bson_free(own);
     BSON_APPEND_UTF8(&set, "source", "nmap");
     BSON_APPEND_UTF8(&set, "resource_type", "host");
     doc_put(&set, "network_id", n->id, 255);
@@ -191,8 +194,14 @@ static int run_nmap(struct network *n)
 
 static int discover_network(struct network *n, const char *team)
 {
+    static const struct field_rule rules[] = {
+        {"enabled", CW_BOOL, 0, 0}, {"network", CW_STR, 0, 0}, {0}};
     struct nmap_xml_handlers handlers = {.on_host = on_host, .arg = n};
-    if (check_network(n->t, n->target) < 0 || check_approved(n->t, team, n->target) < 0)
+    if (!*n->id)
+        return cw_problem(n->t, false, "ValueError",
+                          "its _id is neither text, ObjectId, number nor UUID");
+    if (fields_check(n->t, n->document, rules) < 0 || check_network(n->t, n->target) < 0 ||
+        check_approved(n->t, team, n->target) < 0)
         return -1;
     n->xml = nmap_xml_open(&handlers);
     if (!n->xml)

@@ -163,7 +163,8 @@ static int run_program(struct discovery *d, const char *sql)
     const char *program = cw_setting(d->t, "steampipe");
     const char *argv[] = {
         program ? program : "steampipe", "query", sql, "--output", "json", NULL};
-    struct json_stream_options options = {.member = "rows", .on_element = on_row, .arg = d};
+    struct json_stream_options options = {
+        .member = "rows", .needed = true, .on_element = on_row, .arg = d};
     struct cw_command command = {
         .argv = argv,
         .environment = environment_make(d),

@@ -29,7 +29,7 @@ struct json_stream {
     cw_task *t;
     struct json_stream_options options;
     enum place place;
-    bool in_object, inside /* of `within` */, failed;
+    bool in_object, inside /* of `within` */, seen /* the list */, failed;
     size_t offset, count;
     /* the value that is being read */
     bool in_value, in_string, escaped, scalar, skipped, large;
@@ -284,8 +284,10 @@ static int start(struct json_stream *s, char c)
     const struct json_stream_options *o = &s->options;
     bool elements = o->on_element || o->on_text, object = o->member || !elements;
     s->in_object = c == '{' && object;
-    if (c == '[' && elements && !o->within)
+    if (c == '[' && elements && !o->within) {
+        s->seen = true;
         return found(s, FIRST_ITEM);
+    }
     if (s->in_object) {
         s->place = FIRST_KEY;
         return 0;
@@ -310,13 +312,29 @@ static int close_object(struct json_stream *s)
     return 0;
 }
 
+static bool is_list(const struct json_stream *s)
+{
+    return is_at_level(s) && s->options.member && strcmp(s->key, s->options.member) == 0;
+}
+
 /* A member begins that holds what is wanted: the list, or the object with it. */
 static bool is_way(const struct json_stream *s, char c)
 {
-    const struct json_stream_options *o = &s->options;
     if (!is_at_level(s))
-        return c == '{' && strcmp(s->key, o->within) == 0;
-    return c == '[' && o->member && strcmp(s->key, o->member) == 0;
+        return c == '{' && strcmp(s->key, s->options.within) == 0;
+    return c == '[' && is_list(s);
+}
+
+/* Another value than a list in its place; null is an empty one. */
+static int check_needed(struct json_stream *s, char c)
+{
+    if (!s->options.needed || !is_list(s))
+        return 0;
+    s->seen = c == 'n';
+    s->failed = !s->seen;
+    return s->seen ? 0
+                   : cw_problem(s->t, false, "ValueError", "\"%s\" is no list, at byte %zu", s->key,
+                                s->offset);
 }
 
 static int follow(struct json_stream *s)
@@ -326,6 +344,7 @@ static int follow(struct json_stream *s)
         return found(s, FIRST_KEY);
     }
     s->place = FIRST_ITEM;
+    s->seen = true;
     return s->options.within ? 0 : found(s, FIRST_ITEM);
 }
 
@@ -354,6 +373,8 @@ static int between(struct json_stream *s, char c)
     case MEMBER:
         if (is_way(s, c))
             return follow(s);
+        if (check_needed(s, c) < 0)
+            return -1;
         break;
     case AFTER_MEMBER:
         if (c == '}')
@@ -400,6 +421,8 @@ int json_stream_end(struct json_stream *s)
         return -1;
     if (s->in_value || (s->place != DONE && s->place != VALUES))
         return wrong(s, "it stops");
+    if (s->options.needed && !s->seen)
+        return cw_problem(s->t, false, "ValueError", "there is no \"%s\"", s->options.member);
     close_stream(s); /* a task may read thousands of pages */
     return 0;
 }

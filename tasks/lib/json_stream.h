@@ -11,6 +11,8 @@ struct json_stream_options {
     const char *member; /* the object's list whose elements are wanted; NULL: the text is a list
                            itself, or values one after the other (NDJSON) */
     const char *within; /* that object is this member of the outermost one; NULL: it is that one */
+    bool needed;        /* an object without that list (or null in its place) is ValueError: where
+                           "nothing there" would be believed */
     size_t max_element; /* bytes; 0: 4 MiB */
     size_t *ret_large;  /* counts those that are larger and left out; NULL: one ends the reading */
     bool *ret_found;    /* was the list there, or the object `within`? May be NULL */

@@ -102,6 +102,19 @@ def test_tags_of_any_name(app: Celery, start: Callable[..., Worker], database: D
         assert kept["_"] == "none" and kept["a.b/c"] == "dots"
 
 
+@pytest.mark.parametrize("output", ['{"error": "no plugin"}', '{"rows": {}}', '{"rows": "none"}', "{}"])
+def test_what_is_no_answer_makes_nothing_gone(app: Celery, start: Callable[..., Worker],
+                                              database: Database, steampipe: FakeTool,
+                                              output: str) -> None:
+    start()
+    get(send(app))
+    steampipe.set({"aws_ec2_instance": {"output": output}, "*": NOTHING})
+    done = get(send(app, region="eu-west-1"))
+    assert (done["status"], done["gone"]) == ("PARTIAL", 0)
+    assert database.assets.find_one()["gone"] is False
+    assert '"rows"' in database.scan_jobs.find_one()["errors"][0]
+
+
 def test_documented_output(app: Celery, start: Callable[..., Worker], database: Database,
                            steampipe: FakeTool, tmp_path: Path) -> None:
     """The documented shape has no resource_id: a row without one is refused, by name of the query."""

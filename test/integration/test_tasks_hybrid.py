@@ -143,11 +143,13 @@ def test_networks_that_are_refused(app: Celery, start: Callable[..., Worker], da
                "127.0.0.0/24 -sV", "", None, 7]
     database.onprem_networks.insert_many(
         [{"_id": f"n{i}", "team_id": "t1", "network": network} for i, network in enumerate(refused)])
-    database.onprem_networks.insert_one(
-        {"_id": "off", "team_id": "t1", "network": "127.0.0.1", "enabled": False})
+    database.onprem_networks.insert_many([
+        {"_id": "off", "team_id": "t1", "network": "127.0.0.1", "enabled": False},
+        {"_id": "odd", "team_id": "t1", "network": "127.0.0.1", "enabled": 0},
+        {"_id": 7.5, "team_id": "t1", "network": "127.0.0.1"}])
     start(CWORKER_NMAP=str(nmap.path))
     done = run(app)
-    assert done["status"] == "PARTIAL" and len(done["errors"]) == len(refused)
+    assert done["status"] == "PARTIAL" and len(done["errors"]) == len(refused) + 2
     assert "PermissionError" in done["errors"][0] and "larger" in done["errors"][1]
     assert nmap.calls == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Decimal128, Int64
 from celery import Celery
 from pymongo.database import Database
 
@@ -185,7 +186,15 @@ def test_busy_server(app: Celery, start: Callable[..., Worker], cluster: Kuberne
 @pytest.mark.parametrize("answer, error, words", [
     ((200, {}, b'{"kind": "PodList", "items": [{"metadata": {"na'), "ValueError", "not JSON"),
     ((200, {}, b"<html>login</html>"), "ValueError", "not JSON"),
-    ((200, {}, b'{"kind": "Pod", "metadata": {"name": "x"}}'), "ValueError", "not a list"),
+    ((200, {}, b'{"kind": "Pod", "metadata": {"name": "x"}, "items": []}'), "ValueError", "not a list"),
+    ((200, {}, b'{"kind": "PodList", "metadata": {}}'), "ValueError", "items"),
+    ((200, {}, b'{"kind": "PodList", "items": {}}'), "ValueError", "items"),
+    ((200, {}, b'{"kind": "PodList", "items": "none"}'), "ValueError", "items"),
+    ((200, {}, b'{"kind": "PodList", "items": [], "metadata": {"continue": 7}}'), "ValueError",
+     "continue"),
+    ((200, {}, b'{"kind": "PodList", "items": [], "metadata": {"continue": "' + b"x" * 5000 + b'"}}'),
+     "ValueError", "continue"),
+    ((200, {}, b'{"kind": "PodList", "items": [], "metadata": "none"}'), "ValueError", "continue"),
     ((200, {}, b'{"kind": "PodList", "items": [7]}'), "ValueError", "without metadata"),
     ((200, {}, b'{"kind": "PodList", "items": [{"metadata": {}}]}'), "ValueError", "without a name"),
     ((302, {"Location": "http://127.0.0.1:1/latest/meta-data"}, b""), "ValueError", "HTTP 302"),
@@ -197,6 +206,28 @@ def test_wrong_answers(app: Celery, start: Callable[..., Worker], database: Data
     cluster.raw["Pod"] = [answer]
     expect_failure(app, error, words)
     assert database.k8s_resources.count_documents({"gone": False}) == 10
+
+
+def test_endless_list(app: Celery, start: Callable[..., Worker], database: Database,
+                      cluster: KubernetesStandIn) -> None:
+    start()
+    page = b'{"kind": "PodList", "items": [], "metadata": {"continue": "same"}}'
+    cluster.raw["Pod"] = [(200, {}, page)] * 9
+    expect_failure(app, "ValueError", "page 2 leads to itself")
+    assert len(cluster.raw["Pod"]) == 7
+
+
+def test_ids_of_clusters(app: Celery, start: Callable[..., Worker], database: Database,
+                         cluster: KubernetesStandIn) -> None:
+    """Two clusters are two, however their ids were written."""
+    document = database.k8s_clusters.find_one()
+    database.k8s_clusters.insert_many([{**document, "_id": 5.0}, {**document, "_id": Int64(6)},
+                                       {**document, "_id": Decimal128("7")}])
+    start()
+    for name in ("5", "6"):
+        assert get(send(app, name))["status"] == "COMPLETED"
+    expect_failure(app, "ValueError", "_id", "7")
+    assert set(database.k8s_resources.distinct("cluster_id")) == {"5", "6"}
 
 
 def test_cut_and_down_are_tried_again(app: Celery, start: Callable[..., Worker], database: Database,
@@ -276,6 +307,9 @@ def test_refused_kubeconfigs(app: Celery, start: Callable[..., Worker], database
     ({"api_server": "https://user:pass@127.0.0.1"}, "ValueError", "https"),
     ({"in_cluster": True}, "ValueError", "pod"),
     ({"team_id": {"$ne": 1}}, "ValueError", "team_id"),
+    ({"context": 7}, "ValueError", "context must be text"),
+    ({"ca": ["x"]}, "ValueError", "ca must be text"),
+    ({"in_cluster": "yes"}, "ValueError", "in_cluster must be true or false"),
 ])
 def test_hostile_clusters(app: Celery, start: Callable[..., Worker], database: Database,
                           cluster: KubernetesStandIn, change: dict[str, Any], error: str,
