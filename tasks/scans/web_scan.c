@@ -6,13 +6,18 @@
 #include "tasks/scans/zap.h"
 #include "tasks/scans/zap_lease.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 /* execute_web_scan: OWASP ZAP over one URL: spider, passive rules, active ones where options.active
- * says so, then its alerts under that URL. One scan at a time has the daemon: others come back. ZAP
+ * says so, then its alerts under that URL. One scan at a time has the daemon: others come back. Each
+ * has a session of its own, else it would find what others, and former ones, had found. ZAP
  * works on its own while we ask how far it is, so that a cancelled or late scan stops ZAP's too;
  * after a kill, or a revocation, the next one that gets the daemon does. */
+
+enum { ORIGIN_SIZE = 300 };
 
 struct web {
     struct native_scan *s;
@@ -20,6 +25,9 @@ struct web {
     bool lost; /* the daemon is not ours any more */
     bool late;
     const char *url; /* escaped, for queries */
+    char origin[ORIGIN_SIZE];
+    const char *path; /* of the target, with which those of its alerts begin */
+    size_t path_size;
 };
 
 static double clock_seconds(void)
@@ -27,6 +35,24 @@ static double clock_seconds(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* "http://host:port", in lower case and without the scheme's own port, as ZAP may or may not write
+ * it; where the path begins. */
+static const char *origin_read(const char *url, char ret[ORIGIN_SIZE])
+{
+    const char *slashes = strstr(url, "://"), *host = slashes ? slashes + 3 : url;
+    const char *end = host + strcspn(host, "/?#");
+    size_t size = (size_t)(end - url);
+    size = size < ORIGIN_SIZE ? size : ORIGIN_SIZE - 1;
+    for (size_t i = 0; i < size; i++)
+        ret[i] = (char)tolower((unsigned char)url[i]);
+    ret[size] = '\0';
+    const char *port = strncmp(ret, "https:", 6) == 0 ? ":443" : ":80";
+    size_t n = strlen(port);
+    if (size > n && strcmp(ret + size - n, port) == 0)
+        ret[size - n] = '\0';
+    return end;
 }
 
 static int prepare(struct native_scan *s)
@@ -42,6 +68,9 @@ static int prepare(struct native_scan *s)
     if (!target_is_valid(s->host) || strchr(s->host, '/'))
         return cw_problem(s->t, false, "ValueError", "target must be an http or https URL");
     w->url = url_escape(s->t, s->target);
+    w->path = origin_read(s->target, w->origin);
+    w->path_size = strcspn(w->path, "?#");
+    w->path_size = w->path_size == 1 ? 0 : w->path_size;
     return 0;
 }
 
@@ -100,6 +129,10 @@ static int run_step(struct web *w, const char *kind, const char *options, double
         int64_t percent = zap_number(reply, "status", -1);
         if (!reply)
             return -1;
+        if (percent < 0) {
+            stop_scan(w, kind, id);
+            return cw_problem(t, false, "ValueError", "ZAP's %s does not say how far it is", kind);
+        }
         w->s->percent = from + (to - from) * (double)percent / 100;
         if (percent >= 100)
             return 0;
@@ -119,9 +152,13 @@ static int wait_passive(struct web *w)
     w->s->phase = "passive";
     for (;;) {
         const cJSON *reply = zap_get(w->s->t, "pscan/view/recordsToScan/", "");
+        int64_t left = zap_number(reply, "recordsToScan", -1);
         if (!reply)
             return -1;
-        if (zap_number(reply, "recordsToScan", 0) <= 0)
+        if (left < 0)
+            return cw_problem(w->s->t, false, "ValueError",
+                              "ZAP does not say how much its passive rules have to read");
+        if (left == 0)
             return 0;
         if (rest(w) < 0)
             return -1;
@@ -129,6 +166,13 @@ static int wait_passive(struct web *w)
 }
 
 /* --- findings --- */
+
+static bool is_of_target(const struct web *w, const char *url)
+{
+    char origin[ORIGIN_SIZE];
+    const char *path = origin_read(url, origin);
+    return strcmp(origin, w->origin) == 0 && strncmp(path, w->path, w->path_size) == 0;
+}
 
 static int on_alert(cw_task *t, const cJSON *alert, void *arg)
 {
@@ -153,14 +197,17 @@ static int on_alert(cw_task *t, const cJSON *alert, void *arg)
     const char *method = tree_text(alert, "method"), *param = tree_text(alert, "param");
     if (!plugin || !url)
         return cw_problem(t, false, "ValueError", "ZAP: an alert without pluginId or url");
+    if (!is_of_target(w, url))
+        return keep(w);
     bson_t set = BSON_INITIALIZER;
     BSON_APPEND_UTF8(&set, "tool", "zap");
     BSON_APPEND_UTF8(&set, "type", "web");
     doc_put(&set, "host", w->s->host, 255);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         doc_put(&set, fields[i].field, tree_text(alert, fields[i].member), fields[i].max);
-    const char *key = cw_printf(t, "zap %.40s %.16s %.*s %.200s", plugin, method ? method : "",
-                                (int)strcspn(url, "?#"), url, param ? param : "");
+    char key[1024]; /* not the delivery's memory: a hundred thousand long URLs */
+    snprintf(key, sizeof key, "zap %.40s %.16s %.*s %.200s", plugin, method ? method : "",
+             (int)strcspn(url, "?#"), url, param ? param : "");
     int code = native_finding(w->s, key, tree_text(alert, "risk"), &set);
     bson_destroy(&set);
     return code < 0 ? -1 : keep(w);
@@ -171,13 +218,13 @@ static int scan(struct native_scan *s)
     struct web *w = s->own;
     bool active = doc_bool(s->document, "options.active", false);
     const cJSON *version = zap_get(s->t, "core/view/version/", "");
-    if (!version ||
+    if (!version || !zap_get(s->t, "core/action/newSession/", "") ||
         run_step(w, "spider", "&recurse=true&subtreeOnly=true", 0, active ? 30 : 90) < 0 ||
         wait_passive(w) < 0)
         return -1;
     if (active && (run_step(w, "ascan", "&recurse=true", 30, 90) < 0 || wait_passive(w) < 0))
         return -1;
-    int more = zap_each_alert(s->t, s->target, on_alert, w);
+    int more = zap_each_alert(s->t, on_alert, w);
     if (more < 0)
         return -1;
     doc_put(s->summary, "zap_version", tree_text(version, "version"), 64);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/scans/zap.h"
 
-#include "tasks/lib/check.h"
 #include "tasks/lib/json_stream.h"
 
 #include <stdlib.h>
@@ -107,15 +106,14 @@ static int on_body(cw_task *t, const char *data, size_t size, void *arg)
     return json_stream_feed(arg, data, size);
 }
 
-int zap_each_alert(cw_task *t, const char *url,
-                   int (*fn)(cw_task *t, const cJSON *alert, void *arg), void *arg)
+int zap_each_alert(cw_task *t, int (*fn)(cw_task *t, const cJSON *alert, void *arg), void *arg)
 {
-    struct json_stream_options options = {.member = "alerts", .on_element = fn, .arg = arg};
+    struct json_stream_options options = {
+        .member = "alerts", .needed = true, .on_element = fn, .arg = arg};
     for (int page = 0; page < MAX_PAGES; page++) {
         struct json_stream *stream = json_stream_open(t, &options);
         struct cw_reply reply;
-        const char *query =
-            cw_printf(t, "baseurl=%s&start=%d&count=%d", url_escape(t, url), page * PAGE, PAGE);
+        const char *query = cw_printf(t, "start=%d&count=%d", page * PAGE, PAGE);
         struct cw_http request = request_make(t, "core/view/alerts/", query);
         request.on_body = on_body;
         request.arg = stream;

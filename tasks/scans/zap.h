@@ -13,9 +13,8 @@ const char *zap_daemon(cw_task *t);
 /* GET /JSON/<path>?<query>. NULL, by cw_problem, when it fails; the tree is freed with the
  * delivery. */
 const cJSON *zap_get(cw_task *t, const char *path, const char *query);
-/* Each alert under a URL, a page at a time. 1: there are more than are taken (100,000). */
-int zap_each_alert(cw_task *t, const char *url,
-                   int (*fn)(cw_task *t, const cJSON *alert, void *arg), void *arg);
+/* Each alert of the session, a page at a time. 1: there are more than are taken (100,000). */
+int zap_each_alert(cw_task *t, int (*fn)(cw_task *t, const cJSON *alert, void *arg), void *arg);
 /* A number that ZAP tells as text; the fallback when it is none. */
 int64_t zap_number(const cJSON *reply, const char *name, int64_t fallback);
 
