@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/scans/schedule.h"
 
+#include "tasks/lib/fields.h"
+
 #include <string.h>
 #include <strings.h>
 
@@ -8,7 +10,7 @@
  * Anything that is not understood is said, never guessed: a schedule that silently does not run is
  * the worst of them. */
 
-static const int64_t max_interval = 10 * 366 * 86400;
+enum { MAX_INTERVAL = 10 * 366 * 86400 }; /* ten years */
 
 struct zones {
     const char *name;
@@ -63,18 +65,6 @@ static int read_overlap(cw_task *t, struct schedule *s)
                       "overlap must be SKIP, QUEUE, ALLOW or CANCEL_PREVIOUS");
 }
 
-static int read_interval(cw_task *t, struct schedule *s)
-{
-    int64_t seconds = doc_int(s->document, "interval_seconds", -1);
-    if (!is_given(s->document, "interval_seconds"))
-        return 0;
-    if (seconds < 0 || seconds > max_interval)
-        return cw_problem(t, false, "ValueError",
-                          "interval_seconds must be a number of seconds, at most ten years");
-    s->step = seconds * 1000;
-    return 0;
-}
-
 static int read_cron(cw_task *t, struct zones *zones, struct schedule *s)
 {
     const char *cron = doc_text(s->document, "cron"), *zone = doc_text(s->document, "timezone");
@@ -95,6 +85,8 @@ static int read_cron(cw_task *t, struct zones *zones, struct schedule *s)
 
 int schedule_read(cw_task *t, struct zones *zones, const bson_t *document, struct schedule *ret)
 {
+    static const struct field_rule rules[] = {
+        {"enabled", CW_BOOL, 0, 0}, {"interval_seconds", CW_INT, 1, MAX_INTERVAL}, {0}};
     char room[DOC_ID_SIZE];
     const char *id = doc_id(document, "_id", room);
     *ret = (struct schedule){.document = document, .due = doc_date(document, "next_run_at", -1)};
@@ -102,11 +94,12 @@ int schedule_read(cw_task *t, struct zones *zones, const bson_t *document, struc
         return cw_problem(t, false, "ValueError",
                           "its _id is neither text, ObjectId, number nor UUID");
     ret->id = cw_printf(t, "%s", id);
+    if (fields_check(t, document, rules) < 0)
+        return -1;
     if (ret->due < 0 && is_given(document, "next_run_at"))
         return cw_problem(t, false, "ValueError", "next_run_at is not a date");
-    return read_overlap(t, ret) < 0 || read_interval(t, ret) < 0 || read_cron(t, zones, ret) < 0
-               ? -1
-               : 0;
+    ret->step = doc_int(document, "interval_seconds", 0) * 1000;
+    return read_overlap(t, ret) < 0 || read_cron(t, zones, ret) < 0 ? -1 : 0;
 }
 
 int64_t schedule_next(const struct schedule *s, int64_t now)

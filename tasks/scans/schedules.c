@@ -254,7 +254,10 @@ static int each_due(struct schedules *s)
         "{", "next_run_at", "{", "$lte", BCON_DATE_TIME(s->now), "}", "}",
         "{", "next_run_at", BCON_NULL, "cron", "{", "$exists", BCON_BOOL(true), "}", "}",
         "{", "next_run_at", "{", "$type", "string", "}", "}",
-        "{", "next_run_at", "{", "$type", "number", "}", "}", "]");
+        "{", "next_run_at", "{", "$type", "number", "}", "}",
+        "{", "next_run_at", "{", "$type", "bool", "}", "}",
+        "{", "next_run_at", "{", "$type", "object", "}", "}",
+        "{", "next_run_at", "{", "$type", "timestamp", "}", "}", "]");
     int code = mongo_each(s->t, "scan_schedules", due, NULL, on_schedule, s);
     bson_destroy(due);
     return code;

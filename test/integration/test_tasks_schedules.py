@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 from celery import Celery
 from pymongo.database import Database
 
@@ -95,6 +95,13 @@ def test_cron(app: Celery, start: Callable[..., Worker], database: Database) -> 
     ({"interval_seconds": "hourly"}, "interval_seconds must be"),
     ({"interval_seconds": -1}, "interval_seconds must be"),
     ({"interval_seconds": 9e14}, "interval_seconds must be"),
+    ({"interval_seconds": 0}, "interval_seconds must be"),
+    ({"interval_seconds": 0.5}, "interval_seconds must be"),
+    ({"enabled": 1}, "enabled must be true or false"),
+    ({"enabled": "no"}, "enabled must be true or false"),
+    ({"next_run_at": True}, "next_run_at is not a date"),
+    ({"next_run_at": {"date": 1}}, "next_run_at is not a date"),
+    ({"next_run_at": Timestamp(1577836800, 1)}, "next_run_at is not a date"),
     ({"overlap": "MAYBE"}, "overlap must be"),
     ({"overlap": {"$ne": 1}}, "overlap must be"),
     ({"next_run_at": "2020-01-01T00:00:00Z"}, "next_run_at is not a date"),
