@@ -19,7 +19,7 @@
  * ends Trivy. */
 
 static const double tell_every = 3;
-enum { MAX_KEPT = 10000, MAX_BYTES = 12 << 20, MAX_RESULT = 64 << 20 };
+enum { MAX_KEPT = 10000, MAX_SECRETS = 1000, MAX_BYTES = 12 << 20, MAX_RESULT = 64 << 20 };
 
 struct container_scan {
     cw_task *t;
@@ -28,7 +28,7 @@ struct container_scan {
     const bson_t *document;
     bson_t *vulnerabilities, *secrets;
     uint32_t kept, secrets_kept;
-    int64_t found, severities[N_SEVERITIES];
+    int64_t found, secrets_found, severities[N_SEVERITIES];
     char *digest, *os;
     double told_at;
     bool is_report; /* it told its schema: without it, "nothing found" would be believed */
@@ -60,8 +60,6 @@ static void keep_vulnerability(struct container_scan *s, const char *target, con
     bson_t entry;
     char room[16];
     double score = score_of(v);
-    if (!tree_text(v, "VulnerabilityID"))
-        return;
     s->found++;
     s->severities[severity_index(severity)]++;
     if (s->kept == MAX_KEPT || s->vulnerabilities->len > MAX_BYTES)
@@ -90,9 +88,10 @@ static void keep_secret(struct container_scan *s, const char *target, const cJSO
     const cJSON *line = tree_at(secret, "StartLine");
     bson_t entry;
     char room[16];
-    if (s->secrets_kept == 1000)
-        return;
+    s->secrets_found++;
     s->severities[severity_index(severity)]++;
+    if (s->secrets_kept == MAX_SECRETS)
+        return;
     bson_uint32_to_string(s->secrets_kept++, &name, room, sizeof room);
     BSON_APPEND_DOCUMENT_BEGIN(s->secrets, name, &entry);
     put(&entry, "rule_id", secret, "RuleID", 128);
@@ -104,6 +103,12 @@ static void keep_secret(struct container_scan *s, const char *target, const cJSO
     bson_append_document_end(s->secrets, &entry);
 }
 
+/* Trivy leaves out what it has nothing of. */
+static bool is_list(const cJSON *value)
+{
+    return !value || cJSON_IsNull(value) || cJSON_IsArray(value);
+}
+
 static int on_result(cw_task *t, const cJSON *result, void *arg)
 {
     struct container_scan *s = arg;
@@ -111,8 +116,15 @@ static int on_result(cw_task *t, const cJSON *result, void *arg)
     const cJSON *item;
     if (!cJSON_IsObject(result))
         return cw_problem(t, false, "ValueError", "trivy: a result is not an object");
+    if (!is_list(tree_at(result, "Vulnerabilities")) || !is_list(tree_at(result, "Secrets")))
+        return cw_problem(t, false, "ValueError", "trivy: a result's findings are not a list");
     cJSON_ArrayForEach(item, tree_at(result, "Vulnerabilities"))
+    {
+        if (!tree_text(item, "VulnerabilityID"))
+            return cw_problem(t, false, "ValueError",
+                              "trivy: a vulnerability without VulnerabilityID");
         keep_vulnerability(s, target, item);
+    }
     cJSON_ArrayForEach(item, tree_at(result, "Secrets")) keep_secret(s, target, item);
     return 0;
 }
@@ -128,6 +140,8 @@ static int on_member(cw_task *t, const char *name, const cJSON *value, void *arg
                             : cw_problem(t, false, "ValueError",
                                          "trivy: report schema %d is not known", value->valueint);
     }
+    if (strcmp(name, "Results") == 0 && !is_list(value))
+        return cw_problem(t, false, "ValueError", "trivy: its results are not a list");
     if (strcmp(name, "Metadata") != 0)
         return 0;
     digest = digest ? digest : tree_text(value, "ImageID");
@@ -162,8 +176,9 @@ static cw_outcome finish(struct container_scan *s)
     BSON_APPEND_ARRAY(&set, "secrets", s->secrets);
     BSON_APPEND_DOCUMENT_BEGIN(&set, "summary", &summary);
     BSON_APPEND_INT64(&summary, "vulnerabilities", s->found);
-    BSON_APPEND_INT64(&summary, "secrets", s->secrets_kept);
-    BSON_APPEND_BOOL(&summary, "truncated", s->found > s->kept);
+    BSON_APPEND_INT64(&summary, "secrets", s->secrets_found);
+    BSON_APPEND_BOOL(&summary, "truncated",
+                     s->found > s->kept || s->secrets_found > s->secrets_kept);
     BSON_APPEND_DOCUMENT_BEGIN(&summary, "by_severity", &by);
     for (int i = 0; i < N_SEVERITIES; i++)
         bson_append_int64(&by, severities[i], -1, s->severities[i]);
@@ -178,7 +193,7 @@ static cw_outcome finish(struct container_scan *s)
     cJSON *result = cJSON_CreateObject();
     cJSON_AddStringToObject(result, "image", s->image);
     cJSON_AddNumberToObject(result, "vulnerabilities", (double)s->found);
-    cJSON_AddNumberToObject(result, "secrets", s->secrets_kept);
+    cJSON_AddNumberToObject(result, "secrets", (double)s->secrets_found);
     return cw_return(s->t, result);
 }
 
