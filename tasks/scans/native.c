@@ -98,8 +98,13 @@ static int on_approved(cw_task *t, const bson_t *row, void *arg)
 static int is_approved(struct native_scan *s, const char *host)
 {
     struct approval a = {host, false};
+    char room[DOC_ID_SIZE];
+    const char *team = doc_id(s->document, "team_id", room);
     bson_t filter = BSON_INITIALIZER;
-    doc_copy(&filter, "team_id", s->document, "team_id");
+    if (team)
+        doc_match_id(&filter, "team_id", team);
+    else
+        doc_copy(&filter, "team_id", s->document, "team_id");
     int code = mongo_each(s->t, "approved_targets", &filter, NULL, on_approved, &a);
     bson_destroy(&filter);
     return code < 0 ? -1 : a.given;
@@ -126,10 +131,14 @@ static int check_addresses(struct native_scan *s)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
     int code = 0;
+    s->only_ipv6 = target_is_ipv6(s->host);
     if (strchr(s->host, '/') || getaddrinfo(s->host, NULL, &hints, &list) != 0)
         return 0;
-    for (const struct addrinfo *at = list; at && code == 0; at = at->ai_next)
+    s->only_ipv6 = true;
+    for (const struct addrinfo *at = list; at && code == 0; at = at->ai_next) {
+        s->only_ipv6 = s->only_ipv6 && at->ai_family == AF_INET6;
         code = check_address(s, at);
+    }
     freeaddrinfo(list);
     return code;
 }

@@ -15,6 +15,7 @@ struct native_scan {
     struct scan_state state;
     const bson_t *document;    /* of native_scans */
     const char *target, *host; /* as given; what must be approved */
+    bool only_ipv6;            /* the host has no other address: tools want to be told */
     struct mongo_bulk *findings;
     int64_t severities[N_SEVERITIES];
     int64_t found, stored; /* told by the tool, and different ones of them */

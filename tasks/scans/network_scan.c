@@ -16,6 +16,8 @@ struct network {
     struct native_scan *s;
     struct nmap_xml *xml;
     const char *argv[20];
+    size_t n_argv;
+    char phase[81];
     bool unreadable, unstored;
 };
 
@@ -45,12 +47,19 @@ static int arguments_make(struct native_scan *s, struct network *n)
         n->argv[i++] = "-sC";
     if (timing >= 0)
         n->argv[i++] = cw_printf(s->t, "-T%d", (int)timing);
-    if (target_is_ipv6(s->target))
+    n->n_argv = i;
+    return 0;
+}
+
+/* What is known when the target has been looked up. */
+static void arguments_end(struct network *n)
+{
+    size_t i = n->n_argv;
+    if (n->s->only_ipv6)
         n->argv[i++] = "-6";
     n->argv[i++] = "--";
-    n->argv[i++] = s->target;
+    n->argv[i++] = n->s->target;
     n->argv[i] = NULL;
-    return 0;
 }
 
 static int prepare(struct native_scan *s)
@@ -94,7 +103,8 @@ static void on_progress(double percent, const char *phase, void *arg)
 {
     struct network *n = arg;
     n->s->percent = percent;
-    n->s->phase = cw_printf(n->s->t, "%.80s", phase);
+    snprintf(n->phase, sizeof n->phase, "%s", phase);
+    n->s->phase = n->phase;
 }
 
 static void on_line(cw_task *t, const char *line, size_t size, void *arg)
@@ -142,6 +152,7 @@ static int scan(struct native_scan *s)
     if (!n->xml)
         return cw_problem(s->t, true, "MemoryError", "no XML parser");
     cw_defer(s->t, close_xml, n->xml);
+    arguments_end(n);
     if (run_nmap(n, &end) < 0 || n->unstored)
         return -1;
     if (end.status || end.signal)

@@ -64,6 +64,7 @@ int scan_state_running(struct scan_state *s)
     BSON_APPEND_UTF8(&set, "status", "RUNNING");
     BSON_APPEND_UTF8(&set, "task_id", cw_info(s->t)->id); /* the watchdog revokes it */
     BSON_APPEND_DATE_TIME(&set, "started_at", doc_now());
+    BSON_APPEND_NULL(&set, "finished_at"); /* of a former attempt */
     BSON_APPEND_NULL(&set, "error");
     int code = scan_state_set(s, &set);
     bson_destroy(&set);

@@ -6,7 +6,7 @@
 #include "tasks/scans/native.h"
 #include "tasks/scans/scans.h"
 
-#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -19,7 +19,8 @@
 
 struct ssl {
     struct native_scan *s;
-    const char *port, *problem;
+    const char *port;
+    char problem[512]; /* "": none */
     char *protocols;
     int64_t not_after; /* ms; 0: not seen */
     bool heard;        /* it wrote anything at all */
@@ -36,7 +37,7 @@ static int read_target(struct native_scan *s, struct ssl *x)
         text = cw_printf(s->t, "%.*s", (int)strcspn(slashes + 2, "/?#"), slashes + 2);
     }
     const char *close = *text == '[' ? strchr(text, ']') : NULL;
-    const char *colon = close ? strchr(close, ':') : strchr(text, ':');
+    const char *colon = strchr(close ? close : text, ':');
     bool bare6 = !close && colon && strchr(colon + 1, ':');
     if (close)
         s->host = cw_printf(s->t, "%.*s", (int)(close - text - 1), text + 1);
@@ -47,7 +48,8 @@ static int read_target(struct native_scan *s, struct ssl *x)
                   : cw_printf(s->t, "%lld", (long long)doc_int(s->document, "options.port", 443));
     bool digits = *x->port && !x->port[strspn(x->port, "0123456789")];
     long port = digits ? strtol(x->port, NULL, 10) : 0;
-    if (!target_is_valid(s->host) || strchr(s->host, '/') || port < 1 || port > 65535)
+    bool tail = close && close[1] && close[1] != ':';
+    if (tail || !target_is_valid(s->host) || strchr(s->host, '/') || port < 1 || port > 65535)
         return cw_problem(s->t, false, "ValueError",
                           "target must be a host, host:port or https URL, with a port up to 65535");
     return 0;
@@ -91,6 +93,8 @@ static int arguments_make(struct ssl *x, const char *path, const char *argv[40])
     for (size_t i = 0; i < sizeof always / sizeof *always; i++)
         argv[n++] = always[i];
     argv[n++] = path;
+    if (x->s->only_ipv6)
+        argv[n++] = "-6";
     if (doc_find(x->s->document, "options.checks", &at) && BSON_ITER_HOLDS_ARRAY(&at) &&
         bson_iter_recurse(&at, &list))
         while ((name = doc_next_text(&list))) {
@@ -114,12 +118,24 @@ static int64_t date_of(const char *text)
     return end ? (int64_t)timegm(&day) * 1000 : 0;
 }
 
-/* What the summary tells of protocols and certificate. */
+/* Is it one of those between commas? */
+static bool has_word(const char *list, const char *word)
+{
+    size_t size = strlen(word);
+    for (const char *at = list; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, word, size) == 0 && (at[size] == ',' || !at[size]))
+            return true;
+    }
+    return false;
+}
+
+/* What the summary tells of protocols and certificate: of all addresses of the host. */
 static void note(struct ssl *x, const char *id, const char *finding)
 {
     bool protocol =
         strncmp(id, "TLS1", 4) == 0 || strcmp(id, "SSLv2") == 0 || strcmp(id, "SSLv3") == 0;
-    if (protocol && strncmp(finding, "offered", 7) == 0)
+    if (protocol && strncmp(finding, "offered", 7) == 0 && !has_word(x->protocols, id))
         x->protocols = cw_printf(x->s->t, "%s%s%s", x->protocols, *x->protocols ? "," : "", id);
     if (strncmp(id, "cert_notAfter", 13) == 0 && date_of(finding) &&
         (!x->not_after || date_of(finding) < x->not_after))
@@ -139,7 +155,7 @@ static int on_element(cw_task *t, const cJSON *element, void *arg)
     x->heard = true;
     note(x, id, finding);
     if (strcmp(severity, "FATAL") == 0)
-        x->problem = cw_printf(t, "%.500s", finding);
+        snprintf(x->problem, sizeof x->problem, "%s", finding);
     if (strcmp(severity, "FATAL") == 0 || strcmp(severity, "DEBUG") == 0 ||
         strcmp(id, "engine_problem") == 0 || strcmp(id, "scanTime") == 0)
         return 0;
@@ -153,7 +169,8 @@ static int on_element(cw_task *t, const cJSON *element, void *arg)
     doc_put(&fields, "finding", finding, 8 << 10);
     doc_put(&fields, "cve", tree_text(element, "cve"), 1024);
     doc_put(&fields, "cwe", tree_text(element, "cwe"), 64);
-    const char *key = cw_printf(t, "testssl %.300s %s %.200s", host ? host : "", x->port, id);
+    char key[600]; /* not the delivery's memory: there may be any number of them */
+    snprintf(key, sizeof key, "testssl %.300s %s %.200s", host ? host : "", x->port, id);
     int code = native_finding(x->s, key, severity, &fields);
     bson_destroy(&fields);
     return code;
@@ -187,15 +204,15 @@ static int judge(struct ssl *x, const struct cw_exit *end)
         return cw_problem(t, true, "RuntimeError", "testssl was ended by signal %d", end->signal);
     if (end->status == 246)
         return cw_problem(t, true, "ConnectionError", "%s",
-                          x->problem ? x->problem : "testssl cannot connect");
+                          *x->problem ? x->problem : "testssl cannot connect");
     if (end->status == 247)
         return cw_problem(t, false, "ValueError", "%s",
-                          x->problem ? x->problem : "the host cannot be resolved");
+                          *x->problem ? x->problem : "the host cannot be resolved");
     if (end->status == 1 && x->heard) /* without a word in its file it failed by itself */
         return cw_problem(t, false, "ValueError", "%s:%s does not speak TLS", x->s->host, x->port);
-    if (end->status || x->problem || !x->complete)
+    if (end->status || *x->problem || !x->complete)
         return cw_problem(t, false, "RuntimeError", "testssl failed (status %d): %.500s",
-                          end->status, x->problem ? x->problem : end->errors);
+                          end->status, *x->problem ? x->problem : end->errors);
     return 0;
 }
 

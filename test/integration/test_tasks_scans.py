@@ -14,12 +14,16 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from bson import Int64, ObjectId
 from celery import Celery
 from pymongo.database import Database
 
 from harness import Worker, get, is_alive, wait_state
 from services.process import wait_until
 from tools import FakeTool, sample
+
+
+SITE = "http://127.0.0.1:18085/"  # which the recorded alerts are of
 
 
 @pytest.fixture
@@ -374,6 +378,55 @@ def test_killed_worker(app: Celery, cworker: Callable[..., Worker], worker: Work
     assert database.native_scans.find_one({"_id": scan})["status"] == "COMPLETED"
 
 
+@pytest.mark.parametrize("kind", ["network", "ssl"])
+def test_ipv6(app: Celery, cworker: Callable[..., Worker], database: Database, testssl: FakeTool,
+              tmp_path: Path, kind: str) -> None:
+    """Both tools want to be told; each spelling is the same address to approve."""
+    nmap = FakeTool(tmp_path, "nmap", {"*": {"output": sample("nmap/unresolved-host-exit0.xml")}})
+    cworker(database=database, queues="scans",
+            env={"CWORKER_TESTSSL": str(testssl.path), "CWORKER_NMAP": str(nmap.path)})
+    tool = nmap if kind == "network" else testssl
+    for target in ("::1", "0:0:0:0:0:0:0:1", "0000::0001", "127.0.0.1"):
+        result = send(app, f"execute_{kind}_scan", put_scan(database, target))
+        wait_state(result, "SUCCESS", "FAILURE")
+        assert ("-6" in tool.calls[-1]["argv"]) == (":" in target)
+        assert tool.calls[-1]["argv"][-1] == (
+            target if kind == "network" else f"[{target}]:443" if ":" in target else f"{target}:443")
+    calls = len(tool.calls)
+    for target in ("::2", "::ffff:127.0.0.1", "::1%lo", "[::1]x", "fe80::1"):
+        result = send(app, f"execute_{kind}_scan", put_scan(database, target))
+        wait_state(result, "FAILURE")
+        assert isinstance(result.result, (PermissionError, ValueError))
+    assert len(tool.calls) == calls
+
+
+def test_ssl_of_two_addresses(app: Celery, worker: Worker, database: Database,
+                              testssl: FakeTool) -> None:
+    rows = json.loads(sample("testssl/full.json"))
+    testssl.set({"*": {"write": json.dumps([*({**r, "ip": "scan.example/192.0.2.1"} for r in rows),
+                                            *({**r, "ip": "scan.example/192.0.2.2"} for r in rows)])}})
+    result = get(send(app, "execute_ssl_scan", put_scan(database, "127.0.0.1")))
+    assert result["protocols"] == ["TLS1_2", "TLS1_3"] and result["by_severity"]["CRITICAL"] == 2
+
+
+@pytest.mark.parametrize("team, approved", [(7, "7"), ("7", Int64(7)), (7.0, 7),
+                                            (ObjectId("5f50c31e8a7d4b1f9c1e4b2a"),
+                                             "5f50c31e8a7d4b1f9c1e4b2a")])
+def test_ids_of_other_types(app: Celery, worker: Worker, database: Database, testssl: FakeTool,
+                            team: Any, approved: Any) -> None:
+    """A whole number is one, however a driver writes it; who runs again has not finished."""
+    database.approved_targets.insert_one({"team_id": approved, "target": "127.0.0.9"})
+    database.native_scans.insert_one({"_id": 5.0, "team_id": team, "target": "127.0.0.9",
+                                      "status": "FAILED", "finished_at": datetime(2020, 1, 1)})
+    testssl.set({"*": {"write": sample("testssl/full.json"), "hold": True}})
+    result = send(app, "execute_ssl_scan", "5")
+    wait_until(lambda: testssl.calls, what="the start of testssl")
+    assert database.native_scans.find_one()["finished_at"] is None
+    testssl.release()
+    get(result)
+    assert mirror(database, "5")["finished_at"] > datetime(2025, 1, 1)
+
+
 # --- web ---
 
 @pytest.mark.parametrize("active", [False, True])
@@ -391,6 +444,44 @@ def test_web(app: Celery, worker: Worker, database: Database, zap: Zap, active: 
     assert any("ascan/action/scan" in path for path in zap.asked) == active
     assert all("zap-key" not in path for path in zap.asked)
     assert any("url=http%3A%2F%2F127.0.0.1%3A18085%2F%3Fa%3Db%26c" in path for path in zap.asked)
+
+
+def test_web_only_its_own_alerts(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    """The daemon keeps what other scans found; and a place may be written in more than one way."""
+    alert = zap.alerts[0]
+    own = ["http://127.0.0.1", "http://127.0.0.1/", "http://127.0.0.1:80/a?x=1"]
+    others = ["http://127.0.0.1:8080/", "http://127.0.0.10/", "http://127.0.0.1.example/",
+              "https://127.0.0.1/", "127.0.0.1", ""]
+    zap.alerts = [{**alert, "url": url} for url in own + others]
+    scan = put_scan(database, "HTTP://127.0.0.1:80/?q=a#b")
+    assert get(send(app, "execute_web_scan", scan))["findings"] == 3
+    assert {f["url"] for f in database.scan_findings.find()} == set(own)
+    paths = [urlsplit(path).path for path in zap.asked]
+    assert paths.index("/JSON/core/action/newSession/") < paths.index("/JSON/spider/action/scan/")
+    zap.alerts = [{**alert, "url": f"{SITE}{path}"} for path in ("", "shop", "shop/a", "x?u=/shop")]
+    assert get(send(app, "execute_web_scan", put_scan(database, f"{SITE}shop?q=1")))["findings"] == 2
+
+
+@pytest.mark.parametrize("part, reply, words", [
+    ("spider/view/status", {"status": "soon"}, "how far it is"),
+    ("spider/view/status", {}, "how far it is"),
+    ("spider/action/scan", {"scan": {}}, "no scan id"),
+    ("recordsToScan", {"recordsToScan": None}, "passive rules"),
+    ("core/view/alerts", {"code": "internal_error"}, "alerts"),
+    ("core/view/alerts", {"alerts": {"id": 1}}, "alerts"),
+])
+def test_web_wrong_answers(app: Celery, worker: Worker, database: Database, zap: Zap, part: str,
+                           reply: Any, words: str) -> None:
+    """What is not understood is no clean site."""
+    usual = zap.answer
+    zap.answer = lambda path: (200, reply) if part in path else usual(path)
+    scan = put_scan(database, SITE)
+    result = send(app, "execute_web_scan", scan)
+    wait_state(result, "FAILURE")
+    assert isinstance(result.result, ValueError) and words in str(result.result)
+    assert database.native_scans.find_one({"_id": scan})["status"] == "FAILED"
+    if "status" in part:
+        assert any("spider/action/stop" in path for path in zap.asked)
 
 
 def test_web_wrong_key(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
@@ -441,7 +532,7 @@ def leases(database: Database) -> list[dict[str, Any]]:
 def test_one_web_scan_at_a_time(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
     """The daemon is shared: the second scan, and a second message for the first, come back later."""
     zap.statuses = ["5"]
-    first, second = (put_scan(database, f"http://127.0.0.1/{n}") for n in "ab")
+    first, second = put_scan(database, SITE), put_scan(database, SITE)
     one = send(app, "execute_web_scan", first)
     wait_until(lambda: any("status" in path for path in zap.asked), what="a question for the status")
     two, again = send(app, "execute_web_scan", second), send(app, "execute_web_scan", first)
@@ -468,7 +559,7 @@ def test_web_after_one_that_died(app: Celery, worker: Worker, database: Database
                                  lease: dict[str, Any]) -> None:
     """What was left running in the daemon is stopped first."""
     database.zap_daemons.insert_one({"_id": zap.url.rstrip("/"), **lease})
-    result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"), task_id="mine")
+    result = send(app, "execute_web_scan", put_scan(database, SITE), task_id="mine")
     assert get(result)["findings"] == 8
     assert ["stopAllScans" in path for path in zap.asked][:3] == [True, True, False]
 
@@ -549,6 +640,9 @@ def test_container(app: Celery, worker: Worker, database: Database, trivy: FakeT
     ("app:1", {"write": '{"SchemaVersion": 9, "Results": []}'}, "ValueError"),
     ("app:1", {"write": '{"SchemaVersion": 2, "Results": [7]}'}, "ValueError"),
     ("app:1", {"write": '[{"Vulnerabilities": []}]'}, "ValueError"),
+    ("app:1", {"write": '{"SchemaVersion": 2, "Results": {"Vulnerabilities": []}}'}, "ValueError"),
+    ("app:1", {"write": '{"SchemaVersion": 2, "Results": [{"Vulnerabilities": "many"}]}'}, "ValueError"),
+    ("app:1", {"write": '{"SchemaVersion": 2, "Results": [{"Vulnerabilities": [{}]}]}'}, "ValueError"),
     ("app:1", {"write": "{}"}, "ValueError"),
 ])
 def test_container_failures(app: Celery, worker: Worker, database: Database, trivy: FakeTool,
@@ -573,6 +667,18 @@ def test_container_retries(app: Celery, worker: Worker, database: Database, triv
     assert wait_state(result, "RETRY", "FAILURE") == "RETRY"
     assert words[-20:] in str(result.result)
     result.forget()
+
+
+def test_more_secrets_than_are_kept(app: Celery, worker: Worker, database: Database,
+                                    trivy: FakeTool) -> None:
+    secrets = [{"RuleID": "r", "Severity": "HIGH", "StartLine": n} for n in range(1500)]
+    trivy.set({"*": {"write": json.dumps({"SchemaVersion": 2, "Results": [{"Secrets": secrets}]})}})
+    database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
+    assert get(send(app, "execute_container_scan", "c1"))["secrets"] == 1500
+    scan = database.container_scans.find_one()
+    assert len(scan["secrets"]) == 1000 and scan["summary"]["truncated"] is True
+    assert scan["summary"]["by_severity"]["HIGH"] == 1500
+    assert mirror(database, "c1")["target"] == "app:1"
 
 
 def test_no_results_is_clean(app: Celery, worker: Worker, database: Database, trivy: FakeTool) -> None:
