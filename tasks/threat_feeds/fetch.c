@@ -18,7 +18,7 @@
 static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600, spacing_max = 366 * 86400;
 static const double wait_max = 7 * 86400;
 enum { SLACK_MS = 5000, DEFAULT_LIFETIME_DAYS = 90, DAYS_MAX = 36500, DEFAULT_BYTES = 512 << 20 };
-static const int64_t bytes_max = (int64_t)1 << 40;
+static const int64_t bytes_max = (int64_t)1 << 40, skew_ms = 3600000;
 
 static const struct source {
     const char *kind;
@@ -112,6 +112,13 @@ static int64_t claim_ms(const struct feed *f)
     return (int64_t)((limit > 0 ? limit : 3600) * 1000);
 }
 
+/* When it may be read again. What a clock says that was far ahead counts for nothing. */
+static bool is_due(const bson_t *document, int64_t now)
+{
+    return doc_date(document, "next_fetch_at", 0) <= now + SLACK_MS ||
+           doc_date(document, "started_at", 0) > now + skew_ms;
+}
+
 /* This delivery may come back and go on, whatever the spacing; a retry of the same task keeps to
  * that. `over`: a holder that has ended, or NULL. */
 static void put_claim(const struct feed *f, const char *over, bson_t *filter)
@@ -124,7 +131,8 @@ static void put_claim(const struct feed *f, const char *over, bson_t *filter)
                  BCON_DATE_TIME(f->now + 2 * claim_ms(f)), "}", "}", "{", "claimed_task", "{",
                  "$in", "[", BCON_UTF8(own), BCON_UTF8(over ? over : own), "]", "}", "}", "]");
     bson_t *due = BCON_NEW("$or", "[", "{", "next_fetch_at", "{", "$not", "{", "$gt",
-                           BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "}", "{", "claimed_by",
+                           BCON_DATE_TIME(f->now + SLACK_MS), "}", "}", "}", "{", "started_at", "{",
+                           "$gt", BCON_DATE_TIME(f->now + skew_ms), "}", "}", "{", "claimed_by",
                            BCON_UTF8(claim_key(f)), "}", "]");
     BCON_APPEND(filter, "$and", "[", BCON_DOCUMENT(free_or_ours), BCON_DOCUMENT(due), "]");
     bson_destroy(free_or_ours);
@@ -315,11 +323,6 @@ static cw_outcome read_feed(struct feed *f)
     return cw_return(f->t, summary(f, code == FEED_UNCHANGED ? "UNCHANGED" : "OK"));
 }
 
-static bool is_due(const struct feed *f)
-{
-    return doc_date(f->document, "next_fetch_at", 0) <= f->now + SLACK_MS;
-}
-
 cw_outcome fetch_feed(cw_task *t)
 {
     struct feed *f = cw_alloc(t, sizeof *f);
@@ -338,7 +341,9 @@ cw_outcome fetch_feed(cw_task *t)
     int mine = claim(f);
     if (mine < 0)
         return cw_fail(t);
-    return mine ? read_feed(f) : cw_return(t, summary(f, is_due(f) ? "BUSY" : "NOT_DUE"));
+    if (mine)
+        return read_feed(f);
+    return cw_return(t, summary(f, is_due(f->document, f->now) ? "BUSY" : "NOT_DUE"));
 }
 
 /* --- the fan-out --- */
@@ -356,7 +361,7 @@ static int send_feed(cw_task *t, const bson_t *document, void *arg)
         cw_log(t, CW_WARNING, "a feed is left out: its _id is neither a text nor an ObjectId");
         return 0;
     }
-    if (doc_date(document, "next_fetch_at", 0) > o->now + SLACK_MS) {
+    if (!is_due(document, o->now)) {
         o->waiting++;
         return 0;
     }
@@ -373,7 +378,8 @@ cw_outcome fetch_all_enabled_feeds(cw_task *t)
 {
     struct fan_out o = {.now = doc_now()};
     bson_t *enabled = BCON_NEW("enabled", BCON_BOOL(true));
-    bson_t *fields = BCON_NEW("projection", "{", "next_fetch_at", BCON_INT32(1), "}");
+    bson_t *fields = BCON_NEW("projection", "{", "next_fetch_at", BCON_INT32(1), "started_at",
+                              BCON_INT32(1), "}");
     int code = mongo_each(t, "threat_feeds", enabled, fields, send_feed, &o);
     bson_destroy(enabled);
     bson_destroy(fields);

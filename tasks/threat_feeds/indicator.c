@@ -67,8 +67,8 @@ static bool bits_equal(const unsigned char *a, const unsigned char *b, int bits)
 /* A wide network is refused when one of our walls stands inside it. */
 static bool covers_private(const unsigned char *bytes, int bits)
 {
-    static const unsigned char closed[][4] = {{10},       {100, 64}, {127},
-                                              {169, 254}, {172, 16}, {192, 168}};
+    static const unsigned char closed[][4] = {{10},      {100, 64},  {127},    {169, 254},
+                                              {172, 16}, {192, 168}, {198, 18}};
     for (size_t i = 0; i < sizeof closed / sizeof *closed; i++)
         if (bits_equal(bytes, closed[i], bits))
             return true;

@@ -14,7 +14,7 @@
 
 enum { HOPS_MAX = 5, SLOW_BYTES = 512, SLACK = 1 << 20 };
 static const double request_timeout = 600, long_wait = 600;
-static const int64_t slow_ms = 10000;
+static const int64_t slow_ms = 10000, day_ms = 86400000;
 
 struct body {
     struct feed *feed;
@@ -64,13 +64,21 @@ static int on_body(cw_task *t, const char *data, size_t size, void *arg)
     return b->request->on_body(t, data, size, b->request->arg);
 }
 
+/* Once a day the whole is asked for: what a list tells all the time would else be taken for what
+ * nobody has told of for long. */
+static bool is_fresh(const struct feed *f)
+{
+    int64_t read_at = doc_date(f->document, "state.read_at", 0);
+    return read_at <= f->now && f->now - read_at < day_ms;
+}
+
 static size_t add_validators(struct feed *f, const char *url, const char **headers)
 {
     size_t n = 0;
     const char *of = doc_text(f->document, "state.url");
     const char *tag = doc_text(f->document, "state.etag");
     const char *date = doc_text(f->document, "state.last_modified");
-    if (!of || strcmp(of, url) != 0)
+    if (!of || strcmp(of, url) != 0 || !is_fresh(f))
         return 0;
     if (tag)
         headers[n++] = cw_printf(f->t, "If-None-Match: %s", tag);
@@ -148,6 +156,7 @@ void feed_keep_validators(struct feed *f, const struct cw_reply *reply)
     const char *tag = cw_header(reply, "etag"), *date = cw_header(reply, "last-modified");
     if (!tag && !date)
         return;
+    BSON_APPEND_DATE_TIME(f->state, "read_at", f->now);
     doc_put(f->state, "url", f->url, INDICATOR_MAX);
     doc_put(f->state, "etag", tag, 1000);
     doc_put(f->state, "last_modified", date, 100);

@@ -95,15 +95,19 @@ static bool place_by_number(struct reading *r)
     return r->placed;
 }
 
+/* Is that the header? Then the named columns that it has are known. */
 static bool place_by_name(struct reading *r, char *const *names, int n)
 {
+    bool found = false;
     for (int c = 0; c < N_COLUMNS; c++) {
         const char *wanted = doc_text(r->f->document, column_fields[c]);
         for (int i = 0; wanted && i < n; i++)
-            if (strcasecmp(names[i], wanted) == 0)
+            if (strcasecmp(names[i], wanted) == 0) {
                 r->columns[c] = i;
+                found = true;
+            }
     }
-    return r->columns[VALUE] >= 0;
+    return found && r->columns[VALUE] >= 0;
 }
 
 /* 1: the row was the header, 0: it is data, < 0: there is no such column. */
@@ -117,6 +121,8 @@ static int place_columns(struct reading *r, char *const *fields, int n)
         return 0;
     if (place_by_name(r, fields, n))
         return 1;
+    if (r->columns[VALUE] >= 0) /* by its number; nobody tells the others */
+        return doc_bool(r->f->document, "csv.header", false);
     return cw_problem(r->f->t, false, "ValueError", "the CSV has no column %.80s",
                       doc_text(r->f->document, "csv.column"));
 }

@@ -151,7 +151,8 @@ static const char *cursor_name(struct taxii *x, const char *collection)
     return name;
 }
 
-/* One page after the other. *ret_last: the cursor that the last one gives. */
+/* One page after the other. *ret_last: the cursor that the last one gives. A server may leave out
+ * `next`: then its date goes on from page to page. */
 static int read_pages(struct taxii *x, const char *url, const char *since, const char **ret_last,
                       struct cw_reply *ret_reply)
 {
@@ -172,8 +173,11 @@ static int read_pages(struct taxii *x, const char *url, const char *since, const
         *ret_last = added ? added : *ret_last;
         if (!x->more)
             return 0;
-        if (!*x->next || !x->gave || page == PAGES_MAX)
+        bool goes_on = *x->next || (added && (!since || strcmp(added, since) != 0));
+        if (!goes_on || !x->gave || page == PAGES_MAX)
             return cw_problem(x->f->t, false, "ValueError", "the server pages without an end");
+        if (!*x->next)
+            since = added;
     }
 }
 

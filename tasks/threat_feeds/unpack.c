@@ -121,14 +121,39 @@ static unsigned le16(const unsigned char *at)
     return at[0] | (unsigned)at[1] << 8;
 }
 
-/* The local header says how the file is packed; it is complete when its names are there. */
+/* Of the header at the beginning of what is kept; 0: it is not complete, its names are missing. */
+static size_t zip_header_size(const struct unpack *u)
+{
+    const unsigned char *h = u->head;
+    size_t size = u->head_size < ZIP_HEADER ? 0 : ZIP_HEADER + le16(h + 26) + le16(h + 28);
+    return u->head_size < size ? 0 : size;
+}
+
+/* A folder is an entry of its own, before the files in it. */
+static bool is_folder(const unsigned char *h)
+{
+    static const unsigned char nothing[4];
+    unsigned name = le16(h + 26);
+    return name && h[ZIP_HEADER + name - 1] == '/' && !(le16(h + 6) & 8) &&
+           memcmp(h + 18, nothing, sizeof nothing) == 0;
+}
+
+/* The local header says how the file is packed. */
 static int read_zip_head(struct unpack *u)
 {
     const unsigned char *h = u->head;
-    if (u->head_size < ZIP_HEADER)
-        return 0;
-    size_t size = ZIP_HEADER + le16(h + 26) + le16(h + 28);
-    if (u->head_size < size)
+    size_t size;
+    while ((size = zip_header_size(u)) && is_folder(h)) {
+        u->head_size -= size;
+        memmove(u->head, h + size, u->head_size);
+        if (u->head_size < 4)
+            return 0;
+        if (memcmp(h, "PK\3\4", 4) != 0) {
+            u->form = ENDED; /* no file at all */
+            return 0;
+        }
+    }
+    if (!size)
         return 0;
     unsigned flags = le16(h + 6), method = le16(h + 8);
     if (flags & 1)

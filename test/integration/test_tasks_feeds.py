@@ -198,6 +198,27 @@ def test_conditional_requests(app: Celery, worker: Any, db: Database, feeds: Fee
     assert "if-none-match" not in feeds.requests[-1][2]
 
 
+def test_an_unchanged_list_does_not_age(app: Celery, worker: Any, db: Database,
+                                        feeds: FeedServer) -> None:
+    """What a list tells for a year without a change is told today: once a day the whole is read."""
+    def answer(query: dict, headers: dict) -> tuple[int, dict[str, str], bytes]:
+        if headers.get("if-none-match") == '"v1"':
+            return 304, {}, b""
+        return 200, {"ETag": '"v1"'}, b"203.0.113.7\n"
+    feeds.routes["/list"] = answer
+    add_feed(db, "plain", "plain", feeds.url + "/list")
+    fetch(app, "plain")
+    long_ago = dt.datetime.utcnow() - dt.timedelta(days=91)
+    db.threat_indicators.update_many({}, {"$set": {
+        field: long_ago for field in ("first_seen", "last_seen", "expires_at")}})
+    db.threat_feeds.update_one({}, {"$set": {
+        "state.read_at": dt.datetime.utcnow() - dt.timedelta(hours=25)}})
+    assert [fetch(app, "plain")["status"] for _ in range(2)] == ["OK", "UNCHANGED"]
+    done = get(app.send_task("threat_feeds.cleanup_old_indicators", queue="threat_feeds"))
+    assert done == {"expired": 0, "old": 0}
+    assert db.threat_indicators.find_one()["first_seen"] < dt.datetime.utcnow() - dt.timedelta(days=90)
+
+
 def test_gzip_and_zip(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
@@ -210,6 +231,18 @@ def test_gzip_and_zip(app: Celery, worker: Any, db: Database, feeds: FeedServer)
     for feed_id in ("encoded", "file", "zip"):
         assert fetch(app, feed_id)["indicators"] == 1
     assert sorted(values(db)) == ["203.0.113.1", "203.0.113.2", "203.0.113.3"]
+
+
+@pytest.mark.parametrize("files", [{"a/b/list": "203.0.113.4\n"}, {}])
+def test_zip_with_folders(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                          files: dict[str, str]) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in {"a/": "", "a/b/": "", **files}.items():
+            file.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED if text else None)
+    body = archive.getvalue()
+    add_feed(db, "zip", "plain", feeds.serve("/zip", tuple(body[i:i + 1] for i in range(len(body)))))
+    assert fetch(app, "zip")["indicators"] == len(files)
 
 
 def test_gzip_in_several_parts(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
@@ -298,6 +331,12 @@ def test_csv_faults(app: Celery, worker: Any, db: Database, feeds: FeedServer) -
              csv={"column": "ip", "confidence_column": "score"})
     assert fetch(app, "csv")["bad"] == 3
     assert sorted(values(db)) == ["203.0.113.1", "203.0.113.2"]
+    add_feed(db, "mixed", "csv", feeds.url + "/csv", csv={"column": 0, "tags_column": "score"})
+    assert fetch(app, "mixed")["bad"] == 3
+    assert db.threat_indicators.find_one({"value": "203.0.113.2"})["tags"] == ["99"]
+    add_feed(db, "headless", "csv", feeds.serve("/rows", b"203.0.113.3,10\n"),
+             csv={"column": 0, "tags_column": "score"})
+    assert fetch(app, "headless")["indicators"] == 1
     add_feed(db, "missing", "csv", feeds.url + "/csv", csv={"column": "nope"})
     with pytest.raises(ValueError, match="no column nope"):
         fetch(app, "missing")
@@ -347,6 +386,20 @@ def test_long_retry_after_becomes_an_eta(app: Celery, worker: Any, db: Database,
     assert dt.timedelta(seconds=29100) < wait <= dt.timedelta(seconds=29241)
     wait_until(lambda: keys.zcard("{threat_feeds}.cworker.delayed") == 1)
     assert fetch(app, "abuse")["status"] == "NOT_DUE"
+
+
+def test_a_clock_that_was_ahead(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """What a pass of next year left behind keeps no feed from being read; a clock that differs does not
+    make one be read too soon."""
+    now = dt.datetime.utcnow()
+    for name, ahead in (("year", dt.timedelta(days=365)), ("hour", dt.timedelta(minutes=50))):
+        add_feed(db, name, "plain", feeds.serve("/list", LIST), min_interval=3600, started_at=now + ahead,
+                 next_fetch_at=now + ahead + dt.timedelta(hours=1))
+    assert fetch(app, "hour")["status"] == "NOT_DUE"
+    sent = get(app.send_task("threat_feeds.fetch_all_enabled_feeds", queue="threat_feeds"))
+    assert sent == {"sent": 1, "not_due": 1}
+    wait_until(lambda: db.threat_feeds.find_one({"_id": "year"}).get("status") == "OK")
+    assert fetch(app, "year")["status"] == "NOT_DUE"
 
 
 @pytest.mark.parametrize(("spacing", "least"), [(0, 300), (5, 300), (450, 450)])
@@ -697,6 +750,27 @@ def test_taxii_forgotten_page(app: Celery, worker: Any, db: Database, feeds: Fee
     add_feed(db, "taxii", "taxii", feeds.url + "/r/collections/c/objects/")
     assert fetch(app, "taxii")["status"] == "OK"
     assert len(calls) == 4 and sorted(values(db)) == ["a.example", "b.example"]
+
+
+def test_taxii_pages_by_date(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """A server may say that there is more and leave out `next`: its date goes on, as TAXII has it."""
+    def page(query: dict[str, str], headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        after = query.get("added_after", "2026-11-20T00:00:00Z")
+        day = int(after[8:10]) + (1 if after[8:10] < last else 0)
+        calls.append(after)
+        body = {"objects": [stix(f"d{day}.example")], "more": f"{day}" != last or last == "21"}
+        return 200, {"X-TAXII-Date-Added-Last": f"2026-11-{day}T00:00:00Z"}, json.dumps(body).encode()
+    calls: list[str] = []
+    last = "23"
+    feeds.routes["/r/collections/c/objects/"] = page
+    add_feed(db, "taxii", "taxii", feeds.url + "/r/collections/c/objects/")
+    assert fetch(app, "taxii")["indicators"] == 3
+    assert sorted(values(db)) == ["d21.example", "d22.example", "d23.example"]
+    assert db.threat_feeds.find_one()["state"]["cursors"] == {"c": "2026-11-23T00:00:00Z"}
+    last, before = "21", len(calls)  # now the date stands still
+    with pytest.raises(ValueError, match="without an end"):
+        fetch(app, "taxii")
+    assert len(calls) - before <= 2
 
 
 def test_many_are_taken_back(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
