@@ -16,9 +16,17 @@
  * The statements of one batch may run in any order and end in the same documents.
  *
  * Two findings may be of one occurrence (a resource that was renamed leaves one that is resolved
- * and one that fails): it is resolved only when the finding that opened it last is open no more. */
+ * and one that fails): it is resolved only when the finding that opened it last is open no more. So
+ * that the one that fails is heard before, those that would close an occurrence wait for the end of
+ * the pass, as many as memory is meant for. */
 
-enum { BATCH = 500 };
+enum { BATCH = 500, LATE_MAX = 10000 };
+
+/* A finding that would close an occurrence. */
+struct late {
+    char key[DIGEST_SIZE];
+    char *id;
+};
 
 struct row {
     char key[DIGEST_SIZE];
@@ -37,11 +45,22 @@ struct occurrences {
     struct row rows[BATCH];
     int n;
     struct row *slots[4 * BATCH]; /* rows by key */
+    struct late *late;
+    int n_late;
+    bool closing; /* the pass has read everything */
     struct mongo_bulk *open, *reopen, *resolve;
     int64_t seen, unseen, reported;
 };
 
-static void close_occurrences(void *occurrences)
+static void forget_late(void *occurrences)
+{
+    struct occurrences *o = occurrences;
+    for (int i = 0; i < o->n_late; i++)
+        bson_free(o->late[i].id);
+    o->n_late = 0;
+}
+
+static void forget_rows(void *occurrences)
 {
     struct occurrences *o = occurrences;
     for (int i = 0; i < o->n; i++) {
@@ -79,7 +98,9 @@ struct occurrences *occurrences_open(cw_task *t, const char *team, const struct 
     o->open = mongo_bulk_open(t, name);
     o->reopen = mongo_bulk_open(t, name);
     o->resolve = mongo_bulk_open(t, name);
-    cw_defer(t, close_occurrences, o);
+    o->late = cw_alloc(t, LATE_MAX * sizeof *o->late);
+    cw_defer(t, forget_rows, o);
+    cw_defer(t, forget_late, o);
     return o->open && o->reopen && o->resolve && (few || find_resolved(o) == 0) ? o : NULL;
 }
 
@@ -227,9 +248,21 @@ static int is_open_by_another(struct occurrences *o, const struct row *r)
     return code < 0 ? -1 : open;
 }
 
+static bool put_off(struct occurrences *o, const struct row *r)
+{
+    if (o->closing || o->n_late == LATE_MAX)
+        return false;
+    struct late *l = &o->late[o->n_late++];
+    memcpy(l->key, r->key, sizeof l->key);
+    l->id = bson_strdup(r->id);
+    return true;
+}
+
 static int write_closed(struct occurrences *o, const struct row *r)
 {
-    int open = r->stored_open ? is_open_by_another(o, r) : 1;
+    if (!r->stored_open || put_off(o, r))
+        return 0;
+    int open = is_open_by_another(o, r);
     return open ? (open < 0 ? -1 : 0) : write_resolved(o, r);
 }
 
@@ -268,7 +301,7 @@ int occurrences_flush(struct occurrences *o)
         code = mongo_bulk_flush(o->open);
     if (code >= 0)
         code = mongo_bulk_flush(o->resolve);
-    close_occurrences(o);
+    forget_rows(o);
     memset(o->slots, 0, sizeof o->slots);
     return code < 0 ? -1 : report(o);
 }
@@ -321,6 +354,25 @@ int occurrences_add(struct occurrences *o, const bson_t *document, const struct 
     r->fields = r->open ? make_fields(o, document, f) : NULL;
     r->id = r->open ? NULL : bson_strdup(doc_id(document, "_id", room));
     return 0;
+}
+
+int occurrences_end(struct occurrences *o)
+{
+    int code = occurrences_flush(o);
+    o->closing = true;
+    for (int i = 0; code == 0 && i < o->n_late; i++) {
+        if (o->n == BATCH && (code = occurrences_flush(o)) < 0)
+            break;
+        struct row *r = &o->rows[o->n++];
+        *r = (struct row){.id = o->late[i].id};
+        o->late[i].id = NULL;
+        memcpy(r->key, o->late[i].key, sizeof r->key);
+        struct row **slot = slot_of(o, r->key);
+        r->twin = *slot;
+        *slot = *slot ? *slot : r;
+    }
+    forget_late(o);
+    return code == 0 ? occurrences_flush(o) : -1;
 }
 
 int occurrences_keep(struct occurrences *o, const char *document_id)

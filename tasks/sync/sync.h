@@ -23,6 +23,7 @@ struct occurrences *occurrences_open(cw_task *t, const char *team, const struct 
 /* The document that the next findings come from; its team_id and _id are kept with them. */
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f);
 int occurrences_flush(struct occurrences *o);
+int occurrences_end(struct occurrences *o); /* the last finding was added: what waits is written */
 /* A document says nothing new for now: what is open by it stays so. */
 int occurrences_keep(struct occurrences *o, const char *document_id);
 /* What was open in this source (of this document, or of all when NULL) and was not seen since

@@ -162,9 +162,9 @@ static int sync_source(struct pass *p, cJSON *result)
     p->o = occurrences_open(p->t, p->team, p->source, p->began, p->since > 0);
     if (!p->o || read_source(p) < 0)
         return -1;
-    int code =
-        p->since ? occurrences_flush(p->o) : occurrences_resolve_unseen(p->o, NULL, p->began);
-    if (code < 0 || save_watermark(p) < 0)
+    if (occurrences_end(p->o) < 0 ||
+        (!p->since && occurrences_resolve_unseen(p->o, NULL, p->began) < 0) ||
+        save_watermark(p) < 0)
         return -1;
     cJSON_AddItemToObject(result, p->source->name, counts_of(p->o));
     return 0;

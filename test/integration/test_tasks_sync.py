@@ -128,6 +128,24 @@ def test_two_findings_of_one_occurrence(app: Celery, worker: Any, db: Database,
     assert sync(app)["cspm"]["resolved"] == 1
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_renamed_resource_stays_open(app: Celery, worker: Any, db: Database, full: bool) -> None:
+    """The finding of its old name, which had opened it, is read long before that of its new one."""
+    db.cspm_findings.insert_many([cspm(1), cspm(2)])
+    sync(app)
+    before = occurrences(db)["arn:aws:s3:::bucket-1"]
+    db.cspm_findings.update_many({}, {"$set": {
+        "status": "RESOLVED", "resolved_at": dt.datetime.utcnow(), "updated_at": dt.datetime.utcnow()}})
+    db.cspm_findings.insert_many([*[cspm(i, "PASS") for i in range(3, 1203)],
+                                  cspm(1, _id="new", uid="new")])
+    for resolved in (1, 0):
+        counts = sync(app, full=full)["cspm"]
+        assert (counts["new"], counts["reopened"], counts["resolved"]) == (0, 0, resolved)
+    one = occurrences(db)["arn:aws:s3:::bucket-1"]
+    assert (one["status"], one["source_id"], one["opened_at"]) == ("OPEN", "new", before["opened_at"])
+    assert occurrences(db)["arn:aws:s3:::bucket-2"]["status"] == "RESOLVED"
+
+
 def test_a_sync_that_must_stop(app: Celery, worker: Any, db: Database) -> None:
     """Its time limit is told as such, and is no passing trouble that is tried again."""
     db.cspm_findings.insert_many([cspm(i) for i in range(10000)])
