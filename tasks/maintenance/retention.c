@@ -76,6 +76,14 @@ static int put_team(struct policy *p)
     return 0;
 }
 
+/* What somebody wrote for "off" ("false", 0) must not remove anything. */
+static bool is_switch_clear(const bson_t *policy)
+{
+    bson_iter_t at;
+    return !doc_find(policy, "enabled", &at) || BSON_ITER_HOLDS_NULL(&at) ||
+           BSON_ITER_HOLDS_BOOL(&at);
+}
+
 static int read_policy(struct policy *p, int64_t now)
 {
     const char *action = doc_text(p->document, "action");
@@ -83,6 +91,8 @@ static int read_policy(struct policy *p, int64_t now)
     p->collection = doc_text(p->document, "collection");
     p->field = doc_text(p->document, "field");
     p->archive = action && strcmp(action, "archive") == 0;
+    if (!is_switch_clear(p->document))
+        return cw_problem(p->t, false, "ValueError", "enabled must be true or false");
     if (!p->collection || !is_listed(p->t, p->collection))
         return cw_problem(p->t, false, "PermissionError",
                           "collection %.80s is not one that a policy may name",

@@ -92,8 +92,9 @@ static int end_jobs(struct watchdog *w, const char *run_id)
     bson_t *open = BCON_NEW("scan_run_id", BCON_UTF8(run_id), "status", "{", "$in", "[", "PENDING",
                             "RUNNING", "RETRYING", "]", "}");
     bson_t *mine = BCON_NEW("scan_run_id", BCON_UTF8(run_id), "failed_by", BCON_UTF8(w->id));
-    bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "error", "the run was stuck",
-                              "failed_by", BCON_UTF8(w->id), "}");
+    bson_t *update = BCON_NEW("$set", "{", "status", "FAILED", "errors", "[", "the run was stuck",
+                              "]", "finished_at", BCON_DATE_TIME(w->now), "failed_by",
+                              BCON_UTF8(w->id), "}");
     int code = mongo_update_many(w->t, "scan_jobs", open, update) < 0 ? -1 : 0;
     if (code == 0)
         code = mongo_each(w->t, "scan_jobs", mine, NULL, on_job, w);

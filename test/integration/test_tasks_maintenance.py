@@ -140,6 +140,8 @@ def test_retention_survives_a_kill(app: Celery, start: Callable[..., Any], db: D
     ({"field": "$where"}, "field"),
     ({"field": "_id"}, "field"),
     ({"action": "drop"}, "action"),
+    ({"enabled": "false"}, "enabled"),
+    ({"enabled": 0}, "enabled"),
 ])
 def test_bad_policies_do_not_stop_the_others(app: Celery, start: Callable[..., Any], db: Database,
                                              policy: dict[str, Any], error: str) -> None:
@@ -308,7 +310,8 @@ def test_stuck_runs_fail_and_their_tasks_are_revoked(app: Celery, start: Callabl
     mirrors = {row["scan_id"]: (row["status"], row["scan_type"])
                for row in db.unified_scan_results.find()}
     assert mirrors == {"stuck": ("FAILED", "cloud"), "n": ("FAILED", "native")}
-    assert db.scan_jobs.find_one({"key": "a"})["status"] == "FAILED"
+    job = db.scan_jobs.find_one({"key": "a"})
+    assert (job["status"], job["errors"]) == ("FAILED", ["the run was stuck"]) and job["finished_at"]
     assert db.scan_jobs.find_one({"key": "b"})["status"] == "COMPLETED"
     assert run(app, "run_data_sync_watchdog") == {"failed": 0, "revoked": 0, "sent": 0}
 
