@@ -165,6 +165,19 @@ static int wait_passive(struct web *w)
     }
 }
 
+/* ZAP's spider comes to its end at a site that is down too: that is no clean one. */
+static int check_reached(const struct web *w)
+{
+    cw_task *t = w->s->t;
+    const cJSON *reply = zap_get(t, "core/view/sites/", "");
+    const cJSON *sites = cJSON_GetObjectItemCaseSensitive(reply, "sites");
+    if (!reply)
+        return -1;
+    return cJSON_IsArray(sites) && !sites->child
+               ? cw_problem(t, true, "ConnectionError", "ZAP reached nothing at %.300s", w->origin)
+               : 0;
+}
+
 /* --- findings --- */
 
 static bool is_of_target(const struct web *w, const char *url)
@@ -220,7 +233,7 @@ static int scan(struct native_scan *s)
     const cJSON *version = zap_get(s->t, "core/view/version/", "");
     if (!version || !zap_get(s->t, "core/action/newSession/", "") ||
         run_step(w, "spider", "&recurse=true&subtreeOnly=true", 0, active ? 30 : 90) < 0 ||
-        wait_passive(w) < 0)
+        check_reached(w) < 0 || wait_passive(w) < 0)
         return -1;
     if (active && (run_step(w, "ascan", "&recurse=true", 30, 90) < 0 || wait_passive(w) < 0))
         return -1;

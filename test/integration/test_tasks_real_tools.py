@@ -20,7 +20,7 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
-from harness import ROOT, Worker, get
+from harness import ROOT, Worker, get, wait_state
 from services.process import end_process, free_port, wait_until
 from tools import ASSETS, FakeTool
 
@@ -182,6 +182,18 @@ def test_zap(app: Celery, start: Callable[..., Worker], database: Database,
     high = database.scan_findings.find_one({"severity": "HIGH"})
     assert (high["check_id"], high["param"], high["cwe"]) == ("40012", "q", "79")
     assert database.scan_findings.count_documents({"check_id": "10021", "severity": "LOW"}) >= 3
+    # What one scan found is not the next one's, and a site that is down is no clean one.
+    with served(Page) as port:
+        database.native_scans.insert_one({"_id": "next", "team_id": "team-1", "status": "PENDING",
+                                          "target": f"HTTP://127.0.0.1:{port}"})
+        assert get(send(app, "scans.execute_web_scan", "next"), 500)["by_severity"]["HIGH"] == 0
+        assert database.scan_findings.count_documents({"scan_id": "next"}) >= 3
+    database.native_scans.insert_one({"_id": "down", "team_id": "team-1", "status": "PENDING",
+                                      "target": f"http://127.0.0.1:{free_port()}/"})
+    result = send(app, "scans.execute_web_scan", "down")
+    assert wait_state(result, "RETRY", "SUCCESS", "FAILURE") == "RETRY"
+    assert "reached nothing" in str(result.result)
+    result.forget()
 
 
 @needs("zap")

@@ -484,6 +484,20 @@ def test_web_wrong_answers(app: Celery, worker: Worker, database: Database, zap:
         assert any("spider/action/stop" in path for path in zap.asked)
 
 
+def test_web_of_a_dead_site(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
+    """The spider ends well there, having met nobody; the findings of an earlier scan stay."""
+    scan = put_scan(database, SITE)
+    get(send(app, "execute_web_scan", scan))
+    database.native_scans.update_one({"_id": scan}, {"$set": {"status": "PENDING"}})
+    usual = zap.answer
+    zap.answer = lambda path: (200, {"sites": []}) if "view/sites" in path else usual(path)
+    result = send(app, "execute_web_scan", scan)
+    assert wait_state(result, "RETRY", "SUCCESS", "FAILURE") == "RETRY"
+    assert f"reached nothing at {SITE[:-1]}" in str(result.result)
+    assert database.scan_findings.count_documents({}) == 8
+    result.forget()
+
+
 def test_web_wrong_key(app: Celery, worker: Worker, database: Database, zap: Zap) -> None:
     zap.key = "another"
     result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"))
