@@ -176,11 +176,15 @@ static void on_turn(evutil_socket_t fd, short what, void *arg)
 
 /* --- one event -------------------------------------------------------------------------------- */
 
+static struct event event_at(const struct events *e, const char *type, int64_t clock)
+{
+    const struct worker *w = e->worker;
+    return (struct event){type, w->options->hostname, getpid(), clock, clock_us(CLOCK_REALTIME)};
+}
+
 static struct event event_now(struct events *e, const char *type)
 {
-    struct worker *w = e->worker;
-    return (struct event){type, w->options->hostname, getpid(), lamport_forward(&w->clock),
-                          clock_us(CLOCK_REALTIME)};
+    return event_at(e, type, lamport_forward(&e->worker->clock));
 }
 
 struct buf *events_batch_begin(struct events *e, const char *type, struct event *ret_event)
@@ -326,7 +330,7 @@ void events_say_at(struct worker *w, const char *type, int64_t clock, const cJSO
 {
     struct events *e = w->events;
     struct buf out = BUF_INIT(BATCH_MAX);
-    struct event event = {type, w->options->hostname, getpid(), clock, };
+    struct event event = event_at(e, type, clock);
     connect_redis(e);
     event_begin(&event, &out);
     for (const cJSON *field = fields ? fields->child : NULL; field; field = field->next) {

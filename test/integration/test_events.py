@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -234,10 +235,12 @@ def test_tasks_that_run_in_main(app, cworker, ear):
 def test_an_event_of_the_tasks_own(app, cworker, ear):
     """Heard without -E too, as Task.send_event's are."""
     cworker()
+    begin = time.time()
     result = app.send_task("demo.event", ("task-copied", {"files": 3, "to": "ü"}))
     assert get(result) is None
     [event] = ear.wait_types(result.id, "task-copied")
     assert (event["files"], event["to"], event["hostname"]) == (3, "ü", "w1@test")
+    assert begin <= event["timestamp"] <= time.time()
     with pytest.raises(TypeError, match="must be an object"):
         get(app.send_task("demo.event", ("task-copied", 1)))
 
