@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ANCESTORS_MOST = 100 };
+
 void make_id(struct canvas_ids *ids, char out[37])
 {
     if (!ids) {
@@ -97,16 +99,24 @@ bool tuple_is_group(const cJSON *tuple)
     return cJSON_IsArray(cJSON_GetArrayItem(tuple, 1));
 }
 
-/* Gives the oldest known ancestor of `tuple` its parent; takes parent. */
+/* The oldest ancestor of `tuple` that is known, or far enough away. */
+static cJSON *tuple_oldest(cJSON *tuple)
+{
+    for (int n = 0; n < ANCESTORS_MOST && cJSON_IsArray(tuple->child->child->next); n++)
+        tuple = tuple->child->child->next;
+    return tuple;
+}
+
+/* Gives the oldest known ancestor of `tuple` its parent; takes parent, with as many ancestors as a
+ * reader can follow: each is one level of JSON more. */
 static void tuple_set_ancestor(cJSON *tuple, cJSON *parent)
 {
-    cJSON *head = tuple ? tuple->child : NULL;
-    while (head && cJSON_IsArray(head->child->next))
-        head = head->child->next->child;
-    if (head)
-        cJSON_ReplaceItemInArray(head, 1, parent);
-    else
+    if (!tuple) {
         cJSON_Delete(parent);
+        return;
+    }
+    cJSON_ReplaceItemInArray(tuple_oldest(parent)->child, 1, cJSON_CreateNull());
+    cJSON_ReplaceItemInArray(tuple_oldest(tuple)->child, 1, parent);
 }
 
 /* --- links ------------------------------------------------------------------------------------ */
@@ -416,13 +426,8 @@ static cJSON *freeze_chord(cJSON *chord, const struct membership *m)
 
 static cJSON *freeze_chain(cJSON *chain, const struct membership *m)
 {
-    cJSON *steps = canvas_tasks(chain);
-    if (!steps || !steps->child)
-        return NULL;
-    cJSON *results = chain_prepare(steps, m);
-    cJSON *last = cJSON_DetachItemViaPointer(results, results->child->prev);
-    cJSON_Delete(results);
-    return last;
+    cJSON *steps = chain_steps(chain);
+    return steps ? chain_prepare(steps, m) : NULL;
 }
 
 cJSON *signature_freeze(cJSON *signature, const struct membership *m)
@@ -474,20 +479,24 @@ static void normalise(cJSON *steps)
     }
 }
 
-/* Every step gets its id; the last one is the chain's member in whatever the chain is part of. The
- * results come back in the order of the steps, each with the one before it as its ancestor. */
+cJSON *chain_steps(cJSON *chain)
+{
+    cJSON *steps = canvas_tasks(chain);
+    if (steps)
+        normalise(steps);
+    return steps && steps->child ? steps : NULL;
+}
+
+/* Every step gets its id; the last one is the chain's member in whatever the chain is part of. */
 cJSON *chain_prepare(cJSON *steps, const struct membership *m)
 {
-    cJSON *results = cJSON_CreateArray();
-    const cJSON *previous = NULL;
-    normalise(steps);
+    cJSON *result = NULL;
     for (cJSON *step = steps->child; step; step = step->next) {
         struct membership plain = {.ids = m->ids, .root_id = m->root_id, .share = m->share};
-        cJSON *result = signature_freeze(step, step->next ? &plain : m);
-        if (previous)
-            tuple_set_ancestor(result, cJSON_Duplicate(previous, true));
-        cJSON_AddItemToArray(results, result);
-        previous = result;
+        cJSON *before = result;
+        result = signature_freeze(step, step->next ? &plain : m);
+        if (before)
+            tuple_set_ancestor(result, before);
     }
-    return results;
+    return result;
 }

@@ -394,8 +394,8 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const struct gi
     static const char *const not_for_first[] = {"group_id",    "chord",      "task_id",
                                                 "link",        "root_id",    "parent_id",
                                                 "group_index", "link_error", NULL};
-    cJSON *steps = canvas_tasks(signature);
-    if (!steps || !steps->child)
+    cJSON *steps = chain_steps(signature);
+    if (!steps)
         return 0;
     cJSON *options = merge(json_get(signature, "options"), given->over);
     cJSON *all = args_of(signature, given->args);

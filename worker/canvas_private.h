@@ -19,6 +19,8 @@ struct membership {
 cJSON *signature_freeze(cJSON *signature, const struct membership *m); /* its result tuple */
 cJSON *freeze_members(cJSON *tasks, const struct membership *m); /* each its place in it */
 void make_id(struct canvas_ids *ids, char out[37]);
+cJSON *chain_steps(cJSON *chain); /* normalised; NULL: there are none */
+/* The result tuple of the last step, the steps before it as its ancestors; NULL: it has none. */
 cJSON *chain_prepare(cJSON *steps, const struct membership *m);
 const char *header_group_id(const cJSON *chord); /* NULL: not frozen yet */
 

@@ -180,6 +180,61 @@ static void a_group_before_a_step_is_a_chord(void **state)
     message_done(&m);
 }
 
+static cJSON *signature(const char *format, ...)
+{
+    va_list args;
+    char text[1024];
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    cJSON *tree = json_parse(text, strlen(text), NULL);
+    assert_non_null(tree);
+    return tree;
+}
+
+#define CHAIN(tasks)                                                                               \
+    "{\"task\": \"celery.chain\", \"subtask_type\": \"chain\", \"kwargs\": {\"tasks\": ["               \
+    tasks "]}, \"options\": {\"link\": [{\"task\": \"t\"}]}}"
+
+/* More would be deeper than anybody reads, and each step would cost as much as all before it. */
+static void the_last_of_a_long_chain_knows_its_nearest_ancestors(void **state)
+{
+    (void)state;
+    enum { STEPS = 20000 };
+    cJSON *chain = signature(CHAIN("")), *steps = canvas_tasks(chain);
+    for (int i = 0; i < STEPS; i++)
+        cJSON_AddItemToArray(
+            steps, signature("{\"task\": \"t\", \"options\": {\"task_id\": \"%d\"}}", i));
+    cJSON *tuple = canvas_freeze(chain, NULL, NULL, NULL);
+    int n = 0;
+    for (const cJSON *at = tuple; cJSON_IsArray(at); at = at->child->child->next, n++)
+        assert_int_equal(strtol(at->child->child->valuestring, NULL, 10), STEPS - 1 - n);
+    assert_in_range(n, 50, 200);
+    cJSON_Delete(tuple);
+    cJSON_Delete(chain);
+}
+
+static void chains_of_nothing_are_followed_by_nothing(void **state)
+{
+    (void)state;
+    static const char *const chains[] = {
+        CHAIN(CHAIN("")),
+        CHAIN("{\"task\": \"celery.chord\", \"subtask_type\": \"chord\", \"kwargs\": {\"header\": "
+              "[{\"task\": \"t\"}], \"body\": " CHAIN("") "}}"),
+    };
+    for (size_t i = 0; i < sizeof chains / sizeof *chains; i++) {
+        struct message m = {.id = "id", .task = "t"};
+        struct continuation c = make(&m);
+        struct error err = {0};
+        cJSON *chain = signature("%s", chains[i]);
+        assert_int_equal(canvas_apply(&c.canvas, chain, NULL, NULL, &err), 0);
+        assert_int_equal(cJSON_GetArraySize(c.canvas.sends), i); /* the header's only part */
+        cJSON_Delete(canvas_freeze(chain, NULL, NULL, NULL));
+        cJSON_Delete(chain);
+        done(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +244,8 @@ int main(void)
         cmocka_unit_test(several_callbacks_are_one_group),
         cmocka_unit_test(an_errback_gets_the_failed_id),
         cmocka_unit_test(a_group_before_a_step_is_a_chord),
+        cmocka_unit_test(the_last_of_a_long_chain_knows_its_nearest_ancestors),
+        cmocka_unit_test(chains_of_nothing_are_followed_by_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
