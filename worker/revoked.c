@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { USUAL_MAX = 50000, FIRST_BUCKETS = 256, STAMP_MOST = 64 << 20 };
+enum { USUAL_MAX = 50000, FIRST_BUCKETS = 256, STAMP_MOST = 64 << 20, SLACK = 8 };
 static const double USUAL_EXPIRES = 10800;
 
 struct revoked_id {
@@ -127,11 +127,17 @@ static void drop_first(struct revoked *s)
     free(e);
 }
 
-void revoked_purge(struct revoked *s, int64_t now)
+static void keep_youngest(struct revoked *s)
 {
     list_sort(s);
-    while (s->first && (s->n_ids > s->max_ids ||
-                        (s->expires > 0 && s->first->when + s->expires <= now)))
+    while (s->n_ids > s->max_ids)
+        drop_first(s);
+}
+
+void revoked_purge(struct revoked *s, int64_t now)
+{
+    keep_youngest(s);
+    while (s->first && s->expires > 0 && s->first->when + s->expires <= now)
         drop_first(s);
 }
 
@@ -167,14 +173,15 @@ void revoked_add(struct revoked *s, const char *id, int64_t when)
     list_append(s, e);
     if (++s->n_ids > s->n_buckets)
         table_grow(s);
-    if (s->n_ids > s->max_ids)
+    /* Ids that came out of order have to be sorted first: once for many of them. */
+    if (s->n_ids > s->max_ids + (s->unsorted ? s->max_ids / SLACK : 0))
         revoked_purge(s, when);
 }
 
 cJSON *revoked_list(struct revoked *s)
 {
     cJSON *list = cJSON_CreateArray();
-    list_sort(s);
+    keep_youngest(s);
     for (const struct revoked_id *e = s->first; e; e = e->next)
         cJSON_AddItemToArray(list, cJSON_CreateString(e->id));
     return list;
@@ -183,7 +190,7 @@ cJSON *revoked_list(struct revoked *s)
 cJSON *revoked_ids(struct revoked *s)
 {
     cJSON *ids = cJSON_CreateObject();
-    list_sort(s);
+    keep_youngest(s);
     for (const struct revoked_id *e = s->first; e; e = e->next)
         cJSON_AddItemToObject(ids, e->id, cJSON_CreateNumber((double)e->when / 1e6));
     return ids;

@@ -4,18 +4,18 @@
 
 /* What has been revoked: ids, a bounded set as Celery's (CELERY_WORKER_REVOKES_MAX of them, the
  * oldest leave first; those older than CELERY_WORKER_REVOKE_EXPIRES seconds leave when it is full,
- * loaded or saved), and as many stamps (a header and a value), of which the oldest leave. Instants are µs since the epoch by Redis'
- * clock, so that workers can exchange them. No I/O: revoke.c applies it to the worker,
- * revoked_keep.c keeps it. */
+ * loaded or saved), and as many stamps (a header and a value), of which the oldest leave. Instants
+ * are µs since the epoch by Redis' clock, so that workers can exchange them. No I/O: revoke.c
+ * applies it to the worker, revoked_keep.c keeps it. */
 
 #include "proto/message.h"
 
 struct revoked_id;
 
 struct revoked {
-    size_t n_ids;          /* 0 and no stamps: nothing to look up */
+    size_t n_ids;    /* 0 and no stamps: nothing to look up; at times a little over the bound */
     size_t n_stamps;
-    bool changed;          /* since the owner last reset it */
+    bool changed;    /* since the owner last reset it */
     /* private */
     size_t max_ids, n_buckets;
     int64_t expires;

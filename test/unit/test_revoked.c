@@ -69,6 +69,24 @@ static void the_oldest_leave_a_full_set(void **state)
     revoked_free(s);
 }
 
+/* Another worker remembers more, and tells of the oldest last. */
+static void a_full_set_hears_of_many_older_ids(void **state)
+{
+    (void)state;
+    enum { MOST = 50000 };
+    struct revoked *s = revoked_new();
+    for (int i = 6 * MOST; i-- > 0;) {
+        char id[16];
+        snprintf(id, sizeof id, "id-%d", i);
+        revoked_add(s, id, i * second);
+    }
+    cJSON *list = revoked_list(s);
+    assert_int_equal(cJSON_GetArraySize(list), MOST);
+    assert_string_equal(list->child->valuestring, "id-250000");
+    cJSON_Delete(list);
+    revoked_free(s);
+}
+
 static void old_ids_leave_when_purged(void **state)
 {
     (void)state;
@@ -188,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_found),
         cmocka_unit_test(the_oldest_leave_a_full_set),
+        cmocka_unit_test(a_full_set_hears_of_many_older_ids),
         cmocka_unit_test(old_ids_leave_when_purged),
         cmocka_unit_test(bounds_that_are_none_are_the_usual_ones),
         cmocka_unit_test(ids_are_exchanged),
