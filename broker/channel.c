@@ -138,7 +138,9 @@ static void connection_down(struct redis *r, const char *reason, void *arg)
     c->armed = c->tracking = c->probing = false;
     c->n_underway = 0;
     c->n_comparing = 0;
-    c->n_promoting = 0;
+    c->delayed_all_at = 0;
+    for (int i = 0; i < c->n_queues; i++)
+        c->queues[i]->promoting = false;
     for (struct lane *lane = lane_first(c); lane; lane = lane_after(lane)) {
         lane->asking = lane->again = false;
         lane->waiting = 0;
@@ -167,6 +169,7 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
     c->note_timer = evtimer_new(base, watch_jitter_over, c);
     c->retry_timer = evtimer_new(base, settle_retry, c);
     c->delayed_timer = evtimer_new(base, delayed_look, c);
+    STAILQ_INIT(&c->to_search);
     STAILQ_INIT(&c->hastened);
     c->hasten_timer = evtimer_new(base, hasten_again, c);
     c->rescue_timer = evtimer_new(base, rescue_due, c);

@@ -39,6 +39,8 @@ struct queue {
     bool consumed;   /* false once it was cancelled */
     bool registered; /* our registration names its in-flight lists: the first LMOVE may follow */
     bool paused;     /* for the whole fleet */
+    bool promoting;  /* its delayed set is being looked at */
+    int64_t delayed_at; /* boot-time µs: when something in it is due; INT64_MAX: not known */
     struct lane lanes[]; /* one for each step */
 };
 
@@ -90,11 +92,13 @@ struct channel {
 
     /* delayed */
     struct event *delayed_timer;
-    int n_promoting;
-    int64_t delayed_next; /* boot-time µs for which delayed_timer is set */
+    /* Boot-time µs: for which delayed_timer is set, and when all queues are looked at. */
+    int64_t delayed_next, delayed_all_at;
 
     /* hasten */
-    STAILQ_HEAD(, hasten) hastened; /* to be searched for a second time */
+    STAILQ_HEAD(, hasten) to_search, /* as soon as the search that is under way has ended */
+        hastened;                    /* for a second time, a little later */
+    bool searching;
     struct event *hasten_timer;
 
     /* lease */
@@ -194,7 +198,7 @@ void effect_arguments(struct argument_list *list, struct channel *c, const struc
 
 /* delayed.c */
 void delayed_look(evutil_socket_t fd, short what, void *arg);
-void delayed_expect(struct channel *c, int64_t wait); /* µs */
+void delayed_expect(struct queue *queue, int64_t wait); /* µs */
 
 /* hasten.c */
 void hasten_again(evutil_socket_t fd, short what, void *arg);

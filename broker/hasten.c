@@ -16,6 +16,9 @@
  * A worker that has not heard of it yet may be delaying such a message just then: whoever has
  * searched searches again a second later.
  *
+ * A search looks at all that is delayed. So one is under way at a time, and takes along what has
+ * come meanwhile: who revokes a thousand tasks one by one causes a few searches and not a thousand.
+ *
  * A stamp is looked for as text in the message: what only looks like it is taken, found not to be
  * revoked, and delayed again until its ETA.
  *
@@ -26,8 +29,9 @@ enum { SCAN_COUNT = 1000, CLAIM_SECONDS = 10 };
 static const int64_t AGAIN_AFTER = 1000000;
 
 struct hasten {
-    STAILQ_ENTRY(hasten) link; /* while it waits for its second search */
+    STAILQ_ENTRY(hasten) link; /* while it waits for its turn, or for its second search */
     struct channel *c;
+    struct queue *queue;
     int64_t again_at; /* boot-time µs; 0: this is the first one */
     char *set, **ids; /* sorted; of stamps: the values, as JSON */
     size_t n_ids;
@@ -67,17 +71,82 @@ static int compare_ids(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static void search_ended(struct hasten *h)
+static void sort_ids(struct hasten *h)
+{
+    qsort(h->ids, h->n_ids, sizeof *h->ids, compare_ids);
+}
+
+/* --- turns --- */
+
+static int scan(struct hasten *h, const char *cursor);
+
+static bool is_alike(const struct hasten *a, const struct hasten *b)
+{
+    bool header = a->header && b->header ? strcmp(a->header, b->header) == 0 : a->header == b->header;
+    return header && !a->again_at == !b->again_at && a->queue == b->queue;
+}
+
+/* What waits for the same search: its ids are looked for together with these. */
+static void take_along(struct hasten *h)
+{
+    for (struct hasten *other = STAILQ_FIRST(&h->c->to_search), *next; other; other = next) {
+        next = STAILQ_NEXT(other, link);
+        if (!is_alike(h, other))
+            continue;
+        STAILQ_REMOVE(&h->c->to_search, other, hasten, link);
+        h->ids = mem_realloc(h->ids, (h->n_ids + other->n_ids) * sizeof *h->ids);
+        memcpy(h->ids + h->n_ids, other->ids, other->n_ids * sizeof *h->ids);
+        h->n_ids += other->n_ids;
+        other->n_ids = 0;
+        hasten_free(other);
+    }
+    sort_ids(h);
+}
+
+static void search_next(struct channel *c)
+{
+    struct hasten *h;
+    while (!c->searching && (h = STAILQ_FIRST(&c->to_search))) {
+        STAILQ_REMOVE_HEAD(&c->to_search, link);
+        take_along(h);
+        c->searching = scan(h, "0") == 0;
+        if (!c->searching)
+            hasten_free(h);
+    }
+}
+
+static void search_queue(struct hasten *h)
 {
     struct channel *c = h->c;
-    if (h->again_at) {
+    STAILQ_INSERT_TAIL(&c->to_search, h, link);
+    search_next(c);
+}
+
+/* `again`: it went through, and is due for a second one if this was the first. */
+static void search_end(struct hasten *h, bool again)
+{
+    struct channel *c = h->c;
+    if (again && !h->again_at) {
+        h->again_at = time_boot() + AGAIN_AFTER;
+        if (STAILQ_EMPTY(&c->hastened))
+            timer_arm(c->hasten_timer, (double)AGAIN_AFTER / 1e6);
+        STAILQ_INSERT_TAIL(&c->hastened, h, link);
+    } else {
         hasten_free(h);
-        return;
     }
-    h->again_at = time_boot() + AGAIN_AFTER;
-    if (STAILQ_EMPTY(&c->hastened))
-        timer_arm(c->hasten_timer, (double)AGAIN_AFTER / 1e6);
-    STAILQ_INSERT_TAIL(&c->hastened, h, link);
+    c->searching = false;
+    search_next(c);
+}
+
+/* --- one search --- */
+
+/* After a page: the next one, until the cursor is 0 again. */
+static void search_go_on(struct hasten *h, const char *cursor)
+{
+    if (strcmp(cursor, "0") == 0)
+        search_end(h, true);
+    else if (scan(h, cursor) < 0)
+        search_end(h, false);
 }
 
 /* A member is "id/nonce". */
@@ -92,15 +161,13 @@ static bool is_wanted(const struct hasten *h, const redisReply *member)
     return wanted;
 }
 
-static void scan(struct hasten *h, const char *cursor);
-
 static void scanned(const redisReply *reply, void *arg)
 {
     struct hasten *h = arg;
     bool usable = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
                   reply->element[0]->str && reply->element[1]->type == REDIS_REPLY_ARRAY;
     if (!usable) {
-        hasten_free(h);
+        search_end(h, false);
         return;
     }
     const redisReply *members = reply->element[1];
@@ -112,15 +179,10 @@ static void scanned(const redisReply *reply, void *arg)
                                    slice_of("0"),
                                    {members->element[i]->str, members->element[i]->len}};
             redis_send(h->c->redis, NULL, NULL, 5, argv);
-            delayed_expect(h->c, 0);
+            delayed_expect(h->queue, 0);
         }
-    if (strcmp(reply->element[0]->str, "0") == 0)
-        search_ended(h);
-    else
-        scan(h, reply->element[0]->str);
+    search_go_on(h, reply->element[0]->str);
 }
-
-static void scan_stamped(struct hasten *h, const char *cursor);
 
 static void scanned_stamped(const redisReply *reply, void *arg)
 {
@@ -128,20 +190,17 @@ static void scanned_stamped(const redisReply *reply, void *arg)
     bool usable = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
                   reply->element[0]->str;
     if (!usable) {
-        hasten_free(h);
+        search_end(h, false);
         return;
     }
     if (reply->element[1]->integer > 0)
-        delayed_expect(h->c, 0);
-    if (strcmp(reply->element[0]->str, "0") == 0)
-        search_ended(h);
-    else
-        scan_stamped(h, reply->element[0]->str);
+        delayed_expect(h->queue, 0);
+    search_go_on(h, reply->element[0]->str);
 }
 
-static void scan_stamped(struct hasten *h, const char *cursor)
+static int scan_stamped(struct hasten *h, const char *cursor)
 {
-    struct argument_list list = {.bytes = BUF_INIT(1 << 24)};
+    struct argument_list list = {.bytes = BUF_INIT(SIZE_MAX / 4)};
     char *hash = mem_printf("%s.msg", h->set), count[16];
     snprintf(count, sizeof count, "%d", SCAN_COUNT);
     const char *const words[] = {h->set, hash, cursor, count, h->header};
@@ -149,20 +208,19 @@ static void scan_stamped(struct hasten *h, const char *cursor)
         arguments_text(&list, words[i]);
     for (size_t i = 0; i < h->n_ids; i++)
         arguments_text(&list, h->ids[i]);
-    if (redis_run(h->c->redis, &script_hasten_stamped, scanned_stamped, h, 2, list.n,
-                  arguments_seal(&list)) < 0)
-        hasten_free(h);
+    int code = redis_run(h->c->redis, &script_hasten_stamped, scanned_stamped, h, 2, list.n,
+                         arguments_seal(&list));
     arguments_done(&list);
     free(hash);
+    return code;
 }
 
-static void scan(struct hasten *h, const char *cursor)
+/* Non-zero: there is no connection, and nothing will be heard. */
+static int scan(struct hasten *h, const char *cursor)
 {
-    if (h->header)
-        scan_stamped(h, cursor);
-    else if (redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor,
-                         SCAN_COUNT) < 0)
-        hasten_free(h);
+    return h->header ? scan_stamped(h, cursor)
+                     : redis_sendf(h->c->redis, scanned, h, "ZSCAN %s %s COUNT %d", h->set, cursor,
+                                   SCAN_COUNT);
 }
 
 void hasten_again(evutil_socket_t fd, short what, void *arg)
@@ -173,8 +231,9 @@ void hasten_again(evutil_socket_t fd, short what, void *arg)
     int64_t now = time_boot();
     while ((h = STAILQ_FIRST(&c->hastened)) && h->again_at <= now) {
         STAILQ_REMOVE_HEAD(&c->hastened, link);
-        scan(h, "0");
+        STAILQ_INSERT_TAIL(&c->to_search, h, link);
     }
+    search_next(c);
     if (h)
         timer_arm(c->hasten_timer, (double)(h->again_at - now) / 1e6);
 }
@@ -182,6 +241,7 @@ void hasten_again(evutil_socket_t fd, short what, void *arg)
 void hasten_forget_all(struct channel *c)
 {
     struct hasten *h;
+    STAILQ_CONCAT(&c->hastened, &c->to_search);
     while ((h = STAILQ_FIRST(&c->hastened))) {
         STAILQ_REMOVE_HEAD(&c->hastened, link);
         hasten_free(h);
@@ -192,7 +252,7 @@ static void claimed(const redisReply *reply, void *arg)
 {
     struct hasten *h = arg;
     if (reply && reply->type == REDIS_REPLY_STATUS)
-        scan(h, "0");
+        search_queue(h);
     else
         hasten_free(h);
 }
@@ -219,12 +279,13 @@ static void search(struct channel *c, const char *header, const char *const *ids
     for (int q = 0; q < c->n_queues && n > 0; q++) {
         struct hasten *h = mem_zalloc(sizeof *h);
         h->c = c;
+        h->queue = c->queues[q];
         h->header = header ? mem_dup(header) : NULL;
-        h->set = mem_printf("%s{%s}.cworker.delayed", c->prefix, c->queues[q]->name);
+        h->set = mem_printf("%s{%s}.cworker.delayed", c->prefix, h->queue->name);
         h->ids = mem_alloc(n * sizeof *h->ids);
         for (h->n_ids = 0; h->n_ids < n; h->n_ids++)
             h->ids[h->n_ids] = mem_dup(ids[h->n_ids]);
-        qsort(h->ids, n, sizeof *h->ids, compare_ids);
+        sort_ids(h);
         claim(h);
     }
 }

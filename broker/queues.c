@@ -52,6 +52,7 @@ void queue_append(struct channel *c, const char *name)
     queue->routing_key = mem_dup(name);
     queue->index = c->n_queues;
     queue->consumed = true;
+    queue->delayed_at = INT64_MAX;
     for (int step = 0; step < c->n_steps; step++) {
         char suffix[16] = "";
         if (c->steps[step])

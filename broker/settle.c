@@ -189,9 +189,12 @@ void settle_abandon(struct channel *c)
 
 static void delays_expect(struct channel *c, const struct effect *effects, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        if (effects[i].kind == EFFECT_DELAY && lane_find(c, effects[i].queue, 0))
-            delayed_expect(c, effects[i].due - clock_us(CLOCK_REALTIME));
+    for (size_t i = 0; i < n; i++) {
+        const struct lane *lane =
+            effects[i].kind == EFFECT_DELAY ? lane_find(c, effects[i].queue, 0) : NULL;
+        if (lane)
+            delayed_expect(lane->queue, effects[i].due - clock_us(CLOCK_REALTIME));
+    }
 }
 
 void channel_settle(struct channel *c, struct delivery *d, const struct effect *effects,

@@ -10,6 +10,18 @@ static struct effect delayed(const char *text, const char *id)
                            .due = ((int64_t)time(NULL) + 3600) * 1000000};
 }
 
+/* How often Redis was told to, since CONFIG RESETSTAT. */
+static long calls_of(const char *command)
+{
+    redisReply *reply = ask("INFO commandstats");
+    char *name = mem_printf("cmdstat_%s:calls=", command);
+    const char *calls = strstr(reply->str, name);
+    long n = calls ? strtol(calls + strlen(name), NULL, 10) : 0;
+    free(name);
+    freeReplyObject(reply);
+    return n;
+}
+
 static void delayed_messages_come_at_once(void **state)
 {
     (void)state;
@@ -65,11 +77,61 @@ static void one_worker_searches_for_all(void **state)
     channel_hasten(w->c, ids, 2);
     channel_hasten(other->c, same, 2);
     loop_for(0.2);
-    redisReply *reply = ask("INFO commandstats");
-    assert_non_null(strstr(reply->str, "cmdstat_zscan:calls=1,"));
-    freeReplyObject(reply);
+    assert_int_equal(calls_of("zscan"), 1);
     worker_close(w);
     worker_close(other);
+}
+
+static void one_queues_delays_are_looked_for_there_alone(void **state)
+{
+    (void)state;
+    enum { DELAYED = 100 };
+    static const char *const queues[] = {"q",  "q1",  "q2",  "q3",  "q4",  "q5",  "q6",
+                                         "q7", "q8",  "q9",  "q10", "q11", "q12", "q13",
+                                         "q14", "q15", "q16", "q17", "q18", "q19", NULL};
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.queues = queues});
+    struct effect all[DELAYED];
+    int64_t now = (int64_t)time(NULL) * 1000000;
+    for (int i = 0; i < DELAYED; i++) {
+        all[i] = delayed("message", "id");
+        all[i].due = now + 1000000 + i * 5000;
+    }
+    TELL("CONFIG RESETSTAT");
+    channel_set_window(w->c, DELAYED);
+    channel_publish(w->c, all, DELAYED, settled, w);
+    double begin = seconds_now();
+    WAIT_FOR(w->n == DELAYED);
+    long seconds = (long)(seconds_now() - begin) + 1;
+    assert_in_range(calls_of("evalsha"), 1, 3 * DELAYED + 25 * seconds);
+    settle_all(w);
+    worker_close(w);
+}
+
+static void what_is_asked_for_one_by_one_is_searched_for_together(void **state)
+{
+    (void)state;
+    enum { WANTED = 300, OTHERS = 3000 };
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    struct effect *all = mem_alloc((WANTED + OTHERS) * sizeof *all);
+    char ids[WANTED][8];
+    for (int i = 0; i < WANTED; i++) {
+        snprintf(ids[i], sizeof ids[i], "%d", i);
+        all[i] = delayed("yes", ids[i]);
+    }
+    for (int i = 0; i < OTHERS; i++)
+        all[WANTED + i] = delayed("no", "other");
+    channel_publish(w->c, all, WANTED + OTHERS, settled, w);
+    WAIT_FOR(w->n_settled == 1);
+    TELL("CONFIG RESETSTAT");
+    channel_set_window(w->c, WANTED);
+    for (int i = 0; i < WANTED; i++)
+        channel_hasten(w->c, &(const char *){ids[i]}, 1);
+    WAIT_FOR(w->n == WANTED);
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), OTHERS);
+    assert_in_range(calls_of("zscan"), 1, WANTED);
+    settle_all(w);
+    free(all);
+    worker_close(w);
 }
 
 static void without_a_connection_nothing_is_found(void **state)
@@ -211,6 +273,8 @@ int main(void)
         TEST(delayed_messages_come_at_once),
         TEST(a_message_that_is_delayed_a_moment_later_comes_too),
         TEST(one_worker_searches_for_all),
+        TEST(one_queues_delays_are_looked_for_there_alone),
+        TEST(what_is_asked_for_one_by_one_is_searched_for_together),
         TEST(without_a_connection_nothing_is_found),
         TEST(leases_end_with_the_ack),
         TEST(parts_bring_their_unlock_forward),
