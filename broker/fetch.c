@@ -36,9 +36,10 @@ static void length_answered(const redisReply *reply, void *arg)
     lane->waiting = reply->integer;
     bool again = lane->again;
     lane->again = false;
-    if (again && lane_available(lane) <= 0)
+    if (lane_available(lane) > 0)
+        fetch_pump(lane->c);
+    else if (again)
         fetch_ask(lane);
-    fetch_pump(lane->c);
 }
 
 void fetch_ask(struct lane *lane)

@@ -35,8 +35,8 @@ struct rescue {
     struct rescue *next;
     struct channel *c;
     char *id, *lease_key;
-    cJSON *about; /* its registration */
-    int at, n_lists;
+    cJSON *about;      /* its registration */
+    const cJSON *list; /* that is being emptied, of those in it; NULL: all are */
     size_t n_moved;
     unsigned era;
     struct argument_list entries;
@@ -125,10 +125,15 @@ static void rescue_end(struct rescue *r)
     free(r);
 }
 
-static const char *list_name(const struct rescue *r, int list, int which)
+/* A list is [its name, that of the queue]. */
+static const char *list_name(const cJSON *list)
 {
-    const cJSON *pair = cJSON_GetArrayItem(json_get(r->about, "lists"), list);
-    return cJSON_GetStringValue(cJSON_GetArrayItem(pair, which));
+    return list->child->valuestring;
+}
+
+static const char *list_queue(const cJSON *list)
+{
+    return list->child->next->valuestring;
 }
 
 static bool rescue_failed(struct rescue *r, const redisReply *reply)
@@ -172,14 +177,14 @@ static void entries_read(const redisReply *reply, void *arg)
     if (rescue_failed(r, reply))
         return;
     if (reply->type != REDIS_REPLY_ARRAY || !reply->elements) {
-        r->at++;
+        r->list = r->list->next;
         rescue_next(r);
         return;
     }
     arguments_done(&r->entries);
     r->entries = (struct argument_list){.bytes = BUF_INIT(SIZE_MAX / 4)};
-    arguments_text(&r->entries, list_name(r, r->at, 0));
-    arguments_text(&r->entries, list_name(r, r->at, 1));
+    arguments_text(&r->entries, list_name(r->list));
+    arguments_text(&r->entries, list_queue(r->list));
     arguments_text(&r->entries, r->lease_key);
     for (size_t i = 0; i < reply->elements; i++) {
         const redisReply *entry = reply->element[i];
@@ -201,8 +206,8 @@ static void rescue_forget(struct rescue *r)
     struct argument_list list = {.bytes = BUF_INIT(1 << 24)};
     arguments_text(&list, r->c->registry_key);
     arguments_text(&list, r->lease_key);
-    for (int i = 0; i < r->n_lists; i++)
-        arguments_text(&list, list_name(r, i, 0));
+    for (const cJSON *l = json_get(r->about, "lists")->child; l; l = l->next)
+        arguments_text(&list, list_name(l));
     list.n_keys = list.n;
     arguments_text(&list, r->id);
     int code = redis_run(r->c->redis, &script_forget, forgotten, r, list.n_keys, list.n,
@@ -214,14 +219,14 @@ static void rescue_forget(struct rescue *r)
 
 static void rescue_next(struct rescue *r)
 {
-    if (r->at == r->n_lists) {
+    if (!r->list) {
         rescue_forget(r);
         return;
     }
     char last[16];
     snprintf(last, sizeof last, "%d", GIVE_BACK_MAX - 1);
     if (redis_send(r->c->redis, entries_read, r, 4,
-                   (struct slice[]){slice_of("LRANGE"), slice_of(list_name(r, r->at, 0)),
+                   (struct slice[]){slice_of("LRANGE"), slice_of(list_name(r->list)),
                                     slice_of("0"), slice_of(last)}))
         rescue_end(r);
 }
@@ -237,7 +242,7 @@ static void rescue_start(struct look *look)
     r->lease_key = mem_printf("%scworker.lease.%s", c->prefix, r->id);
     r->about = look->about;
     look->about = NULL;
-    r->n_lists = cJSON_GetArraySize(json_get(r->about, "lists"));
+    r->list = json_get(r->about, "lists")->child;
     c->rescues = r;
     if (look->gone)
         redis_send(c->redis, NULL, NULL, 2,
