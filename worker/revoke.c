@@ -47,14 +47,6 @@ static void terminate_run(struct request *r, int signal)
         r->terminated = 0;
 }
 
-static const char *find_id(const char *const *ids, size_t n, const char *id)
-{
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(ids[i], id) == 0)
-            return ids[i];
-    return NULL;
-}
-
 /* Called for each request that runs. */
 typedef void run_fn(struct request *r, void *arg);
 
@@ -68,51 +60,65 @@ static void each_run(struct worker *w, run_fn *fn, void *arg)
 }
 
 struct by_id {
-    const char *const *ids;
+    const char **ids; /* sorted */
     size_t n;
     int signal;
     cJSON *found;
 };
 
-static void found(struct by_id *by, const struct request *r)
+static int compare_ids(const void *a, const void *b)
 {
-    cJSON_AddItemToArray(by->found, cJSON_CreateString(r->message.id));
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static bool find(struct by_id *by, const struct request *r)
+{
+    bool found = bsearch(&r->message.id, by->ids, by->n, sizeof *by->ids, compare_ids);
+    if (found)
+        cJSON_AddItemToArray(by->found, cJSON_CreateString(r->message.id));
+    return found;
 }
 
 static void terminate_by_id(struct request *r, void *arg)
 {
     struct by_id *by = arg;
-    if (!find_id(by->ids, by->n, r->message.id))
-        return;
-    found(by, r);
-    terminate_run(r, by->signal);
+    if (find(by, r))
+        terminate_run(r, by->signal);
 }
 
 static void find_waiting(struct request_list *list, void *arg)
 {
-    struct by_id *by = arg;
     for (const struct request *r = list->first; r; r = r->next)
-        if (find_id(by->ids, by->n, r->message.id))
-            found(by, r);
+        find(arg, r);
+}
+
+/* What of these is in our hands; what of that runs is ended. */
+static cJSON *terminate_all(struct worker *w, const char *const *ids, size_t n, int signal)
+{
+    struct by_id by = {mem_alloc(n * sizeof *ids), n, signal, cJSON_CreateArray()};
+    for (size_t i = 0; i < n; i++)
+        by.ids[i] = ids[i];
+    qsort(by.ids, n, sizeof *by.ids, compare_ids);
+    flow_each_waiting(w, find_waiting, &by);
+    each_run(w, terminate_by_id, &by);
+    free(by.ids);
+    return by.found;
 }
 
 cJSON *flow_revoke(struct worker *w, const char *const *ids, size_t n, bool terminate, int signal)
 {
-    struct by_id by = {ids, n, signal, NULL};
+    cJSON *found = NULL;
     for (size_t i = 0; i < n; i++) {
         revoked_add(w->revoked, ids[i], worker_now(w));
         store_revoked(w, ids[i]);
     }
     revoked_share_ids(w, ids, n);
     channel_hasten(w->channel, ids, n);
-    if (terminate) {
-        by.found = cJSON_CreateArray();
-        flow_each_waiting(w, find_waiting, &by);
-        each_run(w, terminate_by_id, &by);
-    }
+    if (terminate)
+        found = terminate_all(w, ids, n, signal);
     flow_discard_revoked(w);
     worker_pump(w);
-    return by.found;
+    return found;
 }
 
 /* --- by stamps -------------------------------------------------------------------------------- */

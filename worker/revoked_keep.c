@@ -82,24 +82,31 @@ void revoked_share_ids(struct worker *w, const char *const *ids, size_t n)
     free(members);
 }
 
-static void share_stamp(struct worker *w, const char *header, const cJSON *value)
+static char *stamp_text(const char *header, const cJSON *value)
 {
     cJSON *pair = cJSON_CreateObject();
     json_set(pair, header, cJSON_Duplicate(value, true));
     char *text = json_text(pair);
-    share(w, "cworker.revoked.stamps", &(struct slice){text, strlen(text)}, 1);
-    free(text);
     cJSON_Delete(pair);
+    return text;
+}
+
+static void share_values(struct worker *w, const cJSON *header)
+{
+    size_t n = 0, most = cJSON_IsArray(header) ? (size_t)cJSON_GetArraySize(header) : 1;
+    struct slice *members = mem_alloc((most + 1) * sizeof *members);
+    for (const cJSON *v = cJSON_IsArray(header) ? header->child : header; v && n < most; v = v->next)
+        members[n++] = slice_of(stamp_text(header->string, v));
+    share(w, "cworker.revoked.stamps", members, n);
+    while (n)
+        free((char *)members[--n].at);
+    free(members);
 }
 
 void revoked_share_stamps(struct worker *w, const cJSON *headers)
 {
-    for (const cJSON *h = cJSON_IsObject(headers) ? headers->child : NULL; h; h = h->next) {
-        if (!cJSON_IsArray(h))
-            share_stamp(w, h->string, h);
-        for (const cJSON *v = cJSON_IsArray(h) ? h->child : NULL; v; v = v->next)
-            share_stamp(w, h->string, v);
-    }
+    for (const cJSON *h = cJSON_IsObject(headers) ? headers->child : NULL; h; h = h->next)
+        share_values(w, h);
 }
 
 void revoked_forget_stamps(struct worker *w)

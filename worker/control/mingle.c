@@ -12,8 +12,10 @@
 
 /* Mingle: at the start, what other workers know of revoked tasks, and their clocks. Unlike Celery's
  * the start does not wait for it: `hello` goes out, and a second later the answers are read from
- * the reply queue in one go. A kill -9 in between leaves a reply queue that expires by itself. */
+ * the reply queue, some at a time, since those of a large fleet are megabytes. A kill -9 in between
+ * leaves a reply queue that expires by itself. */
 
+enum { PAGE = 16 };
 static const struct timeval patience = {1, 0};
 
 struct mingle {
@@ -21,6 +23,7 @@ struct mingle {
     struct event *timer;     /* NULL: Redis has been asked for the answers */
     char oid[37], ticket[37];
     char *queue;
+    int n; /* nodes that have answered */
 };
 
 static void mingle_free(struct mingle *m)
@@ -61,24 +64,39 @@ static int read_answer(const struct mingle *m, const redisReply *element)
     return n;
 }
 
+static void on_answers(const redisReply *reply, void *arg);
+
+static int ask(struct mingle *m)
+{
+    struct worker *w = m->control->worker;
+    const char *prefix = w->options->settings.global_keyprefix;
+    char *key = mem_printf("%s%s", prefix ? prefix : "", m->queue);
+    int code = redis_sendf(channel_redis(w->channel), on_answers, m, "LPOP %s %d", key, PAGE);
+    free(key);
+    return code;
+}
+
 static void on_answers(const redisReply *reply, void *arg)
 {
     struct mingle *m = arg;
-    if (m->control) {
-        int n = 0;
-        for (size_t i = 0; reply && reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++)
-            n += read_answer(m, reply->element[i]);
-        if (n) {
-            log_info("mingle: sync with %d nodes", n);
-            log_info("mingle: sync complete");
-            flow_discard_revoked(m->control->worker);
-        } else {
-            log_info("mingle: all alone");
-        }
-        fanout_unbind_reply(m->control->worker->fanout, m->control->reply_exchange, m->oid,
-                            m->queue);
-        m->control->mingle = NULL;
+    if (!m->control) {
+        mingle_free(m);
+        return;
     }
+    size_t n = reply && reply->type == REDIS_REPLY_ARRAY ? reply->elements : 0;
+    for (size_t i = 0; i < n; i++)
+        m->n += read_answer(m, reply->element[i]);
+    if (n && ask(m) == 0)
+        return;
+    if (m->n) {
+        log_info("mingle: sync with %d nodes", m->n);
+        log_info("mingle: sync complete");
+        flow_discard_revoked(m->control->worker);
+    } else {
+        log_info("mingle: all alone");
+    }
+    fanout_unbind_reply(m->control->worker->fanout, m->control->reply_exchange, m->oid, m->queue);
+    m->control->mingle = NULL;
     mingle_free(m);
 }
 
@@ -86,16 +104,12 @@ static void on_patience(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct mingle *m = arg;
-    struct control *c = m->control;
-    const char *prefix = c->worker->options->settings.global_keyprefix;
-    char *key = mem_printf("%s%s", prefix ? prefix : "", m->queue);
-    if (redis_sendf(channel_redis(c->worker->channel), on_answers, m, "LRANGE %s 0 -1", key) < 0) {
-        mingle_end(c);
+    if (ask(m) < 0) {
+        mingle_end(m->control);
     } else {
         event_free(m->timer);
         m->timer = NULL;
     }
-    free(key);
 }
 
 void mingle_start(struct control *c)
