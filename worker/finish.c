@@ -453,8 +453,7 @@ void flow_give_up(struct request *r)
 static void give_up(struct delivery *d, void *worker)
 {
     struct worker *w = worker;
-    struct request *r =
-        (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
+    struct request *r = request_of(d);
     if (!waits_for_store(r))
         return;
     char *text = request_redelivery(r, false);

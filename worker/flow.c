@@ -325,8 +325,7 @@ void flow_discard_revoked(struct worker *w)
 void flow_delivery_lost(struct delivery *d, void *worker)
 {
     struct worker *w = worker;
-    struct request *r =
-        (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
+    struct request *r = request_of(d);
     r->lost = true;
     if (r->list) {
         request_list_remove(r);

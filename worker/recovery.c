@@ -186,7 +186,7 @@ static int open_parts(struct recovery *v)
 static void give_up(struct delivery *d, void *arg)
 {
     (void)arg;
-    flow_give_up((struct request *)((char *)d - __builtin_offsetof(struct request, delivery)));
+    flow_give_up(request_of(d));
 }
 
 /* As worker_run closes them, and for the same reasons. */

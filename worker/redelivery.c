@@ -65,6 +65,42 @@ static void ask_later(struct request *r)
     event_base_once(r->worker->base, -1, EV_TIMEOUT, asked_again, r, &(struct timeval){1, 0});
 }
 
+/* --- records ---------------------------------------------------------------------------------- */
+
+/* {"sends": what the task sent, borrowed}, or {} for nothing. */
+static cJSON *record_make(cJSON *sends)
+{
+    cJSON *record = cJSON_CreateObject();
+    if (sends)
+        cJSON_AddItemReferenceToObject(record, "sends", sends);
+    return record;
+}
+
+/* Takes record; caller frees. */
+static char *print_record(cJSON *record)
+{
+    char *text = json_text(record);
+    cJSON_Delete(record);
+    return text;
+}
+
+static void record_write(struct request *r, const char *text, channel_settled_fn *fn)
+{
+    channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
+                         slice_of(text), fn, r);
+}
+
+/* NULL: not readable. An earlier version of cworker wrote the list of what was sent alone. */
+static cJSON *record_parse(struct slice text)
+{
+    cJSON *record = json_parse(text.at, text.size, NULL), *sends = record;
+    if (!cJSON_IsArray(sends))
+        return record;
+    record = cJSON_CreateObject();
+    json_set(record, "sends", sends);
+    return record;
+}
+
 /* --- it has succeeded ------------------------------------------------------------------------- */
 
 /* A later version of cworker wrote what this task causes, and only such a worker can publish it.
@@ -79,17 +115,6 @@ static void leave(struct request *r)
     r->worker->has_left = true;
     r->countdown = LEAVE_SECONDS;
     flow_finish(r, OUTCOME_LEFT);
-}
-
-/* NULL: not readable. An earlier version of cworker wrote the list of what was sent alone. */
-static cJSON *record_parse(struct slice text)
-{
-    cJSON *record = json_parse(text.at, text.size, NULL), *sends = record;
-    if (!cJSON_IsArray(sends))
-        return record;
-    record = cJSON_CreateObject();
-    json_set(record, "sends", sends);
-    return record;
 }
 
 static void on_record(int code, struct slice text, void *arg)
@@ -156,26 +181,16 @@ bool redelivery_must_mark(const struct request *r)
 
 void redelivery_mark(struct request *r, channel_settled_fn *fn)
 {
-    cJSON *record = cJSON_CreateObject();
+    cJSON *record = record_make(r->sent_before);
     json_set(record, "starts", json_int(r->starts + 1));
-    if (r->sent_before)
-        cJSON_AddItemReferenceToObject(record, "sends", r->sent_before);
-    char *text = json_text(record);
-    cJSON_Delete(record);
-    channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
-                         slice_of(text), fn, r);
+    char *text = print_record(record);
+    record_write(r, text, fn);
     free(text);
 }
 
 char *redelivery_sent_before(const struct request *r)
 {
-    if (!r->sent_before)
-        return NULL;
-    cJSON *record = cJSON_CreateObject();
-    cJSON_AddItemReferenceToObject(record, "sends", r->sent_before);
-    char *text = json_text(record);
-    cJSON_Delete(record);
-    return text;
+    return r->sent_before ? print_record(record_make(r->sent_before)) : NULL;
 }
 
 /* --- what does the store say? ----------------------------------------------------------------- */
@@ -325,9 +340,7 @@ static void set_text(cJSON *object, const char *name, const char *text)
 /* {"sends", and where the end is kept "children", "end": {"outcome", "result", …}} */
 static char *record_text(const struct request *r)
 {
-    cJSON *record = cJSON_CreateObject();
-    if (r->sends)
-        cJSON_AddItemReferenceToObject(record, "sends", r->sends);
+    cJSON *record = record_make(r->sends);
     if (must_keep_end(r)) {
         cJSON *end = cJSON_CreateObject();
         set_text(end, "outcome", outcome_rows[r->outcome].name);
@@ -338,17 +351,14 @@ static char *record_text(const struct request *r)
         if (r->children)
             cJSON_AddItemReferenceToObject(record, "children", r->children);
     }
-    char *text = json_text(record);
-    cJSON_Delete(record);
-    return text;
+    return print_record(record);
 }
 
 void redelivery_record(struct request *r)
 {
     char *text = record_text(r);
     request_move(r, REQUEST_RECORDING);
-    channel_outbox_write(r->worker->channel, &r->delivery, r->message.id, r->message.delivery_tag,
-                         slice_of(text), on_recorded, r);
+    record_write(r, text, on_recorded);
     free(text);
 }
 
@@ -362,15 +372,13 @@ static void on_end_recorded(int code, void *arg)
 static void keep_end(struct delivery *d, void *worker)
 {
     (void)worker;
-    struct request *r =
-        (struct request *)((char *)d - __builtin_offsetof(struct request, delivery));
+    struct request *r = request_of(d);
     if (r->state != REQUEST_STORING || r->given_up || r->lost || r->stored || r->recorded ||
         !r->result || !must_keep_end(r))
         return;
     char *text = record_text(r);
     r->recorded = r->recording = true;
-    channel_outbox_write(r->worker->channel, d, r->message.id, r->message.delivery_tag,
-                         slice_of(text), on_end_recorded, r);
+    record_write(r, text, on_end_recorded);
     free(text);
 }
 

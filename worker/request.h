@@ -28,6 +28,8 @@
 #include "proto/message.h"
 #include "worker/outcome.h"
 
+#include <stddef.h>
+
 struct worker;
 
 #define REQUEST_STATES(X)                                                                          \
@@ -98,6 +100,11 @@ struct request {
     char *repr;                  /* of the result or the exception; only when events want it */
     int64_t run_us;
 };
+
+static inline struct request *request_of(struct delivery *d) /* that it lies in */
+{
+    return (struct request *)((char *)d - offsetof(struct request, delivery));
+}
 
 struct request *request_new(struct worker *w);
 void request_free(struct request *r);
