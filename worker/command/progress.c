@@ -1,26 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/command/progress.h"
 
+#include "proto/base/clock.h"
 #include "worker/command/command.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Drawn ten times a second at most, and first when the work has lasted that long: what is done at
  * once shows nothing. */
 
 enum { PERIOD_US = 100000, BAR_MOST = 50, TEXT_COLUMNS = 50 };
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 static int bar_columns(void)
 {
@@ -47,7 +40,7 @@ static void draw(struct progress *p)
 void progress_begin(struct progress *p, const struct options *o, const char *what, int64_t total)
 {
     const char *terminal = getenv("TERM");
-    *p = (struct progress){.what = what, .total = total, .drawn_at = now_us()};
+    *p = (struct progress){.what = what, .total = total, .drawn_at = clock_us(CLOCK_MONOTONIC)};
     p->wanted = isatty(STDERR_FILENO) && terminal && strcmp(terminal, "dumb") != 0 && !o->quiet &&
                 !command_flag(o, "json");
 }
@@ -57,7 +50,7 @@ void progress_add(struct progress *p, int64_t n)
     p->done += n;
     if (!p->wanted)
         return;
-    int64_t now = now_us();
+    int64_t now = clock_us(CLOCK_MONOTONIC);
     if (now - p->drawn_at < PERIOD_US)
         return;
     p->drawn_at = now;

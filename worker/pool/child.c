@@ -8,6 +8,7 @@
 
 #include "worker/pool/child.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "worker/task/task_run.h"
 
@@ -20,7 +21,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -56,13 +56,6 @@ struct hand {
 };
 
 static _Thread_local struct lane *own_lane;
-
-static int64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 /* --- sending --- */
 
@@ -189,7 +182,7 @@ static void hand_run(struct hand *h, const struct task_frame *f)
     hand_await_fence(h, f);
     if (!atomic_compare_exchange_strong(&lane->claims[f->place % LANE_PLACES], &job, 0))
         return;
-    int64_t started_us = now_us();
+    int64_t started_us = clock_us(CLOCK_MONOTONIC);
     atomic_store(&lane->slot.started_us, started_us);
     atomic_store(&lane->slot.job, f->job);
     if (f->flags & TASK_ANNOUNCE)
@@ -204,7 +197,7 @@ static void hand_run(struct hand *h, const struct task_frame *f)
     task_run_done(token);
     reap_strays(h->child);
 
-    int64_t ended_us = now_us();
+    int64_t ended_us = clock_us(CLOCK_MONOTONIC);
     if (h->gathered++ == 0)
         h->oldest_us = ended_us;
     if (h->gathered >= OUTCOMES_TOGETHER || ended_us - h->oldest_us > OUTCOME_MAX_AGE)

@@ -7,8 +7,9 @@
 
 #include "worker/pool/fence.h"
 
+#include "proto/base/clock.h"
+
 #include <linux/futex.h>
-#include <time.h>
 
 void fence_init(struct fence *f)
 {
@@ -52,9 +53,5 @@ bool fence_stands(const struct fence *f)
 bool fence_is_open(const struct fence *f)
 {
     int64_t until = atomic_load_explicit(&f->until, memory_order_acquire);
-    struct timespec t;
-    if (until == INT64_MAX)
-        return true;
-    clock_gettime(CLOCK_BOOTTIME, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000 < until;
+    return until == INT64_MAX || clock_us(CLOCK_BOOTTIME) < until;
 }

@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define TINY_US 500.0f /* mean run time below which a task travels in batches */
 #define PACE_WEIGHT 0.125f
@@ -24,13 +23,6 @@ enum {
     KILL_WAIT_US = 1000000, /* for killed children to be gone */
     EXIT_WAIT_US = 2000000, /* for idle children to close what their tables opened */
 };
-
-int64_t pool_now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 struct timeval pool_interval(int64_t us)
 {

@@ -6,6 +6,7 @@
  * births, their streams, their deaths), pool_watch.c (limits, stops, batches held up),
  * pool_resize.c (another number of lanes), pool_solo.c (-P solo). */
 
+#include "proto/base/clock.h"
 #include "worker/pool/zygote.h"
 
 #include <sys/queue.h>
@@ -110,7 +111,10 @@ struct pool {
     bool shutting, killing, broken;
 };
 
-int64_t pool_now_us(void);
+static inline int64_t pool_now_us(void)
+{
+    return clock_us(CLOCK_MONOTONIC);
+}
 struct timeval pool_interval(int64_t us);
 
 /* pool.c */
