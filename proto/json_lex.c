@@ -19,38 +19,6 @@ int lex_error(const struct lex *x, struct error *err)
 const uint8_t lex_specials[256] = {
     [0 ... 0x1F] = 1, ['"'] = 1, ['\\'] = 1, [0x80 ... 0xFF] = 1};
 
-size_t utf8_read(const char *text, const char *end, uint32_t *ret_point)
-{
-    const unsigned char *at = (const unsigned char *)text;
-    size_t size = *at < 0xC0 ? 0 : *at < 0xE0 ? 2 : *at < 0xF0 ? 3 : *at < 0xF5 ? 4 : 0;
-    if (!size || (size_t)(end - text) < size)
-        return 0;
-    uint32_t point = *at & (0x7Fu >> size);
-    for (size_t i = 1; i < size; i++) {
-        if ((at[i] & 0xC0) != 0x80)
-            return 0;
-        point = point << 6 | (at[i] & 0x3Fu);
-    }
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    if ((point < least[size] && !(point == 0 && size == 2)) || point > 0x10FFFF)
-        return 0;
-    *ret_point = point;
-    return size;
-}
-
-static bool is_surrogate(uint32_t point)
-{
-    return point >= 0xD800 && point <= 0xDFFF;
-}
-
-/* Text from outside: what Python's UTF-8 decoder accepts and nothing else. */
-static size_t utf8_strict(const struct lex *x)
-{
-    uint32_t point;
-    size_t size = utf8_read(x->at, x->end, &point);
-    return size && point && !is_surrogate(point) ? size : 0;
-}
-
 static size_t utf8_write(uint32_t point, char *out)
 {
     if (point && point < 0x80) {
@@ -128,7 +96,7 @@ bool lex_special(struct lex *x)
         return escape_read(x, &point);
     if ((unsigned char)*x->at < 0x20)
         return lex_fail(x, "control character in a string");
-    size_t size = utf8_strict(x);
+    size_t size = utf8_strict(x->at, x->end);
     if (!size)
         return lex_fail(x, "bad UTF-8");
     x->at += size;

@@ -8,6 +8,7 @@
  * text, and `why` and `at` tell what and where. */
 
 #include "proto/json.h"
+#include "proto/utf8.h"
 
 #include <endian.h>
 #include <string.h>
@@ -25,10 +26,6 @@ static inline struct lex lex_over(const char *text, size_t size)
 {
     return (struct lex){.at = text, .end = text + size, .start = text};
 }
-
-/* Reads one sequence of two bytes or more. C0 80 (a NUL) and surrogates pass: our trees hold them
- * so. 0 when it is no UTF-8. */
-size_t utf8_read(const char *text, const char *end, uint32_t *ret_point);
 
 /* --- strings --- */
 

@@ -60,7 +60,6 @@ struct store_entry *list_pop(struct store_list *l);
 size_t store_coalesce(struct store_entry **entries, size_t n);
 
 bool state_is_final(const char *state);
-bool text_is_utf8(const char *text, size_t size);
 /* A stamp becomes a field of the record by its own name: not when that would replace one of ours.
  */
 bool stamp_is_allowed(struct slice name);

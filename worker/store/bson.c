@@ -6,6 +6,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
+#include "proto/utf8.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +25,7 @@ static void clean_text(const char *text, bool nul_allowed, struct buf *out)
             step++;
         if (nul_allowed && step == 2 && !memcmp(text, "\xC0\x80", 2))
             buf_char(out, '\0');
-        else if (text_is_utf8(text, step))
+        else if (utf8_is_valid(text, step))
             buf_add(out, text, step);
         else
             buf_str(out, "\xEF\xBF\xBD");
@@ -36,7 +37,7 @@ static void clean_text(const char *text, bool nul_allowed, struct buf *out)
 static bool put_text(bson_t *to, const char *key, int key_size, const char *text)
 {
     size_t size = strlen(text);
-    if (text_is_utf8(text, size))
+    if (utf8_is_valid(text, size))
         return bson_append_utf8(to, key, key_size, text, (int)size);
     struct buf clean = BUF_INIT(STORE_MAX_DOCUMENT);
     clean_text(text, true, &clean);
@@ -170,9 +171,9 @@ static int check_texts(const struct store_record *r, struct error *err)
     if (r->result.at && r->result.size > STORE_MAX_DOCUMENT)
         return error_set(err, ERROR_TOO_BIG,
                          "the result has %zu bytes, MongoDB takes at most 16 MiB", r->result.size);
-    if (!text_is_utf8(r->id, strlen(r->id)))
+    if (!utf8_is_valid(r->id, strlen(r->id)))
         return error_set(err, ERROR_INVALID, "the task id is not UTF-8");
-    if (r->result.at && !text_is_utf8(r->result.at, r->result.size))
+    if (r->result.at && !utf8_is_valid(r->result.at, r->result.size))
         return error_set(err, ERROR_INVALID, "the result is not UTF-8");
     return 0;
 }

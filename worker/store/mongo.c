@@ -6,6 +6,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
+#include "proto/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -184,7 +185,7 @@ static char *read_document(void *state, const char *id, struct error *err)
     const bson_t *document;
     bson_error_t why;
     char *text = NULL;
-    if (mongo_store_connect(m, err) < 0 || !text_is_utf8(id, strlen(id)))
+    if (mongo_store_connect(m, err) < 0 || !utf8_is_valid(id, strlen(id)))
         return NULL;
     bson_t selector = BSON_INITIALIZER, opts = BSON_INITIALIZER;
     BSON_APPEND_UTF8(&selector, "_id", id);

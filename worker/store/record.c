@@ -6,6 +6,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
+#include "proto/utf8.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -195,41 +196,6 @@ size_t store_coalesce(struct store_entry **entries, size_t n)
 
 /* --- the JSON form ---------------------------------------------------------------------------- */
 
-/* The length of the sequence that starts here, 0 when it is none (overlong, surrogate, cut). */
-static size_t utf8_length(const unsigned char *at, size_t left)
-{
-    static const struct {
-        unsigned char first, last, low, high; /* of the lead byte; bounds of the second byte */
-        unsigned char length;
-    } rows[] = {
-        {0xC2, 0xDF, 0x80, 0xBF, 2}, {0xE0, 0xE0, 0xA0, 0xBF, 3}, {0xE1, 0xEC, 0x80, 0xBF, 3},
-        {0xED, 0xED, 0x80, 0x9F, 3}, {0xEE, 0xEF, 0x80, 0xBF, 3}, {0xF0, 0xF0, 0x90, 0xBF, 4},
-        {0xF1, 0xF3, 0x80, 0xBF, 4}, {0xF4, 0xF4, 0x80, 0x8F, 4},
-    };
-    if (*at < 0x80)
-        return 1;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        if (*at < rows[i].first || *at > rows[i].last)
-            continue;
-        if (left < rows[i].length || at[1] < rows[i].low || at[1] > rows[i].high)
-            return 0;
-        for (size_t k = 2; k < rows[i].length; k++)
-            if (at[k] < 0x80 || at[k] > 0xBF)
-                return 0;
-        return rows[i].length;
-    }
-    return 0;
-}
-
-bool text_is_utf8(const char *text, size_t size)
-{
-    const unsigned char *at = (const unsigned char *)text;
-    for (size_t i = 0, step; i < size; i += step)
-        if (!(step = utf8_length(at + i, size - i)))
-            return false;
-    return true;
-}
-
 bool record_text_succeeded(const char *text, size_t size)
 {
     /* Every writer of these records puts the status first; Python with a space, others maybe not.
@@ -296,9 +262,9 @@ static void print_extended(const struct store_record *r, struct buf *out)
 
 int record_print(const struct store_record *r, struct buf *out, struct error *err)
 {
-    if (!text_is_utf8(r->id, strlen(r->id)))
+    if (!utf8_is_valid(r->id, strlen(r->id)))
         return error_set(err, ERROR_INVALID, "the task id is not UTF-8");
-    if (r->result.at && !text_is_utf8(r->result.at, r->result.size))
+    if (r->result.at && !utf8_is_valid(r->result.at, r->result.size))
         return error_set(err, ERROR_INVALID, "the result is not UTF-8");
     buf_str(out, "{\"status\": ");
     json_print_string(r->state, strlen(r->state), out);

@@ -2,8 +2,8 @@
 #include "worker/task/task_private.h"
 
 #include "proto/base/mem.h"
-#include "proto/json_lex.h"
 #include "proto/repr.h"
+#include "proto/utf8.h"
 #include "worker/task/exception.h"
 
 #include <math.h>
@@ -377,9 +377,8 @@ static void make_readable(char *text)
 {
     const char *end = text + strlen(text);
     for (size_t size; *text; text += size) {
-        uint32_t point = 0x80;
-        size = (unsigned char)*text < 0x80 ? 1 : utf8_read(text, end, &point);
-        if (size == 0 || point < 0x80 || (point >= 0xD800 && point < 0xE000)) {
+        size = (unsigned char)*text < 0x80 ? 1 : utf8_strict(text, end);
+        if (size == 0) {
             *text = '?';
             size = 1;
         }
