@@ -306,6 +306,22 @@ def test_cancelled_scan_ends_its_tool(app: Celery, worker: Worker, database: Dat
     assert database.native_scans.find_one({"_id": scan})["status"] == "CANCELLED"
 
 
+def test_cancelled_scan_ends_what_its_tool_started(
+        app: Celery, cworker: Callable[..., Worker], database: Database, tmp_path: Path) -> None:
+    """The tool itself ends when it is asked to, its own program will not."""
+    testssl, told = tmp_path / "testssl", tmp_path / "pid"
+    testssl.write_text(f"#!/bin/bash\nbash -c \"trap '' TERM; echo \\$\\$ > {told}.new; mv {told}.new {told};"
+                       " sleep 600; true\" &\nwait\n")
+    testssl.chmod(0o755)
+    cworker(database=database, queues="scans", env={"CWORKER_TESTSSL": str(testssl)})
+    scan = put_scan(database, "127.0.0.1")
+    result = send(app, "execute_ssl_scan", scan)
+    wait_until(told.exists, what="the start of the program's own")
+    database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
+    assert get(result) == "CANCELLED"
+    wait_until(lambda: not is_alive(int(told.read_text())), 20, "the end of the program's own")
+
+
 def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Database,
                                        testssl: FakeTool) -> None:
     testssl.set({"*": {"hold": True}})

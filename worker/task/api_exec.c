@@ -22,8 +22,10 @@
 
 /* Programs that tasks run: argv without a shell, an environment without our secrets, everything
  * they write capped, and an end in every case. They stay in the child's process group, so that
- * whoever kills the child kills them; what they started themselves is found below them in /proc. */
+ * whoever kills the child kills them; what they started themselves is found below them in /proc, and
+ * remembered: once the program is gone it is below nobody. */
 
+enum { TREE_MAX = 64 };
 enum { SLICE_MS = 100, GRACE_US = 2000000, ERRORS_KEPT = 16 << 10, LINE_MAX_SIZE = 16 << 20 };
 
 struct program {
@@ -38,6 +40,7 @@ struct program {
     struct buf output, errors;
     int64_t deadline_us;         /* 0: none */
     int64_t kill_at_us;          /* asked to end; killed for good at this time; 0: not asked */
+    int tree[TREE_MAX], n_tree;  /* what it had started by then: descriptors of processes */
     int64_t started_us, tick_us; /* when on_tick is due */
     enum { RAN, STOPPED, TIMED_OUT, TOO_MUCH, TOO_LONG, UNWANTED } why;
 };
@@ -206,14 +209,17 @@ static int program_start(struct program *p)
 
 /* The leaves first; a parent that is still there keeps the numbers of its children from being
  * reused. */
-static void signal_tree(pid_t pid, int signal, int depth)
+static void signal_tree(struct program *p, pid_t pid, int signal, int depth)
 {
     char path[64];
+    int fd = depth && signal == SIGTERM && p->n_tree < TREE_MAX ? pidfd_open(pid, 0) : -1;
+    if (fd >= 0)
+        p->tree[p->n_tree++] = fd;
     snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
     FILE *file = depth < 32 ? fopen(path, "re") : NULL;
     int child;
     while (file && fscanf(file, "%d", &child) == 1)
-        signal_tree(child, signal, depth + 1);
+        signal_tree(p, child, signal, depth + 1);
     if (file)
         fclose(file);
     kill(pid, signal);
@@ -226,7 +232,19 @@ static void ask_to_end(struct program *p, int why)
     p->why = why;
     p->kill_at_us = clock_us(CLOCK_MONOTONIC) + GRACE_US;
     if (!p->ended)
-        signal_tree(p->pid, SIGTERM, 0);
+        signal_tree(p, p->pid, SIGTERM, 0);
+}
+
+/* Those that outlive the program that was asked to end are killed when it would have been. */
+static void end_tree(struct program *p)
+{
+    for (int i = 0; i < p->n_tree; i++) {
+        struct pollfd one = {p->tree[i], POLLIN, 0};
+        int64_t left_us = p->kill_at_us - clock_us(CLOCK_MONOTONIC);
+        if (poll(&one, 1, left_us > 0 ? (int)(left_us / 1000) + 1 : 0) != 1)
+            pidfd_send_signal(p->tree[i], SIGKILL, NULL, 0);
+        close(p->tree[i]);
+    }
 }
 
 static bool tick_refuses(struct program *p, int64_t now)
@@ -247,7 +265,7 @@ static void watch(struct program *p)
     else if (tick_refuses(p, now))
         ask_to_end(p, UNWANTED);
     if (p->kill_at_us && now >= p->kill_at_us)
-        signal_tree(p->pid, SIGKILL, 0);
+        signal_tree(p, p->pid, SIGKILL, 0);
 }
 
 static void reap(struct program *p)
@@ -344,6 +362,7 @@ static void program_run(struct program *p)
     if (p->command->on_line && !p->kill_at_us)
         give_lines(p, true);
     close_all((int[]){p->out, p->err, p->pidfd}, 3);
+    end_tree(p);
 }
 
 /* --- the whole --- */
