@@ -49,10 +49,22 @@ static void out_of_patience(evutil_socket_t fd, short what, void *arg)
     event_base_loopbreak(w->base);
 }
 
+static void store_is_late(evutil_socket_t fd, short what, void *arg);
+
+static void be_patient(struct worker *w)
+{
+    event_base_once(w->base, -1, EV_TIMEOUT, store_is_late, w, &(struct timeval){PATIENCE, 0});
+}
+
+/* With -P solo a task may still run: nobody can end it, and it is waited for. */
 static void store_is_late(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
+    if (pool_running(w->pool) > 0) {
+        be_patient(w);
+        return;
+    }
     flow_give_back_unstored(w);
     event_base_once(w->base, -1, EV_TIMEOUT, out_of_patience, w, &(struct timeval){PATIENCE, 0});
     worker_pump(w);
@@ -64,7 +76,7 @@ void worker_stop_cold(struct worker *w)
         return;
     log_warning("worker: Cold shutdown (MainProcess)");
     enter(w, WORKER_COLD);
-    event_base_once(w->base, -1, EV_TIMEOUT, store_is_late, w, &(struct timeval){PATIENCE, 0});
+    be_patient(w);
 }
 
 static void soft_is_over(evutil_socket_t fd, short what, void *arg)
@@ -150,4 +162,5 @@ void worker_hear_signals(struct worker *w, struct event *events[WORKER_SIGNALS])
     }
     mask_signals(SIG_UNBLOCK);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is as a full disk; so does Python */
 }

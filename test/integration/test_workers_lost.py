@@ -10,7 +10,7 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import chord, signature
 from celery.exceptions import ChordError
-from harness import (CWORKER, count_messages, dead_letters, descendants, get, inflight, is_alive,
+from harness import (CWORKER, TIMEOUT, count_messages, dead_letters, descendants, get, inflight, is_alive,
                      read_ledger, wait_state, wait_until)
 
 
@@ -195,6 +195,41 @@ def test_a_live_worker_rescues(app, cworker, keys, tmp_path):
     assert [get(result) for result in more] == [0.3] * 8
     assert [get(result) for result in results] == list(range(10))
     assert get(blocker) == 2.0
+
+
+def test_solo_lives_while_its_task_runs(app, cworker, keys):
+    """One process a pod, as many run Celery: nobody takes a task that lasts longer than the lease, and
+    the worker answers."""
+    options = ("-P", "solo", "--set", "worker_lease=1")
+    worker = cworker(*options, "--set", "task_track_started=true", concurrency=1)
+    result = app.send_task("demo.spin", (4.0,))
+    wait_state(result, "STARTED")
+    other = cworker(*options, concurrency=1)
+    assert app.control.ping(timeout=TIMEOUT, destination=["w1@test"]) == [{"w1@test": {"ok": "pong"}}]
+    active, = app.control.inspect(["w1@test"], timeout=TIMEOUT).active()["w1@test"]
+    assert (active["id"], active["worker_pid"]) == (result.id, worker.pid)
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    assert get(result) == 4.0
+    assert result.id not in other.log
+    wait_until(lambda: not inflight(keys), what="an empty in-flight list")
+
+
+def test_solo_waits_for_what_it_cannot_end(app, cworker, keys):
+    """A cold stop asks the task to end, which goes back; one that does not look ends by itself."""
+    worker = cworker("-P", "solo", "--set", "task_track_started=true", concurrency=1)
+    asked = app.send_task("demo.sleep", (600,))
+    wait_state(asked, "STARTED")
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert count_messages(keys) == 1
+    keys.delete("celery")
+
+    worker = cworker("-P", "solo", "--set", "task_track_started=true", concurrency=1)
+    deaf = app.send_task("demo.spin", (2.0,))
+    wait_state(deaf, "STARTED")
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert (deaf.state, count_messages(keys), inflight(keys)) == ("SUCCESS", 0, [])
 
 
 def test_restarted_worker_takes_its_own_back_at_once(app, cworker, keys):

@@ -15,6 +15,7 @@
 
 #include "tasks/cworker.h"
 
+#include <event2/thread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -297,6 +298,7 @@ static void rig_open(struct pool_options options)
     rig->options = options;
     rig->zygote = zygote_start(&options);
     assert_non_null(rig->zygote);
+    evthread_use_pthreads(); /* -P solo tells the loop from a thread */
     rig->base = event_base_new();
     rig->tick = event_new(rig->base, -1, EV_PERSIST, on_tick, NULL);
     rig->pool = pool_open(rig->base, rig->zygote, &options, &handlers);

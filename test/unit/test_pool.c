@@ -454,9 +454,71 @@ static void test_solo(void **state)
     assert_true(job(j)->pid == getpid() && job(j)->starts == 1 && job(j)->states == 1);
     assert_true(rig->rooms > 0);
     assert_false(pool_terminate(rig->pool, j, SIGTERM));
+    for (int i = 0; i < 300; i++)
+        assert_string_equal(run(i % 2 ? DO_STATE : DO_RETURN, "again")->text, "again");
+    assert_int_equal(run(DO_BIG, "")->size, BIG);
+    rig_close();
+}
+
+/* The loop turns while the task runs, may ask it to end, and cannot do more. */
+static void test_solo_runs_beside_the_loop(void **state)
+{
+    (void)state;
+    pid_t pid;
+    int64_t started;
+    rig_open((struct pool_options){.kind = POOL_SOLO, .concurrency = 1});
+    uint64_t j = submit(DO_SLEEP, "90000");
+    UNTIL(job(j)->starts);
+    assert_true(pool_job_runs(rig->pool, j, &pid, &started) && pid == getpid());
+    assert_false(pool_job_runs(rig->pool, j + 1, &pid, &started));
+    assert_false(pool_terminate(rig->pool, j, SIGTERM));
+    pool_recall(rig->pool);
+    turn();
+    assert_int_equal(job(j)->losses, 0);
+    pool_stop(rig->pool, j + 1, CW_REVOKED);
+    turn();
+    assert_int_equal(pool_running(rig->pool), 1);
+    pool_stop(rig->pool, j, CW_REVOKED);
+    UNTIL(job(j)->outcomes);
+    assert_int_equal(job(j)->kind, RESULT_FAILURE);
+    assert_int_equal(run(DO_SLEEP, "1")->kind, RESULT_SUCCESS); /* that stop was not for it */
+
+    j = submit(DO_SLEEP, "90000");
+    UNTIL(job(j)->starts);
+    pool_shut(rig->pool, true);
+    UNTIL(job(j)->outcomes);
+    rig_close();
+
+    rig_open((struct pool_options){.kind = POOL_SOLO, .concurrency = 1});
+    j = submit(DO_SLEEP, "90000");
+    UNTIL(job(j)->starts);
+    rig_close(); /* asks it to end, and tells nobody of it */
+}
+
+static void test_solo_begins_with_the_lease_only(void **state)
+{
+    (void)state;
+    rig_open((struct pool_options){.kind = POOL_SOLO, .concurrency = 1});
+    pool_begin_until(rig->pool, 0);
+    uint64_t j = submit(DO_RETURN, "late");
+    turn();
+    assert_int_equal(job(j)->starts, 0);
+    pool_begin_until(rig->pool, INT64_MAX);
+    UNTIL(job(j)->outcomes);
+
+    pool_begin_until(rig->pool, 0);
+    j = submit(DO_RETURN, "comes back");
+    pool_recall(rig->pool);
+    UNTIL(job(j)->losses);
+    assert_int_equal(job(j)->why, POOL_UNSTARTED);
+    j = submit(DO_RETURN, "is revoked");
+    assert_true(pool_terminate(rig->pool, j, SIGTERM));
+    UNTIL(job(j)->losses);
+    assert_int_equal(job(j)->why, POOL_UNSTARTED);
     j = submit(DO_RETURN, "waits");
     pool_shut(rig->pool, true);
     assert_int_equal(job(j)->why, POOL_UNSTARTED);
+    assert_int_equal(atomic_load(&seen->runs[j]), 0);
     rig_close();
 }
 
@@ -693,6 +755,8 @@ int main(void)
         cmocka_unit_test_teardown(test_threads, clean_up),
         cmocka_unit_test_teardown(test_threads_retire, clean_up),
         cmocka_unit_test_teardown(test_solo, clean_up),
+        cmocka_unit_test_teardown(test_solo_runs_beside_the_loop, clean_up),
+        cmocka_unit_test_teardown(test_solo_begins_with_the_lease_only, clean_up),
         cmocka_unit_test_teardown(test_shut, clean_up),
         cmocka_unit_test_teardown(test_zygote_dies, clean_up),
         cmocka_unit_test_teardown(test_zygotes_orphans_begin_nothing, clean_up),

@@ -74,7 +74,7 @@ static struct job **bucket_of(const struct pool *p, uint64_t number)
 
 struct job *job_find(const struct pool *p, uint64_t number)
 {
-    struct job *j = p->solo ? NULL : *bucket_of(p, number);
+    struct job *j = *bucket_of(p, number);
     while (j && j->number != number)
         j = j->chain;
     return j;
@@ -372,7 +372,9 @@ void pool_submit(struct pool *p, const struct task_frame *f)
 
 void pool_begin_until(struct pool *p, int64_t until)
 {
-    if (p->zygote->shared)
+    if (p->solo)
+        solo_begin_until(p, until);
+    else
         fence_move(&p->zygote->shared->fence, until);
 }
 
@@ -401,8 +403,10 @@ static bool job_take_back(struct pool *p, struct job *j)
 void pool_recall(struct pool *p)
 {
     struct pool_child *c;
-    if (p->solo)
+    if (p->solo) {
+        solo_take_back(p);
         return;
+    }
     backlog_return(p);
     LIST_FOREACH(c, &p->children, link) {
         for (int i = 0; i < c->n_lanes; i++) {
@@ -417,6 +421,10 @@ void pool_recall(struct pool *p)
 
 void pool_stop(struct pool *p, uint64_t job, unsigned stop)
 {
+    if (p->solo) {
+        solo_stop(p, job, stop);
+        return;
+    }
     struct job *j = job_find(p, job);
     if (j && !job_take_back(p, j))
         stop_tell(j->lane, j, stop);
@@ -424,6 +432,8 @@ void pool_stop(struct pool *p, uint64_t job, unsigned stop)
 
 bool pool_terminate(struct pool *p, uint64_t job, int signal)
 {
+    if (p->solo)
+        return solo_terminate(p, job);
     struct job *j = job_find(p, job);
     if (!j)
         return false;
@@ -463,10 +473,12 @@ int pool_counts(const struct pool *p, uint64_t *counts, int max)
 bool pool_job_runs(const struct pool *p, uint64_t job, pid_t *ret_pid, int64_t *ret_started)
 {
     const struct job *j = p->solo ? NULL : job_find(p, job);
-    const struct slot *slot = j && j->lane && j->lane->share ? &j->lane->share->slot : NULL;
-    if (!slot || atomic_load(&slot->job) != job)
+    if (!p->solo && !(j && j->lane && j->lane->share))
         return false;
-    *ret_pid = j->lane->child->pid;
+    const struct slot *slot = p->solo ? solo_slot(p) : &j->lane->share->slot;
+    if (atomic_load(&slot->job) != job)
+        return false;
+    *ret_pid = p->solo ? getpid() : j->lane->child->pid;
     *ret_started = atomic_load(&slot->started_us);
     return true;
 }
@@ -506,7 +518,7 @@ void pool_shut(struct pool *p, bool kill)
     p->shutting = true;
     if (p->solo) {
         if (kill)
-            solo_end_waiting(p);
+            solo_end(p);
         return;
     }
     p->killing |= kill;

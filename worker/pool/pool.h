@@ -55,6 +55,7 @@ struct zygote;
  * child side never returns. NULL: errno says why not. With POOL_SOLO no process is made. */
 struct zygote *zygote_start(const struct pool_options *options);
 
+/* With POOL_SOLO the base was made after evthread_use_pthreads(). */
 struct pool *pool_open(struct event_base *base, struct zygote *zygote,
                        const struct pool_options *options, const struct pool_handlers *handlers);
 
@@ -84,8 +85,10 @@ int pool_counts(const struct pool *p, uint64_t *counts, int max);
 
 /* Asks idle children to exit and waits for none; with `kill`, ends all of them and their programs
  * now: running jobs come back as POOL_TERMINATED, queued ones as POOL_UNSTARTED, before it
- * returns. */
+ * returns. With POOL_SOLO what runs is only asked to end (CW_SHUTDOWN). */
 void pool_shut(struct pool *p, bool kill);
-void pool_close(struct pool *p); /* after pool_shut: reaps the zygote too */
+/* After pool_shut: reaps the zygote too. With POOL_SOLO it waits for what runs, whose outcome is
+ * told to nobody. */
+void pool_close(struct pool *p);
 
 #endif

@@ -147,6 +147,7 @@ void pool_take_notes(struct pool *p);
 void watch_job(struct pool_lane *l, const struct job *j); /* sent just now */
 void watch_batches(struct pool *p);
 size_t lane_peek(struct pool *p, const struct lane *l); /* outcomes not yet sent, into p->peek */
+void slot_stop(struct slot *slot, uint64_t job, unsigned stop);
 void stop_tell(struct pool_lane *l, struct job *j, unsigned stop);
 void stop_clear(struct pool_lane *l, const struct job *j);
 void limit_fired(evutil_socket_t fd, short what, void *lane);
@@ -155,8 +156,13 @@ void batch_fired(evutil_socket_t fd, short what, void *pool);
 /* pool_solo.c */
 void solo_open(struct pool *p);
 void solo_submit(struct pool *p, const struct task_frame *f);
+void solo_begin_until(struct pool *p, int64_t until);
+bool solo_take_back(struct pool *p); /* what has not begun; false: nothing was */
+void solo_stop(struct pool *p, uint64_t job, unsigned stop);
+bool solo_terminate(struct pool *p, uint64_t job); /* one that has not begun; else false */
 int solo_running(const struct pool *p);
-void solo_end_waiting(struct pool *p);
-void solo_close(struct pool *p);
+const struct slot *solo_slot(const struct pool *p);
+void solo_end(struct pool *p); /* returns what has not begun, asks what runs to end */
+void solo_close(struct pool *p); /* waits for the end of what runs */
 
 #endif

@@ -25,19 +25,23 @@ static void stop_wake(struct slot *slot)
     syscall(SYS_futex, &slot->stop, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+void slot_stop(struct slot *slot, uint64_t job, unsigned stop)
+{
+    if (atomic_load(&slot->stop_job) != job)
+        atomic_store(&slot->stop, CW_GO);
+    atomic_store(&slot->stop_job, job);
+    atomic_store(&slot->stop, stop);
+    stop_wake(slot);
+}
+
 /* Wakes the job's own sleeps by the futex and any other wait by a signal without effect. */
 void stop_tell(struct pool_lane *l, struct job *j, unsigned stop)
 {
-    struct slot *slot = &l->share->slot;
     pid_t pid = atomic_load(&l->share->pid), tid = atomic_load(&l->share->tid);
     if (stop == CW_GO)
         return;
     j->stopped = true;
-    if (atomic_load(&slot->stop_job) != j->number)
-        atomic_store(&slot->stop, CW_GO);
-    atomic_store(&slot->stop_job, j->number);
-    atomic_store(&slot->stop, stop);
-    stop_wake(slot);
+    slot_stop(&l->share->slot, j->number, stop);
     if (pid > 0 && tid > 0)
         syscall(SYS_tgkill, pid, tid, SIGUSR1);
 }

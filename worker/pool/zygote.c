@@ -86,6 +86,7 @@ static void child_begin(const struct nursery *n, const struct zygote_request *r,
     signal_set(SIGINT, SIG_IGN);
     signal_set(SIGHUP, SIG_IGN); /* main reopens its log */
     signal_set(SIGPIPE, SIG_IGN);
+    signal_set(SIGXFSZ, SIG_IGN);
     signal_set(SIGUSR1, signal_noop);
     prctl(PR_SET_NAME, "cworker: pool");
     char name[40];
