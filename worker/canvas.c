@@ -69,9 +69,11 @@ static void set_chord(cJSON *options, const struct membership *m)
                                             : cJSON_Duplicate(m->chord, true));
 }
 
+/* What is there already stays: `text` may be it, and be wanted for the members of a group yet. */
 static void set_text(cJSON *options, const char *name, const char *text)
 {
-    if (text)
+    const char *known = json_get_string(options, name);
+    if (text && (!known || strcmp(known, text) != 0))
         json_set(options, name, cJSON_CreateString(text));
 }
 
@@ -232,16 +234,14 @@ static cJSON *unroll_single(cJSON *signature)
 /* The chain's own callbacks go to its last task, its errbacks to all. Takes chain. */
 static cJSON *unchain(cJSON *chain)
 {
-    const cJSON *options = json_get(chain, "options");
-    cJSON *tasks = take_tasks(chain), *options_copy = cJSON_Duplicate(options, true);
-    const cJSON *links = option_list(options_copy, "link");
-    const cJSON *errbacks = option_list(options_copy, "link_error");
+    cJSON *tasks = take_tasks(chain), *options = signature_options(chain);
+    const cJSON *links = option_list(options, "link");
+    const cJSON *errbacks = option_list(options, "link_error");
     for (const cJSON *link = links->child; link && tasks->child; link = link->next)
         canvas_link(tasks->child->prev, link);
     for (const cJSON *errback = errbacks->child; errback; errback = errback->next)
         for (cJSON *task = tasks->child; task; task = task->next)
             canvas_link_error(task, errback);
-    cJSON_Delete(options_copy);
     cJSON_Delete(chain);
     return tasks;
 }

@@ -196,6 +196,33 @@ static cJSON *signature(const char *format, ...)
     "{\"task\": \"celery.chain\", \"subtask_type\": \"chain\", \"kwargs\": {\"tasks\": ["               \
     tasks "]}, \"options\": {\"link\": [{\"task\": \"t\"}]}}"
 
+static void members_of_a_body_have_the_chords_root(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "[[1], {}, {\"callbacks\": [{\"task\": \"celery.chord\", \"subtask_type\": \"chord\", "
+        "\"kwargs\": {\"header\": [{\"task\": \"t\"}], "
+        "\"body\": {\"task\": \"celery.group\", \"subtask_type\": \"group\", \"kwargs\": "
+        "{\"tasks\": [{\"task\": \"t\"}, {\"task\": \"t\"}, {\"task\": \"t\"}]}}}}]}]";
+    struct message m = {.id = "2b8ebb86-4d8f-4a7c-bf41-4e0d0a4b3a10",
+                        .task = "t",
+                        .group_index = -1,
+                        .root_id = "5f0a4a8c-0b8e-4b6c-8d52-9d6ad1c1f0b7",
+                        .body = {text, sizeof text - 1}};
+    struct message part;
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
+    sent(c.canvas.sends, 0, &part);
+    cJSON *body = body_of(&part);
+    const cJSON *members = canvas_tasks(json_get(cJSON_GetArrayItem(body, 2), "chord")), *member;
+    assert_int_equal(cJSON_GetArraySize(members), 3);
+    cJSON_ArrayForEach(member, members)
+        assert_string_equal(json_get_string(json_get(member, "options"), "root_id"), m.root_id);
+    cJSON_Delete(body);
+    message_done(&part);
+    done(&c);
+}
+
 /* More would be deeper than anybody reads, and each step would cost as much as all before it. */
 static void the_last_of_a_long_chain_knows_its_nearest_ancestors(void **state)
 {
@@ -244,6 +271,7 @@ int main(void)
         cmocka_unit_test(several_callbacks_are_one_group),
         cmocka_unit_test(an_errback_gets_the_failed_id),
         cmocka_unit_test(a_group_before_a_step_is_a_chord),
+        cmocka_unit_test(members_of_a_body_have_the_chords_root),
         cmocka_unit_test(the_last_of_a_long_chain_knows_its_nearest_ancestors),
         cmocka_unit_test(chains_of_nothing_are_followed_by_nothing),
     };
