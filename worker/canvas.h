@@ -56,6 +56,9 @@ void canvas_link_error(cJSON *signature, const cJSON *errback);
 /* Sets an option; takes value. */
 void canvas_set(cJSON *signature, const char *name, cJSON *value);
 bool canvas_is(const cJSON *signature, const char *type); /* "chain", "group", "chord" */
+/* Is it a signature, with all that it holds? Applying asks; all else here takes it for one. */
+bool canvas_is_sound(const cJSON *signature);
+bool canvas_are_sound(const cJSON *list); /* all of them; NULL: there are none */
 /* The signatures of a chain, a group, or a chord's header. */
 cJSON *canvas_tasks(const cJSON *signature);
 

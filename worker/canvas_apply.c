@@ -525,8 +525,6 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const struct gi
                        struct error *err)
 {
     cJSON *body = json_get(json_get(signature, "kwargs"), "body"), *tasks = canvas_tasks(signature);
-    if (!cJSON_IsObject(body))
-        return error_set(err, ERROR_INVALID, "a chord has no body");
     cJSON *options = merge(json_get(signature, "options"), given->over);
     cJSON *all = args_of(signature, given->args), *kwargs = header_kwargs(signature, given->kwargs);
     char id[37] = "";
@@ -577,26 +575,33 @@ static int apply(const struct canvas *c, cJSON *signature, const struct given *g
     return error_set(err, ERROR_UNSUPPORTED, "a signature of type %s is not known", type);
 }
 
+static int no_signature(struct error *err)
+{
+    return error_set(err, ERROR_INVALID, "a signature is none, or holds what is none");
+}
+
 int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *args,
                  const cJSON *options, struct error *err)
 {
+    if (!canvas_is_sound(signature))
+        return no_signature(err);
     cJSON *copy = cJSON_Duplicate(signature, true);
-    int code = cJSON_IsObject(copy)
-                   ? apply(c, copy, &(struct given){.args = args, .over = options}, err)
-                   : error_set(err, ERROR_INVALID, "a signature is no object");
+    int code = apply(c, copy, &(struct given){.args = args, .over = options}, err);
     cJSON_Delete(copy);
     return code;
 }
 
 int canvas_apply_last(const struct canvas *c, cJSON *signature, struct error *err)
 {
-    return cJSON_IsObject(signature) ? apply(c, signature, &(struct given){0}, err)
-                                     : error_set(err, ERROR_INVALID, "a signature is no object");
+    return canvas_is_sound(signature) ? apply(c, signature, &(struct given){0}, err)
+                                      : no_signature(err);
 }
 
 int canvas_apply_group(const struct canvas *c, const cJSON *signatures, const cJSON *args,
                        const cJSON *options, struct error *err)
 {
+    if (!canvas_are_sound(signatures))
+        return no_signature(err);
     cJSON *tasks = cJSON_Duplicate(signatures, true);
     cJSON *of_group = options ? cJSON_Duplicate(options, true) : cJSON_CreateObject();
     int code = send_group(c, tasks, &(struct given){.args = args}, of_group, false, err);

@@ -41,9 +41,12 @@ int continuation_check(const struct message *m, struct error *err)
         if (part && !cJSON_IsNull(part) && !cJSON_IsArray(part))
             code = error_set(err, ERROR_INVALID, "body: %s is no list", parts[i]);
         for (const cJSON *s = part ? part->child : NULL; s && code == 0; s = s->next)
-            if (!json_get_string(s, "task"))
+            if (!json_get_string(s, "task") || !canvas_is_sound(s))
                 code = error_set(err, ERROR_INVALID, "body: %s holds no signature", parts[i]);
     }
+    const cJSON *chord = json_get(embed_of(body), "chord");
+    if (code == 0 && chord && !cJSON_IsNull(chord) && !canvas_is_sound(chord))
+        code = error_set(err, ERROR_INVALID, "body: chord is no signature");
     cJSON_Delete(body);
     return code;
 }
@@ -275,8 +278,10 @@ static cJSON *append_chain(cJSON *signature, const cJSON *chain, int nesting)
 int continuation_replace(const struct continuation *c, const cJSON *signature, struct error *err)
 {
     const struct message *m = c->message;
-    const cJSON *steps = canvas_is(signature, "chain") ? canvas_tasks(signature) : NULL;
-    if (steps && !steps->child)
+    const cJSON *steps = canvas_tasks(signature);
+    if (!canvas_is_sound(signature))
+        return error_set(err, ERROR_INVALID, "a task cannot be replaced by what is no signature");
+    if (canvas_is(signature, "chain") && (!steps || !steps->child))
         return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
     cJSON *body = json_parse(m->body.at, m->body.size, NULL),
           *copy = cJSON_Duplicate(signature, true);
@@ -304,6 +309,8 @@ int continuation_add_to_chord(const struct continuation *c, const cJSON *signatu
     const struct message *m = c->message;
     if (!c->canvas.counts_chords)
         return error_set(err, ERROR_UNSUPPORTED, "Backend does not support add_to_chord");
+    if (!canvas_is_sound(signature))
+        return error_set(err, ERROR_INVALID, "what is no signature cannot be part of a chord");
     cJSON *body = json_parse(m->body.at, m->body.size, NULL),
           *copy = cJSON_Duplicate(signature, true);
     canvas_set(copy, "group_id", cJSON_CreateString(m->group));
@@ -312,12 +319,15 @@ int continuation_add_to_chord(const struct continuation *c, const cJSON *signatu
     canvas_set(copy, "chord", cJSON_Duplicate(json_get(embed_of(body), "chord"), true));
     canvas_set(copy, "root_id", cJSON_CreateString(m->root_id ? m->root_id : m->id));
     cJSON *tuple = canvas_freeze(copy, NULL, m->root_id ? m->root_id : m->id, c->canvas.ids);
-    cJSON *row = cJSON_CreateObject();
-    json_set(row, "group", cJSON_CreateString(m->group));
-    json_set(row, "added", cJSON_Duplicate(cJSON_GetArrayItem(tuple->child, 0), true));
-    cJSON_AddItemToArray(c->canvas.prepares, row);
+    int code = tuple ? canvas_apply(&c->canvas, copy, NULL, NULL, err)
+                     : error_set(err, ERROR_INVALID, "an empty chain cannot be part of a chord");
+    if (code == 0) {
+        cJSON *row = cJSON_CreateObject();
+        json_set(row, "group", cJSON_CreateString(m->group));
+        json_set(row, "added", cJSON_Duplicate(cJSON_GetArrayItem(tuple->child, 0), true));
+        cJSON_AddItemToArray(c->canvas.prepares, row);
+    }
     cJSON_Delete(tuple);
-    int code = canvas_apply(&c->canvas, copy, NULL, NULL, err);
     cJSON_Delete(copy);
     cJSON_Delete(body);
     return code;
