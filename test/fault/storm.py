@@ -394,7 +394,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--mongo", action="store_true", help="results in MongoDB, killed as well")
     parser.add_argument("--no-chords", action="store_true")
-    parser.add_argument("--pool", default="prefork", choices=["prefork", "threads"])
+    parser.add_argument("--pool", default="prefork", choices=["prefork", "threads", "solo"])
     parser.add_argument("--python", action="store_true", help="a Python worker on the same queue")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
