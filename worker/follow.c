@@ -24,6 +24,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Redis takes a million words as one command, and each message is some of them. */
+enum { SENDS_MOST = 100000 };
+
+static int check_sends(const struct request *r, struct error *err)
+{
+    int n = cJSON_GetArraySize(r->sends);
+    return n <= SENDS_MOST
+               ? 0
+               : error_set(err, ERROR_TOO_BIG, "%d messages: with one task at most %d are sent", n,
+                           SENDS_MOST);
+}
+
 /* An errback with two arguments or more takes (request, exc, traceback). */
 static bool takes_error(const char *task)
 {
@@ -117,7 +129,7 @@ static int add_messages(struct request *r, enum outcome outcome, struct error *e
     c.canvas.children = NULL;
     if (code == 0 && failed(outcome))
         code = continuation_failed(&c, slice_of(r->result), r->traceback, err);
-    return code;
+    return code ? code : check_sends(r, err);
 }
 
 /* A store that counts hears of it; else the broker counts, with the ack, for the task that
@@ -352,9 +364,9 @@ void follow_send_body(struct request *r, const cJSON *body, cJSON *results)
     cJSON *args = cJSON_CreateArray();
     cJSON_AddItemToArray(args, results);
     int n = cJSON_GetArraySize(r->sends);
-    if (canvas_apply(&c.canvas, body, args, NULL, &err) < 0) {
-        while (cJSON_GetArraySize(r->sends) > n)
-            cJSON_DeleteItemFromArray(r->sends, n);
+    if (canvas_apply(&c.canvas, body, args, NULL, &err) < 0 || check_sends(r, &err) < 0) {
+        for (int more = cJSON_GetArraySize(r->sends); more > n; more--)
+            cJSON_Delete(cJSON_DetachItemViaPointer(r->sends, r->sends->child->prev));
         char *why = exception_text("builtins", "ValueError", err.text);
         char *repr = follow_exception_repr(why);
         char *message = mem_printf("Callback error: %s", repr);

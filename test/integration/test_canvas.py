@@ -311,3 +311,11 @@ def test_ten_thousand_parts(redis_app: Celery, cworker: Callable[..., Worker]) -
     cworker()
     body = get(redis_app.send_task("demo.fan_out", args=(10000,)))
     assert get(AsyncResult(body, app=redis_app)) == 49995000
+
+
+def test_more_parts_than_one_step_takes(redis_app: Celery, cworker: Callable[..., Worker]) -> None:
+    """Redis hangs up on commands of a million words, for ever: the task fails instead."""
+    cworker()
+    with pytest.raises(NotImplementedError, match="at most 100000"):
+        get(redis_app.send_task("demo.fan_out", args=(100001,)))
+    assert get(redis_app.send_task("demo.add", args=(1, 2))) == 3
