@@ -171,6 +171,15 @@ static void add_parts(struct request *r, enum outcome outcome)
     cJSON_Delete(ends);
 }
 
+/* None of it leaves: the result must not name it, nor the store wait for it. */
+static void drop_messages(struct request *r)
+{
+    cJSON_Delete(r->sends);
+    cJSON_Delete(r->children);
+    cJSON_Delete(r->prepares);
+    r->sends = r->children = r->prepares = NULL;
+}
+
 enum outcome follow_add(struct request *r, enum outcome outcome)
 {
     struct error err = {0};
@@ -181,8 +190,7 @@ enum outcome follow_add(struct request *r, enum outcome outcome)
     if (sends && !r->recorded && add_messages(r, outcome, &err) < 0) {
         log_error("Task %s[%s]: what should follow it cannot be sent: %s", request_name(r),
                   request_id(r), err.text);
-        cJSON_Delete(r->sends);
-        r->sends = NULL;
+        drop_messages(r);
         if (!failed(outcome)) {
             request_raise(r, exception_text("builtins", "NotImplementedError", err.text));
             return follow_add(r, OUTCOME_FAILED);

@@ -316,6 +316,8 @@ def test_ten_thousand_parts(redis_app: Celery, cworker: Callable[..., Worker]) -
 def test_more_parts_than_one_step_takes(redis_app: Celery, cworker: Callable[..., Worker]) -> None:
     """Redis hangs up on commands of a million words, for ever: the task fails instead."""
     cworker()
+    sent = redis_app.send_task("demo.fan_out", args=(100001,))
     with pytest.raises(NotImplementedError, match="at most 100000"):
-        get(redis_app.send_task("demo.fan_out", args=(100001,)))
+        get(sent)
+    assert not sent.children
     assert get(redis_app.send_task("demo.add", args=(1, 2))) == 3
