@@ -234,6 +234,15 @@ static const char *where_to_begin(const struct feed *f)
     return url && feed_is_same_origin(f, url) ? url : first_page(f);
 }
 
+/* Pages that lead in a circle come to a page that was marked: the first, second, fourth … one. */
+static bool is_circle(const char **mark, int page, const char *url)
+{
+    bool met = *mark && strcmp(*mark, url) == 0;
+    if ((page & (page - 1)) == 0)
+        *mark = url;
+    return met;
+}
+
 int feed_read_otx(struct feed *f)
 {
     struct otx *o = cw_alloc(f->t, sizeof *o);
@@ -244,14 +253,16 @@ int feed_read_otx(struct feed *f)
     o->f = f;
     if (since)
         snprintf(o->modified, sizeof o->modified, "%s", since);
-    const char *url = where_to_begin(f);
+    const char *url = where_to_begin(f), *mark = NULL;
     for (int page = 1; url; page++) {
+        if (is_circle(&mark, page, url))
+            return cw_problem(f->t, false, "ValueError", "the pages lead in a circle");
         f->resume_at = url;
         f->resume_newest = cw_printf(f->t, "%s", o->modified);
         while (read_page(o, url) < 0)
             if (!(url = smaller_page(o, url)))
                 return -1;
-        if (*o->next && (!feed_is_same_origin(f, o->next) || strcmp(o->next, url) == 0))
+        if (*o->next && !feed_is_same_origin(f, o->next))
             return cw_problem(f->t, false, "ValueError", "the next page is not the feed's own");
         if (page == PAGES_MAX)
             return cw_problem(f->t, false, "ValueError", "more than %d pages", PAGES_MAX);

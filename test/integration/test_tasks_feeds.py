@@ -490,6 +490,19 @@ def test_otx_next_page_elsewhere(app: Celery, worker: Any, db: Database,
         fetch(app, "otx")
 
 
+@pytest.mark.parametrize("after", [{1: 1}, {1: 2, 2: 1}, {1: 2, 2: 3, 3: 4, 4: 5, 5: 3}])
+def test_otx_pages_in_a_circle(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                               after: dict[int, int]) -> None:
+    def page(query: dict[str, str], headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        url = f"{feeds.url}/p?page={after[int(query['page'])]}"
+        return 200, {}, json.dumps({"results": [], "next": url}).encode()
+    feeds.routes["/p"] = page
+    add_feed(db, "otx", "otx", feeds.url + "/p", secret="OTX")
+    with pytest.raises(ValueError, match="circle"):
+        fetch(app, "otx")
+    assert len(feeds.requests) < 20 and not db.threat_feeds.find_one().get("resume")
+
+
 def test_cut_json(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     body = json.dumps({"results": otx_pulses(2), "next": None}).encode()
     add_feed(db, "otx", "otx", feeds.serve("/p", body[:-40]), secret="OTX")
