@@ -18,6 +18,7 @@ struct control {
 };
 
 enum { SLOTS = 4096, MAX_CONTROLS = 100000 };
+static const int64_t hour_ms = 3600000; /* no count takes longer */
 
 struct refresh {
     cw_task *t;
@@ -202,6 +203,13 @@ static void put_framework(bson_t *set, struct control *const *first, size_t n)
     put_controls(set, first, n);
 }
 
+/* Of a count before this one, or of a clock that was ahead. */
+static void match_older(bson_t *filter, const char *than, int64_t time)
+{
+    BCON_APPEND(filter, "refreshed_at", "{", "$not", "{", than, BCON_DATE_TIME(time), "$lt",
+                BCON_DATE_TIME(time + hour_ms), "}", "}");
+}
+
 /* Where a later count is there, the upsert finds its key taken. */
 static int store_framework(struct refresh *r, const bson_value_t *team, struct mongo_bulk *bulk,
                            size_t first, size_t n)
@@ -209,8 +217,7 @@ static int store_framework(struct refresh *r, const bson_value_t *team, struct m
     bson_t key = BSON_INITIALIZER, update = BSON_INITIALIZER, set;
     BSON_APPEND_VALUE(&key, "team_id", team);
     BSON_APPEND_UTF8(&key, "framework", r->all[first]->framework);
-    BCON_APPEND(&key, "refreshed_at", "{", "$not", "{", "$gt", BCON_DATE_TIME(r->started), "}",
-                "}");
+    match_older(&key, "$gt", r->started);
     BSON_APPEND_DOCUMENT_BEGIN(&update, "$set", &set);
     put_framework(&set, r->all + first, n);
     BSON_APPEND_DATE_TIME(&set, "refreshed_at", r->started);
@@ -227,7 +234,7 @@ static int remove_others(struct refresh *r, const bson_value_t *team)
 {
     bson_t filter = BSON_INITIALIZER;
     BSON_APPEND_VALUE(&filter, "team_id", team);
-    BCON_APPEND(&filter, "refreshed_at", "{", "$lt", BCON_DATE_TIME(r->started), "}");
+    match_older(&filter, "$gte", r->started);
     int64_t n = mongo_remove_many(r->t, "compliance_posture", &filter);
     bson_destroy(&filter);
     return n < 0 ? -1 : 0;
@@ -291,7 +298,7 @@ static int refresh_all(struct refresh *r, const bson_t *teams)
     if (began < 0 || mongo_group(r->t, "cspm_findings", teams, "team_id", on_team, r) < 0)
         return -1;
     bson_concat(&left, teams);
-    BCON_APPEND(&left, "refreshed_at", "{", "$lt", BCON_DATE_TIME(began), "}");
+    match_older(&left, "$gte", began);
     int code = mongo_group(r->t, "compliance_posture", &left, "team_id", on_team, r);
     bson_destroy(&left);
     return code;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -439,7 +439,7 @@ def test_snapshots(one_day: None, app: Celery, worker: Worker, database: Databas
 
 def test_posture_of_findings_that_are_gone(app: Celery, worker: Worker, database: Database) -> None:
     """Nothing speaks for it any more; but what a later refresh has made is not an earlier one's."""
-    old, new = datetime(2020, 1, 1), datetime(2099, 1, 1)
+    old, new = datetime(2020, 1, 1), (datetime.utcnow() + timedelta(minutes=30)).replace(microsecond=0)
     database.compliance_posture.create_index([("team_id", 1), ("framework", 1)], unique=True)
     put_findings(database, "team-2")
     database.compliance_posture.insert_many([
@@ -451,6 +451,13 @@ def test_posture_of_findings_that_are_gone(app: Celery, worker: Worker, database
     assert get(send(app, "compliance.run_compliance_refresh"))["teams"] == 2
     [left] = database.compliance_posture.find()
     assert (left["team_id"], left["refreshed_at"], left["score"]) == ("team-2", new, 1)
+    # A count that no clock can have begun yet is of one that was ahead.
+    database.compliance_posture.update_one({}, {"$set": {"refreshed_at": datetime(2099, 1, 1)}})
+    database.compliance_posture.insert_one(
+        {"team_id": "team-3", "framework": "gone", "refreshed_at": datetime(2099, 1, 1)})
+    get(send(app, "compliance.run_compliance_refresh"))
+    [left] = database.compliance_posture.find()
+    assert (left["team_id"], left["score"]) == ("team-2", 33.3) and left["refreshed_at"] < new
 
 
 def test_a_team_that_cannot_be_counted(app: Celery, worker: Worker, database: Database) -> None:
