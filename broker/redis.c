@@ -25,6 +25,7 @@
 enum { READ_SIZE = 256 * 1024 };
 static const double CONNECT_TIMEOUT = 10, BACKOFF_FIRST = 0.1, BACKOFF_MAX = 10,
                     BACKOFF_SENTINEL = 1; /* asking costs little, and a failover is soon over */
+static const int64_t LASTING = 1000000; /* µs after which a connection has been a good one */
 
 void redis_watch(struct redis *r)
 {
@@ -62,6 +63,17 @@ static void greet_checked(const redisReply *reply, void *arg)
     redis_drop(r, reason);
 }
 
+/* Who takes no more clients, or none from elsewhere, says so in answer to whatever comes first, and
+ * hangs up. */
+static void greet_first(const redisReply *reply, void *arg)
+{
+    static const char *const final[] = {"DENIED ", "ERR max number of clients"};
+    for (size_t i = 0; i < sizeof final / sizeof *final; i++)
+        if (reply && reply->type == REDIS_REPLY_ERROR &&
+            strncmp(reply->str, final[i], strlen(final[i])) == 0)
+            greet_checked(reply, arg);
+}
+
 /* A sentinel may not know yet that its master has become a replica. */
 static void greet_role(const redisReply *reply, void *arg)
 {
@@ -89,7 +101,7 @@ static void greet_done(const redisReply *reply, void *arg)
         return;
     }
     r->state = STATE_UP;
-    r->attempts = 0;
+    r->up_since = redis_clock();
     r->watching = false;
     evtimer_del(r->timer);
     if (r->handlers.on_up)
@@ -113,8 +125,9 @@ static void greeting_send(struct redis *r)
         redis_command(r, greet_checked, r, 2, (struct slice[]){slice_of("SELECT"), slice_of(db)});
     }
     if (r->client_name)
-        redis_command(r, NULL, NULL, 3, (struct slice[]){slice_of("CLIENT"), slice_of("SETNAME"),
-                                                         slice_of(r->client_name)});
+        redis_command(
+            r, greet_first, r, 3,
+            (struct slice[]){slice_of("CLIENT"), slice_of("SETNAME"), slice_of(r->client_name)});
     if (r->url.n_sentinels)
         redis_command(r, greet_role, r, 1, (struct slice[]){slice_of("ROLE")});
     redis_command(r, greet_id, r, 2, (struct slice[]){slice_of("CLIENT"), slice_of("ID")});
@@ -260,6 +273,9 @@ void redis_drop(struct redis *r, const char *reason)
     r->ring = NULL;
     r->head = r->n_pending = r->capacity = 0;
     r->life++;
+    /* A replica greets like a master, and refuses the first write of each connection. */
+    if (r->state == STATE_UP && redis_clock() - r->up_since > LASTING)
+        r->attempts = 0;
     r->state = STATE_DOWN;
     r->client_id = 0;
     r->found = false;

@@ -163,7 +163,7 @@ static void reply_hand_out(struct redis *r, redisReply *reply)
     if (p.fn)
         p.fn(reply, p.arg);
     if (replica && life == r->life)
-        redis_drop(r, "the server has become a replica");
+        redis_drop(r, "the server is a read-only replica");
 }
 
 static void replies_take(struct redis *r)

@@ -36,7 +36,8 @@ struct redis {
     bool found; /* url has the master's address, for this attempt */
     int64_t client_id;
     int64_t last_read; /* redis_clock() of the last bytes that came */
-    unsigned attempts; /* failed since it was up last */
+    int64_t up_since;  /* redis_clock() */
+    unsigned attempts; /* since a connection has lasted */
     unsigned life;     /* grows with each drop: tells those who hold on to an older connection */
     unsigned depth;    /* calls that hold this struct */
     bool watching;     /* the timer runs to look at the oldest command */
