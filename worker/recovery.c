@@ -207,6 +207,7 @@ int recovery_settle(struct options *o, const struct adoption *lists, size_t n,
     struct recovery *v = mem_zalloc(sizeof *v);
     *v = (struct recovery){.lists = lists, .n_lists = n, .count = ret_count};
     v->w.options = o;
+    worker_guess_clock(&v->w);
     evthread_use_pthreads();
     v->w.base = event_base_new();
     v->w.pump = event_new(v->w.base, -1, 0, pump, v);

@@ -25,11 +25,12 @@ enum {
     MAX_UNSETTLED = 20000,      /* outcomes that may wait for a store that is down */
     MAX_BYTES = 256 << 20,      /* of messages in our hands */
     CLOCK_INTERVAL = 30,        /* seconds between two looks at Redis' clock */
+    CLOCK_DOUBTFUL_US = 1000000,
 };
 
 int64_t worker_now(const struct worker *w)
 {
-    return clock_us(CLOCK_REALTIME) + w->clock_offset;
+    return clock_us(CLOCK_BOOTTIME) + w->clock_offset;
 }
 
 void worker_pump(struct worker *w)
@@ -116,6 +117,9 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 /* --- Redis' clock ----------------------------------------------------------------------------- */
 
+/* Between two looks a clock counts that nobody sets: what expires or is retried just after a jump of
+ * ours must not do so an hour early or late. */
+
 struct clock_reading {
     struct worker *worker;
     int64_t asked;
@@ -124,18 +128,28 @@ struct clock_reading {
 static void on_clock(const redisReply *reply, void *arg)
 {
     struct clock_reading *reading = arg;
-    if (reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
+    struct worker *w = reading->worker;
+    int64_t now = clock_us(CLOCK_BOOTTIME);
+    /* From an answer that was long under way it is not known when Redis looked. */
+    bool usable = !w->clock_known || now - reading->asked < CLOCK_DOUBTFUL_US;
+    if (usable && reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
         int64_t theirs = strtoll(reply->element[0]->str, NULL, 10) * 1000000 +
                          strtoll(reply->element[1]->str, NULL, 10);
-        reading->worker->clock_offset = theirs - (reading->asked + clock_us(CLOCK_REALTIME)) / 2;
+        w->clock_offset = theirs - (reading->asked + now) / 2;
+        w->clock_known = true;
     }
     free(reading);
+}
+
+void worker_guess_clock(struct worker *w)
+{
+    w->clock_offset = clock_us(CLOCK_REALTIME) - clock_us(CLOCK_BOOTTIME);
 }
 
 void worker_read_clock(struct worker *w)
 {
     struct clock_reading *reading = mem_alloc(sizeof *reading);
-    *reading = (struct clock_reading){w, clock_us(CLOCK_REALTIME)};
+    *reading = (struct clock_reading){w, clock_us(CLOCK_BOOTTIME)};
     if (redis_sendf(channel_redis(w->channel), on_clock, reading, "TIME") < 0)
         free(reading);
 }
@@ -322,6 +336,7 @@ int worker_run(struct options *options, struct zygote *zygote, const struct pool
     struct worker *w = mem_zalloc(sizeof *w);
     struct event *signals[WORKER_SIGNALS] = {0};
     w->options = options;
+    worker_guess_clock(w);
     evthread_use_pthreads();
     w->base = event_base_new();
     w->pump = event_new(w->base, -1, 0, pump, w);

@@ -44,7 +44,8 @@ struct worker {
     int64_t n_failures;   /* to connect, one after the other */
     bool greeted;         /* "ready." has been logged */
     bool has_left;        /* it was logged that tasks are left to later versions */
-    int64_t clock_offset; /* µs to add to our clock to get Redis' */
+    int64_t clock_offset; /* µs to add to CLOCK_BOOTTIME to get Redis' clock */
+    bool clock_known;
 
     struct request_list ready;
     struct rate *rates;          /* by registry index; NULL: no task has ever had one */
@@ -80,6 +81,7 @@ static inline int64_t monotonic_now(void)   /* µs of CLOCK_MONOTONIC */
 {
     return clock_us(CLOCK_MONOTONIC);
 }
+void worker_guess_clock(struct worker *w);  /* by our own, until Redis has been asked */
 void worker_read_clock(struct worker *w);   /* asks Redis for its time */
 /* With prefix, replicas and steps, and unless given node and lease, as the settings say; the rest
  * is the caller's. */
