@@ -24,7 +24,7 @@ enum { ROUNDS = 100, ROUND_MS = 10 };
 static pid_t file_pid(const char *path)
 {
     char text[32] = "";
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return 0;
     ssize_t size = read(fd, text, sizeof text - 1);
@@ -73,8 +73,17 @@ static int take_over(const char *own, const char *path)
     return status;
 }
 
+/* `--pidfile /dev/null` wants none; a file put in its place would break the whole machine. */
+static bool is_device(const char *path)
+{
+    struct stat at;
+    return stat(path, &at) == 0 && S_ISCHR(at.st_mode);
+}
+
 int pidfile_claim(const char *path)
 {
+    if (is_device(path))
+        return 0;
     char *own = mem_printf("%s.%d", path, (int)getpid());
     int status = pid_write(own) == 0 ? EXIT_PIDFILE : 1;
     for (int round = 0; status == EXIT_PIDFILE && round < ROUNDS && pidfile_owner(path) == 0;

@@ -160,13 +160,24 @@ void revoked_read_fleet(struct worker *w)
 
 /* --- the file --------------------------------------------------------------------------------- */
 
+static bool is_regular(int fd)
+{
+    struct stat at;
+    return fstat(fd, &at) == 0 && S_ISREG(at.st_mode);
+}
+
 /* The text of the file; NULL with code 0: there is none yet. */
 static char *file_read(const char *path, size_t *ret_size, struct error *err)
 {
     struct buf text = BUF_INIT(FILE_MOST);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0 && errno == ENOENT)
         return NULL;
+    if (fd >= 0 && !is_regular(fd)) { /* a rename would put a file in the place of /dev/null */
+        close(fd);
+        error_set(err, ERROR_INVALID, "statedb %s: this is no regular file", path);
+        return NULL;
+    }
     ssize_t n = fd < 0 ? -1 : 1;
     while (n > 0) {
         char *at = buf_reserve(&text, 1 << 16);

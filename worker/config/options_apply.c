@@ -137,11 +137,11 @@ static void gather(struct options *o, struct options_gathered *g, enum option_ki
     case OPTION_HOSTNAME:
         text_replace(&g->hostname, value);
         break;
-    case OPTION_LOGFILE:
-        text_replace(&o->logfile, value);
+    case OPTION_LOGFILE: /* as with Celery, `--logfile=` means none */
+        text_replace(&o->logfile, *value ? value : NULL);
         break;
     case OPTION_PIDFILE:
-        text_replace(&o->pidfile, value);
+        text_replace(&o->pidfile, *value ? value : NULL);
         break;
     case OPTION_QUIET:
         o->quiet = true;
