@@ -4,7 +4,9 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 from harness import CWORKER, DEMO_SO, descendants, get, run_cworker, wait_state, wait_until
@@ -235,6 +237,22 @@ def test_logfile_and_pidfile(app, cworker, tmp_path):
     assert not pid.exists()
 
 
+def test_files_that_are_none(app, cworker):
+    """Celery's `--pidfile=`; and no file takes the place of a device."""
+    worker = cworker("--pidfile=", "--logfile=")
+    assert not Path(".pid").exists() and "ready." in worker.log
+    worker.stop()
+    terminal, device = os.openpty()
+    name = os.ttyname(device)
+    worker = cworker("--pidfile", name)
+    worker.stop()
+    done = run_cworker("-S", name)
+    assert done.returncode == 1 and f"{name}: this is no regular file" in done.stderr
+    assert stat.S_ISCHR(os.stat(name).st_mode)
+    os.close(device)
+    os.close(terminal)
+
+
 def test_interrupt_is_warm(app, cworker):
     worker = cworker("--set", "task_track_started=true")
     result = app.send_task("demo.sleep", (0.5,))
@@ -249,3 +267,13 @@ def test_plugin_without_tables(tmp_path):
     other.write_bytes(b"\x7fELF nothing")
     done = run_cworker("-A", other)
     assert done.returncode in (1, 2) and "not-a-plugin.so" in done.stderr
+
+
+@pytest.mark.parametrize(("end", "told"), [("abort()", "crashes"), ("exit(3)", "ends the program")])
+def test_plugin_that_does_not_survive_its_loading(tmp_path, end, told):
+    source, plugin = tmp_path / "bad.c", tmp_path / "bad.so"
+    source.write_text("#include <stdlib.h>\n"
+                      f"__attribute__((constructor)) static void begin(void) {{ {end}; }}\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", plugin, source], check=True)
+    done = run_cworker("-A", plugin, "tasks", "list")
+    assert done.returncode != 0 and f"cworker: {plugin} {told} while it is loaded" in done.stderr
