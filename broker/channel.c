@@ -18,6 +18,7 @@
  * one script. */
 
 static const double POLL_SECONDS = 1;
+static const int64_t SAY_AGAIN = 60000000;
 
 int64_t time_boot(void)
 {
@@ -36,19 +37,35 @@ void note(struct channel *c, bool warning, const char *fmt, ...)
     c->handlers.on_note(text, warning, c->handlers.arg);
 }
 
-/* A refusal is met again with each try; the operator reads it once until another one comes. */
+/* The place of a text among those said last, else that of the oldest of them. */
+static struct said *said_find(struct channel *c, const char *text)
+{
+    struct said *oldest = c->said;
+    for (struct said *s = c->said; s < c->said + CHANNEL_SAID; s++) {
+        if (s->text && strcmp(s->text, text) == 0)
+            return s;
+        if (s->at < oldest->at)
+            oldest = s;
+    }
+    free(oldest->text);
+    *oldest = (struct said){.text = mem_dup(text)};
+    return oldest;
+}
+
+/* A refusal is met again with each try, of several commands in turn; the operator reads each once a
+ * minute, while it lasts and when it comes back. */
 void note_error(struct channel *c, const char *what, const redisReply *reply)
 {
     if (!reply || reply->type != REDIS_REPLY_ERROR)
         return;
     char *text = mem_printf("%s: %.200s", what, reply->str);
-    if (c->last_note && strcmp(text, c->last_note) == 0) {
-        free(text);
-        return;
+    struct said *said = said_find(c, text);
+    int64_t now = time_boot();
+    if (!said->at || now - said->at > SAY_AGAIN) {
+        said->at = now;
+        note(c, true, "%s", text);
     }
-    free(c->last_note);
-    c->last_note = text;
-    note(c, true, "%s", text);
+    free(text);
 }
 
 void note_later(struct channel *c, const char *what)
@@ -162,6 +179,7 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
     c->handlers = *handlers;
     options_take(c, options);
     lease_identify(c);
+    fetch_begin(c);
     for (int i = 0; options->queues[i]; i++)
         queue_append(c, options->queues[i]);
     lease_describe(c);
@@ -230,11 +248,12 @@ static void channel_free(struct channel *c)
     }
     pause_forget(c);
     char *strings[] = {c->node,         c->prefix,       c->incarnation,
-                       c->description,  c->lease_key,    c->last_note,
-                       c->registry_key, c->unacked.hash, c->unacked.index,
-                       c->unacked.mutex};
+                       c->description,  c->lease_key,    c->registry_key,
+                       c->unacked.hash, c->unacked.index, c->unacked.mutex};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         free(strings[i]);
+    for (int i = 0; i < CHANNEL_SAID; i++)
+        free(c->said[i].text);
     free(c->queues);
     free(c->order);
     free(c);

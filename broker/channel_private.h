@@ -59,6 +59,8 @@ struct settlement {
     void *arg;
 };
 
+enum { CHANNEL_SAID = 8 };
+
 struct channel {
     struct event_base *base;
     struct channel_handlers handlers;
@@ -73,11 +75,15 @@ struct channel {
 
     /* fetch */
     size_t window, n_underway;
+    size_t typical_size; /* of messages: that of the last one, or half of what it was before */
     bool stopped, passive, met_later;
     int64_t oom_until;
     struct event *poll_timer, *note_timer;
     double poll_period; /* seconds, while notes are known to arrive */
-    char *last_note;
+    struct said {
+        char *text;
+        int64_t at; /* boot-time µs */
+    } said[CHANNEL_SAID]; /* refusals of Redis */
 
     /* watch */
     bool watch_ready, armed, tracking, probing; /* tracking: a note is known to have come */
@@ -154,7 +160,7 @@ void pause_forget(struct channel *c);
 /* channel.c */
 void note(struct channel *c, bool warning, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* once for each text */
+/* each text once a minute */
 void note_error(struct channel *c, const char *what, const redisReply *reply);
 void note_later(struct channel *c, const char *what); /* entries of a later format: says so once */
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
@@ -166,6 +172,7 @@ void delivery_unlink(struct channel *c, struct delivery *d);
 void recover_start(struct channel *c);
 
 /* fetch.c */
+void fetch_begin(struct channel *c);
 void fetch_pump(struct channel *c);
 void fetch_ask(struct lane *lane);
 void fetch_ask_all(struct channel *c);

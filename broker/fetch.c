@@ -13,7 +13,10 @@
  * list, whether or not the answer was read. The script used when Redis is out of memory is the same
  * step. */
 
-enum { MAX_UNDERWAY = 32 };
+enum {
+    MAX_UNDERWAY = 32,
+    BYTES_UNDERWAY = 64 << 20 /* about: nobody knows how large a message is before it comes */
+};
 static const double POLL_UNWATCHED = 0.05;
 static const int64_t OOM_MICROSECONDS = 1000000;
 
@@ -59,6 +62,11 @@ void fetch_ask_all(struct channel *c)
             fetch_ask(lane);
 }
 
+void fetch_begin(struct channel *c)
+{
+    c->typical_size = BYTES_UNDERWAY; /* the first comes alone, the next in ever larger rows */
+}
+
 void fetch_arrived(struct lane *lane, const char *text, size_t size)
 {
     struct channel *c = lane->c;
@@ -70,6 +78,7 @@ void fetch_arrived(struct lane *lane, const char *text, size_t size)
     }
     if (c->window)
         c->window--;
+    c->typical_size = size > c->typical_size / 2 ? size : c->typical_size / 2;
     c->handlers.on_message(mem_ndup(text, size), size, lane->queue->name, lane->step,
                            c->handlers.arg);
 }
@@ -131,11 +140,19 @@ static struct lane *lane_next(struct channel *c)
     return NULL;
 }
 
+/* As many as there may be of messages as large as those that came last, one in any case. */
+static size_t underway_most(const struct channel *c)
+{
+    size_t most = BYTES_UNDERWAY / (c->typical_size + 1);
+    return most < 1 ? 1 : most < MAX_UNDERWAY ? most : MAX_UNDERWAY;
+}
+
 void fetch_pump(struct channel *c)
 {
     if (!c->ready || c->stopped || !channel_owns(c))
         return;
-    while (c->n_underway < c->window && c->n_underway < MAX_UNDERWAY) {
+    size_t most = underway_most(c);
+    while (c->n_underway < c->window && c->n_underway < most) {
         struct lane *lane = lane_next(c);
         if (!lane || fetch_send(lane))
             return;

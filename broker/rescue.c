@@ -17,7 +17,6 @@
  * the dead worker's list, where the next rescuer finds them; after it they are back in their queue.
  * The registration goes last, and only when no list is left. */
 
-enum { GIVE_BACK_MAX = 100 };
 static const int64_t GRACE = 1000000, LOOK_AT_PIDS = 1000000;
 
 /* Another worker, as far as this one has seen it. Instants are boot-time µs, 0: none. */
@@ -37,6 +36,7 @@ struct rescue {
     char *id, *lease_key;
     cJSON *about;      /* its registration */
     const cJSON *list; /* that is being emptied, of those in it; NULL: all are */
+    int n_next;        /* entries to be read at once: one, until it is known how large they are */
     size_t n_moved;
     unsigned era;
     struct argument_list entries;
@@ -178,6 +178,7 @@ static void entries_read(const redisReply *reply, void *arg)
         return;
     if (reply->type != REDIS_REPLY_ARRAY || !reply->elements) {
         r->list = r->list->next;
+        r->n_next = 1;
         rescue_next(r);
         return;
     }
@@ -186,8 +187,10 @@ static void entries_read(const redisReply *reply, void *arg)
     arguments_text(&r->entries, list_name(r->list));
     arguments_text(&r->entries, list_queue(r->list));
     arguments_text(&r->entries, r->lease_key);
+    size_t bytes = 0;
     for (size_t i = 0; i < reply->elements; i++) {
         const redisReply *entry = reply->element[i];
+        bytes += entry->len;
         char *marked = message_encode_redelivered(entry->str, entry->len);
         arguments_add(&r->entries, entry->str, entry->len);
         if (marked)
@@ -196,6 +199,7 @@ static void entries_read(const redisReply *reply, void *arg)
             arguments_add(&r->entries, entry->str, entry->len);
         free(marked);
     }
+    r->n_next = script_give_back_most(bytes, reply->elements);
     if (redis_run(r->c->redis, &script_give_back, given_back, r, 3, r->entries.n,
                   arguments_seal(&r->entries)))
         rescue_end(r);
@@ -224,7 +228,7 @@ static void rescue_next(struct rescue *r)
         return;
     }
     char last[16];
-    snprintf(last, sizeof last, "%d", GIVE_BACK_MAX - 1);
+    snprintf(last, sizeof last, "%d", r->n_next - 1);
     if (redis_send(r->c->redis, entries_read, r, 4,
                    (struct slice[]){slice_of("LRANGE"), slice_of(list_name(r->list)),
                                     slice_of("0"), slice_of(last)}))
@@ -238,7 +242,8 @@ static void rescue_start(struct look *look)
         if (strcmp(r->id, look->id) == 0)
             return;
     struct rescue *r = mem_zalloc(sizeof *r);
-    *r = (struct rescue){.next = c->rescues, .c = c, .id = mem_dup(look->id), .era = c->era};
+    *r = (struct rescue){
+        .next = c->rescues, .c = c, .id = mem_dup(look->id), .era = c->era, .n_next = 1};
     r->lease_key = mem_printf("%scworker.lease.%s", c->prefix, r->id);
     r->about = look->about;
     look->about = NULL;

@@ -5,10 +5,8 @@
  * of it or nothing. All are flagged allow-oom and free before they write, so that a Redis at its memory
  * limit can still be emptied. None looks into a message: texts go through byte for byte. */
 
-#define ALLOW_OOM "#!lua flags=allow-oom\n"
-
 /* KEYS queue, in-flight list. The message, or nil: LMOVE for a Redis that is out of memory. */
-struct redis_script script_fetch = {.body = ALLOW_OOM
+struct redis_script script_fetch = {.body = SCRIPT_ALLOW_OOM
     "local text = redis.call('RPOP', KEYS[1])\n"
     "if text then redis.call('LPUSH', KEYS[2], text) end\n"
     "return text"};
@@ -26,7 +24,7 @@ struct redis_script script_fetch = {.body = ALLOW_OOM
  * A chord that is polled: C counts a part, Y delays the message that looks whether all are there, and
  * whichever of the two comes last moves that message to its queue, once for each count. B lets what is
  * behind it be sent by the first that comes. A delayed entry of a later format stays where it is. */
-struct redis_script script_settle = {.body = ALLOW_OOM
+struct redis_script script_settle = {.body = SCRIPT_ALLOW_OOM
     "local a, k, first = 3, 2, 3\n"
     "local wanted = {L = 'list', R = 'list', Z = 'zset', Z2 = 'hash', H = 'hash', D = 'hash', U = 'string',\n"
     "  C = 'hash', B = 'hash', Y = 'zset', Y2 = 'hash', Y3 = 'hash', Y4 = 'list'}\n"
@@ -122,18 +120,18 @@ struct redis_script script_settle = {.body = ALLOW_OOM
     "return 1"};
 
 /* KEYS lease, registry. ARGV incarnation, ms, description. 1: the lease still lived; 0: it is new. */
-struct redis_script script_lease_take = {.body = ALLOW_OOM
+struct redis_script script_lease_take = {.body = SCRIPT_ALLOW_OOM
     "redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])\n"
     "if redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 1 then return 1 end\n"
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
     "return 0"};
 
 /* KEYS registry. ARGV incarnation, description. */
-struct redis_script script_register = {.body = ALLOW_OOM
+struct redis_script script_register = {.body = SCRIPT_ALLOW_OOM
     "return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"};
 
 /* KEYS lease, registry, in-flight lists. ARGV incarnation. What is still held stays registered. */
-struct redis_script script_leave = {.body = ALLOW_OOM
+struct redis_script script_leave = {.body = SCRIPT_ALLOW_OOM
     "redis.call('DEL', KEYS[1])\n"
     "for i = 3, #KEYS do\n"
     "  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end\n"
@@ -144,7 +142,7 @@ struct redis_script script_leave = {.body = ALLOW_OOM
  * Answers how many were taken, the microseconds until the next is due (-1: none waits), and how many were
  * put off. The earliest is pushed last, so that it is taken first. An entry of a later format waits for a
  * later worker. */
-struct redis_script script_promote = {.body = ALLOW_OOM
+struct redis_script script_promote = {.body = SCRIPT_ALLOW_OOM
     "local t = redis.call('TIME')\n"
     "local now = tonumber(t[1]) * 1000000 + tonumber(t[2])\n"
     "local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now),\n"
@@ -174,7 +172,7 @@ struct redis_script script_promote = {.body = ALLOW_OOM
 
 /* KEYS in-flight list, queue key, lease. ARGV pairs of entry and what to put back for it, newest first.
  * How many went back, or -1 when the owner lives. */
-struct redis_script script_give_back = {.body = ALLOW_OOM
+struct redis_script script_give_back = {.body = SCRIPT_ALLOW_OOM
     "if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end\n"
     "local kind = redis.call('TYPE', KEYS[2]).ok\n"
     "if kind ~= 'none' and kind ~= 'list' then\n"
@@ -188,10 +186,17 @@ struct redis_script script_give_back = {.body = ALLOW_OOM
     "end\n"
     "return n"};
 
+int script_give_back_most(size_t bytes, size_t n)
+{
+    enum { MOST = 100, MOST_BYTES = 16 << 20 };
+    size_t most = bytes ? MOST_BYTES / (bytes / n + 1) : MOST;
+    return most < 1 ? 1 : most < MOST ? (int)most : MOST;
+}
+
 /* KEYS list, our in-flight list, lease of the first one's owner; then maybe an outbox. ARGV most to take; or
  * 1, a field of that outbox and a text: while the field is there, the first element to be taken next that
  * has the text in it. What was moved, newest first and in the same order in ours; -1 when the owner lives. */
-struct redis_script script_adopt = {.body = ALLOW_OOM
+struct redis_script script_adopt = {.body = SCRIPT_ALLOW_OOM
     "if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end\n"
     "local moved = {}\n"
     "if KEYS[4] and redis.call('HEXISTS', KEYS[4], ARGV[2]) == 0 then return moved end\n"
@@ -216,7 +221,7 @@ struct redis_script script_adopt = {.body = ALLOW_OOM
     "return moved"};
 
 /* KEYS registry, lease, in-flight lists. ARGV incarnation. */
-struct redis_script script_forget = {.body = ALLOW_OOM
+struct redis_script script_forget = {.body = SCRIPT_ALLOW_OOM
     "for i = 2, #KEYS do\n"
     "  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end\n"
     "end\n"
@@ -224,7 +229,7 @@ struct redis_script script_forget = {.body = ALLOW_OOM
 
 /* KEYS Kombu's index, hash. ARGV visibility timeout, most. Tag, score and record of what is overdue by
  * Redis' clock, newest first; a tag without a record is removed, as Kombu does. */
-struct redis_script script_overdue = {.body = ALLOW_OOM
+struct redis_script script_overdue = {.body = SCRIPT_ALLOW_OOM
     "local t = redis.call('TIME')\n"
     "local before = tonumber(t[1]) + tonumber(t[2]) / 1000000 - tonumber(ARGV[1])\n"
     "local tags = redis.call('ZREVRANGEBYSCORE', KEYS[1], string.format('%.6f', before), '0',\n"
@@ -242,7 +247,7 @@ struct redis_script script_overdue = {.body = ALLOW_OOM
 
 /* KEYS Kombu's index, hash, then a list for each push. ARGV tag, score, then 'L'|'R' and text for each.
  * 1: done; 0: acked, or delivered again, meanwhile: the score is another one. */
-struct redis_script script_restore = {.body = ALLOW_OOM
+struct redis_script script_restore = {.body = SCRIPT_ALLOW_OOM
     "if redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end\n"
     "for i = 3, #KEYS do\n"
     "  local kind = redis.call('TYPE', KEYS[i]).ok\n"
@@ -258,6 +263,6 @@ struct redis_script script_restore = {.body = ALLOW_OOM
     "return 1"};
 
 /* KEYS lock. ARGV token. */
-struct redis_script script_unlock = {.body = ALLOW_OOM
+struct redis_script script_unlock = {.body = SCRIPT_ALLOW_OOM
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
     "return redis.call('DEL', KEYS[1])"};

@@ -99,6 +99,29 @@ static void window_is_never_exceeded(void **state)
     worker_close(w);
 }
 
+/* Large messages come one by one: their size is known only afterwards. */
+static void large_messages_come_in_short_rows(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    static const struct {
+        size_t size, most;
+    } rows[] = {{0, 1}, {40 << 20, 1}, {10 << 20, 6}, {1000, 32}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        channel_set_window(w->c, 0);
+        for (int n = 0; n < 40; n++)
+            push("q", "m");
+        WAIT_FOR(lane_first(w->c)->waiting == 40);
+        if (rows[i].size) /* else: nothing has come yet */
+            w->c->typical_size = rows[i].size;
+        channel_set_window(w->c, 40);
+        assert_int_equal(w->c->n_underway, rows[i].most);
+        WAIT_FOR(w->n == 40 * (i + 1));
+    }
+    settle_all(w);
+    worker_close(w);
+}
+
 static void effects_are_one_step(void **state)
 {
     (void)state;
@@ -669,6 +692,7 @@ int main(void)
         TEST(order_and_priorities),
         TEST(stopping_with_a_fetch_under_way),
         TEST(window_is_never_exceeded),
+        TEST(large_messages_come_in_short_rows),
         TEST(effects_are_one_step),
         TEST(lost_means_no_effects),
         TEST(big_elements),

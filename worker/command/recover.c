@@ -56,7 +56,7 @@ struct recovery {
     struct progress progress;
     cJSON *registry; /* incarnation → its registration */
     struct slice *words; /* of the next give-back: entry, what to put back, … */
-    int n_words;
+    int n_words, n_next; /* entries to be read at once */
     int64_t n_inflight, n_settled, n_delayed, n_outbox;
 };
 
@@ -128,14 +128,17 @@ static void entries_read(const redisReply *reply, void *arg)
     size_t n = reply->type == REDIS_REPLY_ARRAY ? reply->elements : 0;
     r->words = mem_zalloc((3 + 2 * n) * sizeof *r->words);
     r->n_words = 3;
+    size_t bytes = 0;
     for (size_t i = 0; i < n; i++) {
         const redisReply *entry = reply->element[i];
+        bytes += entry->len;
         char *marked = message_encode_redelivered(entry->str, entry->len);
         size_t size = marked ? strlen(marked) : entry->len;
         r->words[r->n_words++] = (struct slice){mem_ndup(entry->str, entry->len), entry->len};
         r->words[r->n_words++] =
             (struct slice){marked ? marked : mem_ndup(entry->str, entry->len), size};
     }
+    r->n_next = script_give_back_most(bytes, n);
 }
 
 static int list_give_back(struct recovery *r, const char *list, const char *queue,
@@ -143,9 +146,10 @@ static int list_give_back(struct recovery *r, const char *list, const char *queu
 {
     int status;
     int64_t n = 0;
-    char last[16];
-    snprintf(last, sizeof last, "%d", PAGE - 1);
+    r->n_next = 1;
     do {
+        char last[16];
+        snprintf(last, sizeof last, "%d", r->n_next - 1);
         status = command_redis_read(&r->redis, entries_read, r, 4,
                                     (struct slice[]){slice_of("LRANGE"), slice_of(list),
                                                      slice_of("0"), slice_of(last)});
