@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/fanout.h"
 
+#include "broker/scripts.h"
+
 #include "proto/base/mem.h"
 
 #include <stdio.h>
@@ -40,16 +42,20 @@ struct fanout {
     void *arg;
 };
 
+/* Who looks what is wrong with a full Redis is answered: what this writes is little, and expires. */
+
 /* KEYS binding set, deadlines. ARGV member, exchange, ms from now. */
 static struct redis_script script_bind = {
-    .body = "redis.call('SADD', KEYS[1], ARGV[1])\n"
+    .body = SCRIPT_ALLOW_OOM
+            "redis.call('SADD', KEYS[1], ARGV[1])\n"
             "local now = redis.call('TIME')\n"
             "local due = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3]\n"
             "redis.call('ZADD', KEYS[2], 'GT', string.format('%.0f', due), ARGV[2])"};
 
 /* KEYS binding set. ARGV prefix, routing key, text, ms. How many queues took it. */
 static struct redis_script script_reply = {
-    .body = "local sep, n = '\\6\\22', 0\n"
+    .body = SCRIPT_ALLOW_OOM
+            "local sep, n = '\\6\\22', 0\n"
             "for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do\n"
             "  local a, b = string.find(member, sep, 1, true)\n"
             "  local c, d = string.find(member, sep, (b or 0) + 1, true)\n"

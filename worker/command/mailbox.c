@@ -2,6 +2,7 @@
 #include "worker/command/mailbox.h"
 
 #include "broker/fanout.h"
+#include "broker/scripts.h"
 #include "proto/base/clock.h"
 #include "proto/base/mem.h"
 #include "proto/envelope.h"
@@ -58,6 +59,10 @@ void mailbox_close(struct mailbox *m)
     command_redis_close(&m->redis);
     *m = (struct mailbox){0};
 }
+
+/* SADD, which a Redis that is out of memory refuses: that is when its queues are looked at. */
+static struct redis_script bind_script = {
+    .body = SCRIPT_ALLOW_OOM "return redis.call('SADD', KEYS[1], ARGV[1])"};
 
 /* --- the question ----------------------------------------------------------------------------- */
 
@@ -187,9 +192,9 @@ int mailbox_ask(struct mailbox *m, const struct mailbox_question *q, mailbox_rep
     struct question own = {.mailbox = m, .fn = fn, .arg = arg};
     int64_t heard = 0;
     question_open(&own, m);
-    int status = command_redis_ask(
-        &m->redis, &heard, 3,
-        (struct slice[]){slice_of("SADD"), slice_of(own.binding), slice_of(own.member)});
+    int status =
+        command_redis_ask_script(&m->redis, &heard, &bind_script, 1, 2,
+                                 (struct slice[]){slice_of(own.binding), slice_of(own.member)});
     if (status == 0)
         status = broadcast(m, q, &own, &heard);
     int asked = cJSON_GetArraySize(q->destination);

@@ -55,7 +55,9 @@ static int wait_for(struct command_redis *c, const bool *flag)
     event_free(timer);
     if (*flag)
         return 0;
-    fprintf(stderr, "cworker %s: %s: %s\n", c->command, c->url, c->why);
+    if (!c->told) /* what tidies up behind a failure fails as well */
+        fprintf(stderr, "cworker %s: %s: %s\n", c->command, c->url, c->why);
+    c->told = true;
     return EXIT_UNAVAILABLE;
 }
 

@@ -12,7 +12,7 @@ struct command_redis {
     struct redis *redis;
     const char *command;
     char *url; /* masked */
-    bool up, answered, failed;
+    bool up, answered, failed, told;
     int64_t number;
     redis_reply_fn *reader; /* of the answer that is awaited; NULL: a number is */
     void *reader_arg;
