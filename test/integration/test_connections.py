@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every way to reach Redis and MongoDB, and servers that come late or go away."""
+import re
+import subprocess
+from datetime import datetime, timedelta
+
 import pytest
-from harness import cut_off, get, run_cworker, wait_until
+from celery import chain, signature
+from harness import CWORKER, cut_off, get, run_cworker, wait_state, wait_until
 
 from services.mongo import MongoServer
 from services.process import free_port
@@ -169,3 +174,106 @@ def test_what_a_crash_of_redis_loses(cworker, options, told):
             worker.wait_log(told)
         worker.stop()
         assert told or "crash of" not in worker.log
+
+
+def test_replica_is_asked_less_and_less_often(make_app, cworker):
+    """A replica greets like a master: only the first write shows what it is."""
+    with RedisServer() as server, server.client() as client:
+        app = make_app(server.url(), server.url())
+        worker = check(app, server.url(), cworker)
+        client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+        told = re.compile(r"^\[[\d-]+ ([\d:]+),(\d+).*lost: the server is a read-only replica",
+                          re.MULTILINE)
+
+        def pauses():
+            times = [datetime.strptime(f"{second}.{ms}", "%H:%M:%S.%f")
+                     for second, ms in told.findall(worker.log)]
+            return [later - sooner for sooner, later in zip(times, times[1:])]
+        wait_until(lambda: any(pause > timedelta(seconds=0.7) for pause in pauses()), what="a pause")
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        assert get(app.send_task("demo.add", (1, 2))) == 3
+
+
+def test_why_a_server_hangs_up_is_told(cworker):
+    with RedisServer(extra=("--maxclients", "3")) as server, server.client() as client:
+        client.config_set("maxclients", 1)
+        client.ping()
+        worker = cworker(broker=server.url(), ready=False)
+        worker.wait_log("refused: ERR max number of clients reached")
+        client.config_set("maxclients", 100)
+        worker.wait_ready()
+
+
+def test_idle_connection_of_the_results_is_no_outage(make_app, cworker):
+    with RedisServer() as server, server.client() as client:
+        def made():
+            return client.info("stats")["total_connections_received"]
+        worker = check(make_app(server.url(), server.url()), server.url(), cworker)
+        before = made()
+        client.config_set("timeout", 1)
+        wait_until(lambda: made() > before, what="another connection")
+        worker.stop()
+        assert "results wait" not in worker.log
+
+
+def test_results_wait_for_a_permission(make_app, cworker):
+    """A script tells in other words that its user may not do something."""
+    with RedisServer() as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all",
+                               "-publish")
+        url = server.url().replace("//", "//worker:pw@")
+        app = make_app(server.url(), server.url())
+        worker = cworker(broker=url, backend=url)
+        first, second = signature("demo.add", (1, 2), app=app), signature("demo.add", (4,), app=app)
+        result = chain(first, second, app=app).apply_async()
+        worker.wait_log("results wait in memory")
+        client.execute_command("ACL", "SETUSER", "worker", "+publish")
+        wait_state(result, "SUCCESS")
+        assert "cannot be stored" not in worker.log
+
+
+def test_full_redis_can_be_looked_at(make_app, cworker):
+    with RedisServer() as server, server.client() as client:
+        app = make_app(server.url(), server.url())
+        check(app, server.url(), cworker)
+        client.lpush("full", "x")
+        client.config_set("maxmemory", 1)
+        for words in (["queues", "-Q", "full"], ["status"], ["inspect", "ping"]):
+            done = run_cworker("-b", server.url(), *words)
+            assert done.returncode == 0, done.stderr
+        done = run_cworker("-b", server.url(), "call", "demo.add")
+        assert done.returncode == 69 and done.stderr.count("OOM") == 1
+        client.config_set("maxmemory", 0)
+
+
+JUMPING_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+int clock_gettime(clockid_t id, struct timespec *t)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real)
+        real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int code = real(id, t);
+    if (id == CLOCK_REALTIME && access(getenv("JUMPED"), F_OK) == 0)
+        t->tv_sec += 3600;
+    return code;
+}
+"""
+
+
+@pytest.mark.skipif("address" in CWORKER, reason="ASan does not let itself be preceded")
+def test_a_clock_that_jumps_ahead(app, cworker, tmp_path):
+    """Redis' clock counts: nothing expires, and no retry waits an hour."""
+    source, shim, jumped = tmp_path / "clock.c", tmp_path / "clock.so", tmp_path / "jumped"
+    source.write_text(JUMPING_CLOCK)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
+    cworker(env={"LD_PRELOAD": str(shim), "JUMPED": str(jumped)})
+    assert get(app.send_task("demo.add", (1, 2))) == 3
+    jumped.touch()
+    assert get(app.send_task("demo.add", (1, 2), expires=600)) == 3
+    assert get(app.send_task("demo.fail_n", (str(tmp_path / "runs"), 2))) == 2

@@ -39,6 +39,7 @@ struct redis_store {
     struct command *sent;
     size_t n_sent;
     struct query *queries; /* to be asked when the connection is up */
+    bool was_up; /* the connection that ends, or is the present one */
     bool primed; /* one answer has come on this connection, so the script is known to the server */
     struct buf text;
     struct event *retry; /* pending while the server refuses writes for now */
@@ -119,6 +120,7 @@ static void on_up(struct redis *r, void *arg)
     struct redis_store *s = arg;
     (void)r;
     s->primed = false;
+    s->was_up = true;
     if (!s->again.first && !s->waiting.first)
         outage_ends(s);
     send_queries(s);
@@ -126,11 +128,17 @@ static void on_up(struct redis *r, void *arg)
     redis_calls_up(s->chords.calls);
 }
 
+/* A connection that nobody needed may be closed by a server or proxy for just that; when the next
+ * one fails it is an outage. */
 static void on_down(struct redis *r, const char *reason, void *arg)
 {
+    struct redis_store *s = arg;
     (void)r;
-    outage_begins(arg, reason);
-    fail_queries(arg);
+    bool idle = !s->n_sent && !s->again.first && !s->waiting.first && !s->queries;
+    if (!idle || !s->was_up)
+        outage_begins(s, reason);
+    s->was_up = false;
+    fail_queries(s);
 }
 
 /* --- writing ---------------------------------------------------------------------------------- */

@@ -37,7 +37,9 @@ bool redis_error_passes(const char *error)
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
         if (!strncmp(error, starts[i], strlen(starts[i])))
             return true;
-    return false;
+    /* NOPERM to a script, in the words of Redis 7 and of later ones. */
+    return strstr(error, "The user executing the script can't") ||
+           strstr(error, "ACL failure in script");
 }
 
 static void call_free(struct call *call)
