@@ -2,7 +2,7 @@
 #ifndef TEST_UNIT_POOL_RIG_H
 #define TEST_UNIT_POOL_RIG_H
 
-/* What test_pool.c stands on: a task_run whose tasks behave as their index says and count their
+/* What the pool's tests stand on: a task_run whose tasks behave as their index says and count their
  * runs in memory that all processes share, and a rig that keeps what the pool reports of each job.
  */
 
@@ -60,20 +60,20 @@ struct seen {
 };
 static struct seen *seen;
 
-static double now(void)
+static inline double now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static void msleep(long ms)
+static inline void msleep(long ms)
 {
     struct timespec t = {ms / 1000, ms % 1000 * 1000000};
     nanosleep(&t, NULL);
 }
 
-static int start_tool(bool daemon)
+static inline int start_tool(bool daemon)
 {
     pid_t pid = fork();
     if (pid == 0) {
@@ -88,13 +88,13 @@ static int start_tool(bool daemon)
     return pid;
 }
 
-static bool told_to_stop(const struct task_frame *f, struct slot *slot)
+static inline bool told_to_stop(const struct task_frame *f, struct slot *slot)
 {
     return atomic_load(&slot->stop) != CW_GO && atomic_load(&slot->stop_job) == f->job;
 }
 
 /* Returns when the parent has died, with whose death no signal comes. */
-static void outlive(pid_t parent)
+static inline void outlive(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, 0);
     seen->tool = getpid();
@@ -102,7 +102,7 @@ static void outlive(pid_t parent)
         msleep(1);
 }
 
-static void write_rubbish(void)
+static inline void write_rubbish(void)
 {
     for (int fd = 3; fd < 64; fd++)
         if (write(fd, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 12) < 0)
@@ -110,7 +110,7 @@ static void write_rubbish(void)
     msleep(10000);
 }
 
-static void behave(const struct task_frame *f, struct slot *slot, const char *body)
+static inline void behave(const struct task_frame *f, struct slot *slot, const char *body)
 {
     volatile uint64_t spin = 0;
     switch (f->def) {
@@ -221,14 +221,14 @@ struct rig {
 };
 static struct rig *rig;
 
-static void on_started(uint64_t job, pid_t pid, void *arg)
+static inline void on_started(uint64_t job, pid_t pid, void *arg)
 {
     (void)arg;
     rig->jobs[job].starts++;
     rig->jobs[job].pid = pid;
 }
 
-static void on_state(const struct state_frame *f, void *arg)
+static inline void on_state(const struct state_frame *f, void *arg)
 {
     (void)arg;
     assert_memory_equal(f->state.at, "PROGRESS", 8);
@@ -236,7 +236,7 @@ static void on_state(const struct state_frame *f, void *arg)
     rig->jobs[f->job].states++;
 }
 
-static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
+static inline void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
 {
     (void)arg;
     struct record *r = &rig->jobs[f->job];
@@ -250,7 +250,7 @@ static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
     rig->ended++;
 }
 
-static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, void *arg)
+static inline void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, void *arg)
 {
     (void)arg;
     struct record *r = &rig->jobs[job];
@@ -266,30 +266,30 @@ static void on_lost(uint64_t job, enum pool_loss why, pid_t pid, int status, voi
     rig->ended++;
 }
 
-static void on_soft_limit(uint64_t job, double limit, void *arg)
+static inline void on_soft_limit(uint64_t job, double limit, void *arg)
 {
     (void)arg, (void)limit;
     rig->jobs[job].softs++;
 }
 
-static void on_room(void *arg)
+static inline void on_room(void *arg)
 {
     (void)arg;
     rig->rooms++;
 }
 
-static void on_broken(void *arg)
+static inline void on_broken(void *arg)
 {
     (void)arg;
     rig->broken++;
 }
 
-static void on_tick(evutil_socket_t fd, short what, void *arg)
+static inline void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what, (void)arg;
 }
 
-static void rig_open(struct pool_options options)
+static inline void rig_open(struct pool_options options)
 {
     static const struct pool_handlers handlers = {on_started,    on_state, on_outcome, on_lost,
                                                   on_soft_limit, on_room,  on_broken,  NULL};
@@ -304,7 +304,7 @@ static void rig_open(struct pool_options options)
     rig->pool = pool_open(rig->base, rig->zygote, &options, &handlers);
 }
 
-static void rig_end(bool kill)
+static inline void rig_end(bool kill)
 {
     pool_shut(rig->pool, kill);
     pool_close(rig->pool);
@@ -315,13 +315,13 @@ static void rig_end(bool kill)
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
 }
 
-static void rig_close(void)
+static inline void rig_close(void)
 {
     rig_end(true);
 }
 
 /* One turn of the loop, of 2 ms at most. */
-static void turn(void)
+static inline void turn(void)
 {
     struct timeval t = {0, 2000};
     event_add(rig->tick, &t);
@@ -339,7 +339,8 @@ static void turn(void)
         }                                                                                          \
     } while (0)
 
-static uint64_t submit_limited(enum behaviour def, const char *body, double soft, double hard)
+static inline uint64_t submit_limited(enum behaviour def, const char *body, double soft,
+                                      double hard)
 {
     struct task_frame f = {.job = ++rig->last,
                            .def = def,
@@ -353,30 +354,30 @@ static uint64_t submit_limited(enum behaviour def, const char *body, double soft
     return f.job;
 }
 
-static uint64_t submit(enum behaviour def, const char *body)
+static inline uint64_t submit(enum behaviour def, const char *body)
 {
     return submit_limited(def, body, 0, 0);
 }
 
-static struct record *job(uint64_t number)
+static inline struct record *job(uint64_t number)
 {
     return &rig->jobs[number];
 }
 
-static struct record *run(enum behaviour def, const char *body)
+static inline struct record *run(enum behaviour def, const char *body)
 {
     uint64_t j = submit(def, body);
     UNTIL(job(j)->outcomes + job(j)->losses > 0);
     return job(j);
 }
 
-static void learn_tiny(void)
+static inline void learn_tiny(void)
 {
     for (int i = 0; i < 20; i++)
         assert_int_equal(run(DO_TINY, "0")->outcomes, 1);
 }
 
-static bool is_gone(pid_t pid)
+static inline bool is_gone(pid_t pid)
 {
     char path[40], text[200] = "";
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
@@ -389,7 +390,7 @@ static bool is_gone(pid_t pid)
     return !end || end[2] == 'Z';
 }
 
-static int expect_once_each(uint64_t from, uint64_t to)
+static inline int expect_once_each(uint64_t from, uint64_t to)
 {
     int lost = 0;
     for (uint64_t j = from; j <= to; j++) {
@@ -399,6 +400,23 @@ static int expect_once_each(uint64_t from, uint64_t to)
         lost += job(j)->losses;
     }
     return lost;
+}
+
+static inline int group_setup(void **state)
+{
+    (void)state;
+    seen = mmap(NULL, sizeof *seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    log_open("/dev/null", LOG_WARNING, false, "false");
+    return seen == MAP_FAILED;
+}
+
+/* A test that failed leaves its rig behind. */
+static inline int clean_up(void **state)
+{
+    (void)state;
+    if (rig)
+        rig_close();
+    return 0;
 }
 
 #endif
