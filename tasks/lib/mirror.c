@@ -3,7 +3,8 @@
 
 /* The mirror holds nothing of its own: a lost write is made good by the next one. */
 
-int mirror_to_unified_scan_results(cw_task *t, const bson_t *scan, const char *scan_type)
+int mirror_to_unified_scan_results(cw_task *t, const char *collection, const bson_t *scan,
+                                   const char *scan_type)
 {
     static const char *const fields[] = {
         "team_id",    "tenant_id",  "target",      "status",
@@ -17,6 +18,7 @@ int mirror_to_unified_scan_results(cw_task *t, const bson_t *scan, const char *s
         return cw_problem(t, false, "ValueError",
                           "the scan's _id is neither text, ObjectId, number nor UUID");
     BSON_APPEND_UTF8(&key, "scan_id", id);
+    BSON_APPEND_UTF8(&key, "collection", collection);
     BSON_APPEND_UTF8(&set, "scan_type", scan_type);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         doc_copy(&set, fields[i], scan, fields[i]);

@@ -108,7 +108,8 @@ static int end_jobs(struct watchdog *w, const char *run_id)
 static const char *kind_of(struct watchdog *w, const char *run_id)
 {
     const bson_t *mirror = NULL;
-    bson_t *key = BCON_NEW("scan_id", BCON_UTF8(run_id));
+    bson_t *key =
+        BCON_NEW("scan_id", BCON_UTF8(run_id), "collection", BCON_UTF8(w->collection));
     int code = mongo_find(w->t, "unified_scan_results", key, NULL, &mirror);
     const char *kind = code == 1 ? doc_text(mirror, "scan_type") : NULL;
     bson_destroy(key);
@@ -137,7 +138,9 @@ static int on_failed(cw_task *t, const bson_t *run, void *arg)
     w->failed++;
     cw_log(t, CW_WARNING, "%s %s: stuck, failed", w->collection, id);
     const char *kind = kind_of(w, id);
-    return !kind || end_jobs(w, id) < 0 ? -1 : mirror_to_unified_scan_results(t, run, kind);
+    if (!kind || (strcmp(w->collection, "scan_runs") == 0 && end_jobs(w, id) < 0))
+        return -1;
+    return mirror_to_unified_scan_results(t, w->collection, run, kind);
 }
 
 static int fail_stuck(struct watchdog *w)

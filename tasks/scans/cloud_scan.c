@@ -24,7 +24,7 @@ static cw_outcome tell(cw_task *t, const char *run_id, const char *status, int j
 static int mirror_run(cw_task *t, const char *run_id)
 {
     const bson_t *run = mongo_load(t, "scan_runs", "scan run", run_id);
-    return run ? mirror_to_unified_scan_results(t, run, "cloud") : -1;
+    return run ? mirror_to_unified_scan_results(t, "scan_runs", run, "cloud") : -1;
 }
 
 /* 1 it is ours, 0 it is not, -1 failed. */

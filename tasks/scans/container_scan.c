@@ -337,7 +337,7 @@ cw_outcome execute_container_scan(cw_task *t)
     s->image = doc_text(s->document, "image");
     if (!status || (strcmp(status, "COMPLETED") != 0 && strcmp(status, "CANCELLED") != 0))
         return scan(s);
-    if (mirror_to_unified_scan_results(t, s->document, s->state.type) < 0)
+    if (mirror_to_unified_scan_results(t, s->state.collection, s->document, s->state.type) < 0)
         return cw_fail(t);
     return cw_return_str(t, status);
 }

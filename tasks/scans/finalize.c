@@ -183,7 +183,7 @@ static int look(struct final *f, const bson_t *run)
 static cw_outcome finish(struct final *f)
 {
     const bson_t *run = mongo_load(f->t, "scan_runs", "scan run", f->run_id);
-    if (!run || mirror_to_unified_scan_results(f->t, run, "cloud") < 0)
+    if (!run || mirror_to_unified_scan_results(f->t, "scan_runs", run, "cloud") < 0)
         return cw_fail(f->t);
     cJSON *result = cJSON_CreateObject();
     cJSON_AddStringToObject(result, "scan_run_id", f->run_id);

@@ -281,7 +281,7 @@ cw_outcome native_run(cw_task *t, const struct native_kind *kind)
     s->state.document = s->document;
     const char *status = status_of(s->document);
     if (strcmp(status, "COMPLETED") == 0 || strcmp(status, "CANCELLED") == 0) {
-        if (mirror_to_unified_scan_results(t, s->document, kind->type) < 0)
+        if (mirror_to_unified_scan_results(t, s->state.collection, s->document, kind->type) < 0)
             return cw_fail(t);
         return cw_return_str(t, status);
     }

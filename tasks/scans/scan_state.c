@@ -40,7 +40,7 @@ int scan_state_set(struct scan_state *s, const bson_t *set)
     const char *status = doc_text(now, "status");
     if (code == 0)
         s->ended = status ? status : "UNKNOWN";
-    return mirror_to_unified_scan_results(s->t, now, s->type);
+    return mirror_to_unified_scan_results(s->t, s->collection, now, s->type);
 }
 
 /* A task that was killed comes back under its id; one that ended without a word left its result. */

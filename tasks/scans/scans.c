@@ -82,7 +82,7 @@ static const struct cw_index indexes[] = {
     {"native_scans", "team_id, status"},
     {"scan_findings", "scan_id, key", .unique = true},
     {"approved_targets", "team_id"},
-    {"unified_scan_results", "scan_id", .unique = true},
+    {"unified_scan_results", "scan_id, collection", .unique = true},
     {"unified_scan_results", "team_id, status"},
     {"container_scans", "team_id, status"},
     {0},

@@ -443,6 +443,19 @@ def test_ids_of_other_types(app: Celery, worker: Worker, database: Database, tes
     assert mirror(database, "5")["finished_at"] > datetime(2025, 1, 1)
 
 
+def test_same_id_in_every_collection(app: Celery, worker: Worker, database: Database) -> None:
+    """The first of each may be 1: each has its own line among all scans."""
+    put_run(database, _id=1)
+    database.native_scans.insert_one({"_id": 1, "team_id": "team-1", "target": "127.0.0.1"})
+    database.container_scans.insert_one({"_id": 1, "team_id": "team-1", "image": "app:1"})
+    for name in ("cloud", "ssl", "container"):
+        get(send(app, f"execute_{name}_scan", "1"))
+    assert {(m["scan_id"], m["collection"], m["scan_type"], m["status"])
+            for m in database.unified_scan_results.find()} == {
+        ("1", "scan_runs", "cloud", "RUNNING"), ("1", "native_scans", "ssl", "COMPLETED"),
+        ("1", "container_scans", "container", "COMPLETED")}
+
+
 # --- web ---
 
 @pytest.mark.parametrize("active", [False, True])
