@@ -2,8 +2,8 @@
 #include "broker/channel_private.h"
 
 #include "proto/base/mem.h"
+#include "proto/digest.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,16 +259,13 @@ static void claimed(const redisReply *reply, void *arg)
 
 static void claim(struct hasten *h)
 {
-    unsigned char digest[EVP_MAX_MD_SIZE];
     char hex[41];
     struct buf text = BUF_INIT(SIZE_MAX / 4);
     buf_printf(&text, "%s\n%s", h->set, h->header ? h->header : "");
     for (size_t i = 0; i < h->n_ids; i++)
         buf_printf(&text, "\n%s", h->ids[i]);
-    EVP_Digest(text.data, text.size, digest, NULL, EVP_sha1(), NULL);
+    digest_sha1((struct slice){text.data, text.size}, hex);
     buf_done(&text);
-    for (int i = 0; i < 20; i++)
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
     if (redis_sendf(h->c->redis, claimed, h, "SET %scworker.hasten.%s %s NX EX %d", h->c->prefix,
                     hex, h->c->node, CLAIM_SECONDS) < 0)
         hasten_free(h);

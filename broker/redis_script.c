@@ -2,8 +2,8 @@
 #include "broker/redis_private.h"
 
 #include "proto/base/mem.h"
+#include "proto/digest.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,14 +25,8 @@ static void script_answer(const redisReply *reply, void *arg);
 
 static void script_sha(struct redis_script *script)
 {
-    if (*script->sha)
-        return;
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    EVP_Digest(script->body, strlen(script->body), digest, NULL, EVP_sha1(), NULL);
-    for (int i = 0; i < 20; i++) {
-        script->sha[2 * i] = "0123456789abcdef"[digest[i] >> 4];
-        script->sha[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
-    }
+    if (!*script->sha)
+        digest_sha1(slice_of(script->body), script->sha);
 }
 
 /* Once more with the whole text: Redis then knows it by its sum. */

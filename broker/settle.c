@@ -3,8 +3,8 @@
 
 #include "proto/base/clock.h"
 #include "proto/base/mem.h"
+#include "proto/digest.h"
 
-#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,11 +35,8 @@ static void element_arguments(struct argument_list *list, struct slice text)
         arguments_add(list, text.at, text.size);
         return;
     }
-    unsigned char digest[EVP_MAX_MD_SIZE];
     char hex[41], size[24];
-    EVP_Digest(text.at, text.size, digest, NULL, EVP_sha1(), NULL);
-    for (int i = 0; i < 20; i++)
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    digest_sha1(text, hex);
     snprintf(size, sizeof size, "%zu", text.size);
     arguments_text(list, "digest");
     arguments_text(list, hex);

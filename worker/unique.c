@@ -11,11 +11,11 @@
 #include "broker/timer.h"
 #include "proto/base/buf.h"
 #include "proto/base/mem.h"
+#include "proto/digest.h"
 #include "worker/log.h"
 #include "worker/registry.h"
 #include "worker/worker.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,10 +105,7 @@ static char *key_of(const struct request *r, const struct cw_def *def)
     }
     cJSON *values = key_values(def, args, args->next);
     char *text = json_text(values), hex[65];
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    EVP_Digest(text, strlen(text), digest, NULL, EVP_sha256(), NULL);
-    for (int i = 0; i < 32; i++)
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    digest_sha256(slice_of(text), hex);
     free(text);
     cJSON_Delete(values);
     cJSON_Delete(body);
