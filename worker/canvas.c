@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ANCESTORS_MOST = 100 };
+/* Of a result. Each is two levels of nesting, of which MongoDB takes 200 in a document. */
+enum { ANCESTORS_MOST = 64 };
 
 void make_id(struct canvas_ids *ids, char out[37])
 {
@@ -109,8 +110,7 @@ static cJSON *tuple_oldest(cJSON *tuple)
     return tuple;
 }
 
-/* Gives the oldest known ancestor of `tuple` its parent; takes parent, with as many ancestors as a
- * reader can follow: each is one level of JSON more. */
+/* Gives the oldest known ancestor of `tuple` its parent; takes parent, with its nearest ancestors. */
 static void tuple_set_ancestor(cJSON *tuple, cJSON *parent)
 {
     if (!tuple) {
