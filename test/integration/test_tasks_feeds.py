@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -1022,6 +1023,21 @@ def test_endless_and_trickling_bodies(app: Celery, worker: Any, db: Database,
     stop.set()
     feed = wait_until(lambda: db.threat_feeds.find_one({"_id": "trickle", "status": "ERROR"}))
     assert "less than 512 bytes in 10 seconds" in feed["error"]
+
+
+def test_a_port_that_speaks_no_http(app: Celery, worker: Any, db: Database) -> None:
+    """The reason is not that the URL were none of HTTP."""
+    def greet() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, daemon=True).start()
+        add_feed(db, "ssh", "plain", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        task = app.send_task("threat_feeds.fetch_feed", args=["ssh"], queue="threat_feeds")
+        wait_state(task, "RETRY")
+    assert "does not answer in HTTP" in str(task.result)
 
 
 def test_max_bytes_of_all_requests(app: Celery, worker: Any, db: Database,

@@ -260,8 +260,9 @@ static int failed(struct call *c, CURLcode code)
     switch (code) {
     case CURLE_OPERATION_TIMEDOUT:
         return helper_failed(c->t, true, "TimeoutError", "%s did not answer in time", host);
+    case CURLE_UNSUPPORTED_PROTOCOL: /* a reply that has no status line */
+        return helper_failed(c->t, true, "ConnectionError", "%s does not answer in HTTP", host);
     case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
         return helper_failed(c->t, false, "ValueError", "not a URL of http or https");
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CERTPROBLEM:
