@@ -67,8 +67,10 @@ static int prepare(struct native_scan *s)
     s->host = url_host(s->t, s->target);
     if (!target_is_valid(s->host) || strchr(s->host, '/'))
         return cw_problem(s->t, false, "ValueError", "target must be an http or https URL");
-    w->url = url_escape(s->t, s->target);
     w->path = origin_read(s->target, w->origin);
+    /* A host in capitals is another one to ZAP than that of the links that it finds there. */
+    w->url = url_escape(s->t, cw_printf(s->t, "%s%.*s", w->origin, (int)strcspn(w->path, "#"),
+                                        w->path));
     w->path_size = strcspn(w->path, "?#");
     w->path_size = w->path_size == 1 ? 0 : w->path_size;
     return 0;

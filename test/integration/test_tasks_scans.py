@@ -486,6 +486,7 @@ def test_web_only_its_own_alerts(app: Celery, worker: Worker, database: Database
     assert get(send(app, "execute_web_scan", scan))["findings"] == 3
     assert {f["url"] for f in database.scan_findings.find()} == set(own)
     paths = [urlsplit(path).path for path in zap.asked]
+    assert any("url=http%3A%2F%2F127.0.0.1%2F%3Fq%3Da&" in path for path in zap.asked)
     assert paths.index("/JSON/core/action/newSession/") < paths.index("/JSON/spider/action/scan/")
     zap.alerts = [{**alert, "url": f"{SITE}{path}"} for path in ("", "shop", "shop/a", "x?u=/shop")]
     assert get(send(app, "execute_web_scan", put_scan(database, f"{SITE}shop?q=1")))["findings"] == 2
