@@ -258,6 +258,7 @@ static int on_finding(cw_task *t, const cJSON *element, void *arg)
     BSON_APPEND_UTF8(&set, "scan_region", s->region);
     BSON_APPEND_DATE_TIME(&set, "last_seen", doc_now());
     BSON_APPEND_NULL(&set, "resolved_at");
+    BSON_APPEND_NULL(&set, "resolved_by");
     BSON_APPEND_DOCUMENT(&update, "$set", &set);
     BSON_APPEND_DOCUMENT_BEGIN(&update, "$setOnInsert", &part);
     BSON_APPEND_DATE_TIME(&part, "first_seen", doc_now());

@@ -9,6 +9,7 @@
  * an attacker wrote there. Of a zip the first local file is read, without its directory. */
 
 enum { PIECE = 64 << 10, ZIP_HEADER = 30, ZIP_HEADER_MAX = ZIP_HEADER + 2 * 65535 };
+enum { FOLDERS_MAX = 1000 };
 enum form { UNKNOWN, RAW, PACKED, BETWEEN /* parts of a gzip file */, ZIP_HEAD, STORED, ENDED };
 
 struct unpack {
@@ -21,6 +22,7 @@ struct unpack {
     bool has_z, gzip;
     unsigned char *head; /* the first bytes, until the form is known */
     size_t head_size;
+    int folders;
     size_t stored; /* bytes of a stored file still to come */
     char out[PIECE];
 };
@@ -144,6 +146,8 @@ static int read_zip_head(struct unpack *u)
     const unsigned char *h = u->head;
     size_t size;
     while ((size = zip_header_size(u)) && is_folder(h)) {
+        if (++u->folders > FOLDERS_MAX)
+            return broken(u, "it begins with too many folders");
         u->head_size -= size;
         memmove(u->head, h + size, u->head_size);
         if (u->head_size < 4)

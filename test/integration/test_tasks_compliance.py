@@ -206,11 +206,13 @@ def test_vanished_findings_are_resolved(app: Celery, worker: Worker, database: D
     assert "us-east-1: PermissionError" in result["errors"][0]
     # us-east-1 was not looked at: nothing there may vanish.
     assert states(database) == {"a": "FAIL", "b": "RESOLVED", "c": "FAIL"}
+    assert database.cspm_findings.find_one({"status": "RESOLVED"})["resolved_by"] == "run-2"
     # What comes back is open again.
     database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-3"})
     prowler.set({"*": report(finding("a"), finding("b"))})
     get(send(app, PROWLER, "run-3", ["eu-west-1"], []))
     assert states(database) == {"a": "FAIL", "b": "FAIL", "c": "FAIL"}
+    assert database.cspm_findings.count_documents({"resolved_by": {"$ne": None}}) == 0
 
 
 @pytest.mark.parametrize("ids", [

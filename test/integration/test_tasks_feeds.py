@@ -246,6 +246,17 @@ def test_zip_with_folders(app: Celery, worker: Any, db: Database, feeds: FeedSer
     assert fetch(app, "zip")["indicators"] == len(files)
 
 
+def test_zip_of_folders(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
+    """Each costs a look at what is behind it: not as many as a stranger likes."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for i in range(2000):
+            file.writestr(zipfile.ZipInfo(f"{i}/"), "")
+    add_feed(db, "zip", "plain", feeds.serve("/zip", archive.getvalue()))
+    with pytest.raises(ValueError, match="too many folders"):
+        fetch(app, "zip")
+
+
 def test_gzip_in_several_parts(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     """As `cat a.gz b.gz` and log shippers make them."""
     body = gzip.compress(b"203.0.113.1\n203.0.113") + gzip.compress(b".2\n") * 3 + b"\0" * 10
