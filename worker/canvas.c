@@ -337,6 +337,27 @@ static cJSON *reversed(cJSON *list)
     return out;
 }
 
+/* cJSON's own insertion counts its way to the place. */
+static void insert_before(cJSON *list, cJSON *place, cJSON *item)
+{
+    item->prev = place->prev;
+    item->next = place;
+    if (list->child == place)
+        list->child = item;
+    else
+        place->prev->next = item;
+    place->prev = item;
+}
+
+/* Puts the items of `inner` in the place of one of `list`; takes inner. */
+static void splice(cJSON *list, cJSON *place, cJSON *inner)
+{
+    while (inner->child)
+        insert_before(list, place, cJSON_DetachItemViaPointer(inner, inner->child));
+    cJSON_Delete(inner);
+    cJSON_Delete(cJSON_DetachItemViaPointer(list, place));
+}
+
 /* The members of nested groups stand in one list; those of an inner group backwards, as Celery does
  * it. */
 static void flatten(cJSON *tasks)
@@ -345,20 +366,9 @@ static void flatten(cJSON *tasks)
         next = task->next;
         if (!canvas_is(task, "group"))
             continue;
-        cJSON *inner = reversed(take_tasks(task)), *place = task;
+        cJSON *inner = reversed(take_tasks(task));
         flatten(inner);
-        while (inner->child) {
-            cJSON *member = cJSON_DetachItemViaPointer(inner, inner->child);
-            member->prev = place->prev;
-            member->next = place;
-            if (tasks->child == place)
-                tasks->child = member;
-            else
-                place->prev->next = member;
-            place->prev = member;
-        }
-        cJSON_Delete(inner);
-        cJSON_Delete(cJSON_DetachItemViaPointer(tasks, place));
+        splice(tasks, task, inner);
     }
 }
 
@@ -456,21 +466,9 @@ static void normalise(cJSON *steps)
         if (canvas_is(step, "chain") ||
             (canvas_is(step, "group") && canvas_tasks(step) && canvas_tasks(step)->child &&
              !canvas_tasks(step)->child->next)) {
-            cJSON *inner = take_tasks(step), *after = step->next;
-            cJSON_Delete(cJSON_DetachItemViaPointer(steps, step));
-            cJSON *tail = cJSON_CreateArray();
-            while (after) {
-                cJSON *next = after->next;
-                cJSON_AddItemToArray(tail, cJSON_DetachItemViaPointer(steps, after));
-                after = next;
-            }
-            while (inner->child)
-                cJSON_AddItemToArray(steps, cJSON_DetachItemViaPointer(inner, inner->child));
-            before = steps->child ? steps->child->prev : NULL;
-            while (tail->child)
-                cJSON_AddItemToArray(steps, cJSON_DetachItemViaPointer(tail, tail->child));
-            cJSON_Delete(inner);
-            cJSON_Delete(tail);
+            cJSON *inner = take_tasks(step);
+            before = inner->child ? inner->child->prev : before;
+            splice(steps, step, inner);
         } else if (canvas_is(step, "group") && step->next) {
             cJSON *body = cJSON_DetachItemViaPointer(steps, step->next);
             cJSON *chord = make_chord(take_tasks(step), body);

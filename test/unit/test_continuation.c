@@ -229,9 +229,13 @@ static void the_last_of_a_long_chain_knows_its_nearest_ancestors(void **state)
     (void)state;
     enum { STEPS = 20000 };
     cJSON *chain = signature(CHAIN("")), *steps = canvas_tasks(chain);
-    for (int i = 0; i < STEPS; i++)
-        cJSON_AddItemToArray(
-            steps, signature("{\"task\": \"t\", \"options\": {\"task_id\": \"%d\"}}", i));
+    for (int i = 0; i < STEPS; i++) {
+        cJSON *inner = i % 2 ? signature(CHAIN("")) : NULL;
+        cJSON *step = signature("{\"task\": \"t\", \"options\": {\"task_id\": \"%d\"}}", i);
+        if (inner)
+            cJSON_AddItemToArray(canvas_tasks(inner), step);
+        cJSON_AddItemToArray(steps, inner ? inner : step);
+    }
     cJSON *tuple = canvas_freeze(chain, NULL, NULL, NULL);
     int n = 0;
     for (const cJSON *at = tuple; cJSON_IsArray(at); at = at->child->child->next, n++)
