@@ -3,21 +3,25 @@
 
 #include "tasks/lib/check.h"
 #include "tasks/lib/doc.h"
+#include "tasks/lib/targets.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* Where a cluster is and what proves who we are. A document names secrets, it does not hold them: a
  * kubeconfig lies in the folder that the operator set, a token in the environment or a file. Only
- * https that is verified is spoken, so a document cannot send a token, or us, to another
- * service. */
+ * https that is verified is spoken, and with no address at which a cloud tells its machines their
+ * secrets; but a document with an authority of its own chooses who gets its token. */
 
 enum { FILE_MAX_BYTES = 1 << 20 };
 static const char service_account[] = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -254,6 +258,30 @@ static int load_in_cluster(cw_task *t, struct k8s_config *ret)
     return check_server(t, ret);
 }
 
+static bool is_metadata(const struct addrinfo *at)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
+        return false;
+    text[strcspn(text, "%")] = '\0';
+    return target_is_metadata(text);
+}
+
+/* However it is written: what cannot be resolved now is left to the request. */
+static int check_addresses(cw_task *t, const char *host)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
+    bool refused = false;
+    if (getaddrinfo(host, NULL, &hints, &list) != 0)
+        return 0;
+    for (const struct addrinfo *at = list; at; at = at->ai_next)
+        refused = refused || is_metadata(at);
+    freeaddrinfo(list);
+    return refused ? cw_problem(t, false, "PermissionError",
+                                "api_server: %.200s is a link-local or metadata address", host)
+                   : 0;
+}
+
 static int load_direct(cw_task *t, const bson_t *cluster, struct k8s_config *ret)
 {
     const char *secret = doc_text(cluster, "token_secret");
@@ -270,7 +298,7 @@ static int load_direct(cw_task *t, const bson_t *cluster, struct k8s_config *ret
     if (!ret->token)
         return cw_problem(t, false, "LookupError", "the secret %s (or %s_FILE) is not set", secret,
                           secret);
-    return check_server(t, ret);
+    return check_server(t, ret) < 0 ? -1 : check_addresses(t, url_host(t, ret->server));
 }
 
 int k8s_config_load(cw_task *t, const bson_t *cluster, struct k8s_config *ret)

@@ -306,6 +306,9 @@ def test_refused_kubeconfigs(app: Celery, start: Callable[..., Worker], database
     ({"api_server": "http://127.0.0.1"}, "ValueError", "https"),
     ({"api_server": "https://user:pass@127.0.0.1"}, "ValueError", "https"),
     ({"in_cluster": True}, "ValueError", "pod"),
+    *(({"api_server": f"https://{host}:6443"}, "PermissionError", "metadata address") for host in (
+        "169.254.169.254", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518",
+        "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[fe80::1]", "[fd00:ec2::254]", "0")),
     ({"team_id": {"$ne": 1}}, "ValueError", "team_id"),
     ({"context": 7}, "ValueError", "context must be text"),
     ({"ca": ["x"]}, "ValueError", "ca must be text"),
