@@ -96,22 +96,23 @@ int log_open(const char *path, enum log_level threshold, bool json, const char *
     char *copy = mem_dup(path); /* before the old one goes: a caller may pass it again */
     free(out.path);
     out.path = copy;
-    out.fd = fd;
+    out.fd = mem_last_words = fd;
     out.json = json;
     out.color = !json && wants_color(color);
     log_threshold = threshold;
     return 0;
 }
 
-void log_reopen(void)
+int log_reopen(void)
 {
     if (!out.path)
-        return;
+        return 0;
     int fd = file_open(out.path);
     if (fd < 0)
-        return; /* the old file is better than none */
+        return ERROR_SYSTEM; /* the old file is better than none */
     dup3(fd, out.fd, O_CLOEXEC);
     close(fd);
+    return 0;
 }
 
 static void reopen_if_rotated(void)

@@ -20,7 +20,7 @@ extern enum log_level log_threshold;
 
 int log_open(const char *path /* NULL: stderr */, enum log_level threshold, bool json,
              const char *color);
-void log_reopen(void);                  /* after rotation */
+int log_reopen(void);                   /* after rotation; < 0: the old file stays */
 void log_process_name(const char *name); /* MainProcess, ForkPoolWorker-3 … copied */
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* With the task it belongs to: `name[id]: text` and fields of their own in JSON. */

@@ -17,6 +17,7 @@
 #include "worker/log.h"
 #include "worker/worker.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,12 +125,19 @@ static void interrupt(struct worker *w)
     worker_stop(w);
 }
 
+static void reopen_log(const struct worker *w)
+{
+    if (log_reopen() < 0)
+        log_error("--logfile: %s: %s. The file that is open is still used", w->options->logfile,
+                  strerror(errno));
+}
+
 static void on_signal(evutil_socket_t number, short what, void *arg)
 {
     (void)what;
     struct worker *w = arg;
     if (number == SIGHUP)
-        log_reopen();
+        reopen_log(w);
     else if (number == SIGINT)
         interrupt(w);
     else if (number == SIGQUIT || term_is_quit())

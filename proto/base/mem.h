@@ -16,6 +16,7 @@ char *mem_ndup(const char *text, size_t size) __attribute__((returns_nonnull, wa
 char *mem_printf(const char *fmt, ...)
     __attribute__((format(printf, 1, 2), returns_nonnull, warn_unused_result));
 
+extern int mem_last_words; /* where that line goes: standard error, or who logs says where */
 void mem_exhausted(void) __attribute__((cold, noreturn)); /* the line, and the end */
 
 /* The same promise for a block that somebody else's allocator gave. */

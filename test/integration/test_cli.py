@@ -237,6 +237,18 @@ def test_logfile_and_pidfile(app, cworker, tmp_path):
     assert not pid.exists()
 
 
+def test_log_file_that_cannot_be_opened_again(cworker, tmp_path):
+    folder, moved = tmp_path / "logs", tmp_path / "moved"
+    folder.mkdir()
+    log = folder / "log"
+    worker = cworker("-f", log, ready=False)
+    wait_until(lambda: log.exists() and "ready." in log.read_text(), what="ready")
+    folder.rename(moved)
+    worker.signal(signal.SIGHUP)
+    told = f"--logfile: {log}: No such file or directory. The file that is open"
+    wait_until(lambda: told in (moved / "log").read_text(), what="the reason")
+
+
 def test_files_that_are_none(app, cworker):
     """Celery's `--pidfile=`; and no file takes the place of a device."""
     worker = cworker("--pidfile=", "--logfile=")

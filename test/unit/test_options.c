@@ -9,12 +9,14 @@
 
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -407,6 +409,25 @@ static void test_log(void **state)
     assert_true(log_level_parse("", &level) < 0);
 }
 
+/* Whoever looks into the log for why a worker has gone finds it there. */
+static void test_out_of_memory_is_logged(void **state)
+{
+    (void)state;
+    char *path = mem_printf("/tmp/test_options_%d.log", (int)getpid());
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGABRT, SIG_DFL);
+        log_open(path, LOG_INFO, false, "auto");
+        mem_exhausted();
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    assert_string_equal(logged(path), "cworker: out of memory\n");
+    unlink(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -421,6 +442,7 @@ int main(void)
         cmocka_unit_test(test_help_and_version),
         cmocka_unit_test(test_pidfile),
         cmocka_unit_test(test_log),
+        cmocka_unit_test(test_out_of_memory_is_logged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
