@@ -16,7 +16,8 @@
  * collection once more. Of several collections, one that refuses us does not stop the others: its
  * cursor stays. */
 
-enum { PAGES_MAX = 10000, LIMIT_MAX = 100000, PLACES_MAX = 500, NAME_MAX_SIZE = 128 };
+enum { PAGES_MAX = 10000, LIMIT_MAX = 100000, PLACES_MAX = 500 };
+enum { NAME_MAX_SIZE = 128, CURSOR_MAX = 100 };
 
 /* Names that a server lists: its API roots, or the collections of one. */
 struct places {
@@ -151,6 +152,13 @@ static const char *cursor_name(struct taxii *x, const char *collection)
     return name;
 }
 
+/* The cursor that a page gives. What is no date would be refused with each request to come. */
+static const char *date_added(const struct cw_reply *reply)
+{
+    const char *text = cw_header(reply, "x-taxii-date-added-last");
+    return date_read(text) != DATE_NONE && strlen(text) < CURSOR_MAX ? text : NULL;
+}
+
 /* One page after the other. *ret_last: the cursor that the last one gives. A server may leave out
  * `next`: then its date goes on from page to page. */
 static int read_pages(struct taxii *x, const char *url, const char *since, const char **ret_last,
@@ -169,7 +177,7 @@ static int read_pages(struct taxii *x, const char *url, const char *since, const
         x->next[0] = '\0';
         if (get(x, at, &options, ret_reply) < 0)
             return ret_reply->status == 400 && page > 1 ? -2 : -1;
-        const char *added = cw_header(ret_reply, "x-taxii-date-added-last");
+        const char *added = date_added(ret_reply);
         *ret_last = added ? added : *ret_last;
         if (!x->more)
             return 0;
@@ -195,7 +203,7 @@ static int read_collection(struct taxii *x, const char *url, const char *name,
     }
     if (code < 0)
         return -1;
-    doc_put(x->cursors, member, last, 100);
+    doc_put(x->cursors, member, last, CURSOR_MAX);
     x->read++;
     return 0;
 }

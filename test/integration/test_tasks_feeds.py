@@ -798,6 +798,18 @@ def test_taxii_pages_by_date(app: Celery, worker: Any, db: Database, feeds: Feed
     assert len(calls) - before <= 2
 
 
+@pytest.mark.parametrize("date", ["x" * 5000, "soon", "2026-11-21T10:00:00Z" + "0" * 90])
+def test_taxii_cursor_that_is_no_date(app: Celery, worker: Any, db: Database, feeds: FeedServer,
+                                      date: str) -> None:
+    """No server would take it back: the feed would fail from then on."""
+    path = "/r/collections/c/objects/"
+    add_feed(db, "taxii", "taxii", feeds.serve(path, {}, X_TAXII_Date_Added_Last="2026-11-20T10:00:00Z"))
+    fetch(app, "taxii")
+    feeds.serve(path, {"objects": [stix("a.example")]}, X_TAXII_Date_Added_Last=date)
+    assert fetch(app, "taxii")["indicators"] == 1
+    assert db.threat_feeds.find_one()["state"]["cursors"] == {"c": "2026-11-20T10:00:00Z"}
+
+
 def test_many_are_taken_back(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     path = "/r/collections/c/objects/"
     names = [f"h{i}.example" for i in range(1500)]
