@@ -8,7 +8,7 @@
  * ZAP_API_KEY. The daemon is the operator's own, so private addresses are allowed for it, and for
  * it only. */
 
-/* The daemon's URL without user and trailing slash: what it is called in documents. */
+/* The daemon's URL without user and trailing slash, as errors and documents tell it. */
 const char *zap_daemon(cw_task *t);
 /* GET /JSON/<path>?<query>. NULL, by cw_problem, when it fails; the tree is freed with the
  * delivery. */

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/scans/zap_lease.h"
 
+#include "tasks/lib/check.h"
 #include "tasks/lib/mongo.h"
+#include "tasks/lib/targets.h"
 #include "tasks/scans/zap.h"
 
 #include <string.h>
+#include <strings.h>
+#include <unistd.h>
 
 /* A document of zap_daemons, under the daemon's URL, says which task has it and until when (by the
  * store's clock: workers' own ones may differ by more than the lease lasts); it is
@@ -15,10 +19,22 @@
 enum { LEASE_MS = 180000 };
 static const double keep_every = 30;
 
+/* Each host, or pod, may have a daemon of its own at the same loopback address. */
+static const char *name_of_daemon(cw_task *t)
+{
+    const char *url = zap_daemon(t), *host = url_host(t, url);
+    char here[256] = "";
+    if (!target_is_covered(host, "127.0.0.0/8") && !target_is_covered(host, "::1") &&
+        strcasecmp(host, "localhost") != 0)
+        return url;
+    gethostname(here, sizeof here - 1);
+    return cw_printf(t, "%s on %s", url, here);
+}
+
 static bson_t *filter_of(cw_task *t)
 {
     bson_t *filter = bson_new();
-    doc_put(filter, "_id", zap_daemon(t), 1000);
+    doc_put(filter, "_id", name_of_daemon(t), 1000);
     return filter;
 }
 
