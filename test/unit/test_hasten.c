@@ -113,7 +113,7 @@ static void what_is_asked_for_one_by_one_is_searched_for_together(void **state)
     enum { WANTED = 300, OTHERS = 3000 };
     struct worker *w = worker_open(tcp_url, (struct channel_options){0});
     struct effect *all = mem_alloc((WANTED + OTHERS) * sizeof *all);
-    char ids[WANTED][8];
+    char ids[WANTED][12];
     for (int i = 0; i < WANTED; i++) {
         snprintf(ids[i], sizeof ids[i], "%d", i);
         all[i] = delayed("yes", ids[i]);
