@@ -59,6 +59,9 @@ bool canvas_is(const cJSON *signature, const char *type); /* "chain", "group", "
 /* Is it a signature, with all that it holds? Applying asks; all else here takes it for one. */
 bool canvas_is_sound(const cJSON *signature);
 bool canvas_are_sound(const cJSON *list); /* all of them; NULL: there are none */
+/* A list of rows, as a task's child tells what the task sends; and of such as are messages alone. */
+bool canvas_rows_are_sound(const cJSON *rows);
+bool canvas_are_messages(const cJSON *rows);
 /* The signatures of a chain, a group, or a chord's header. */
 cJSON *canvas_tasks(const cJSON *signature);
 

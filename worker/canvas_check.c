@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whether a signature is one, through and through. The one idea: messages are written by anybody,
- * and what works on signatures (canvas.c, canvas_apply.c) takes every part of them for an object;
- * so they are looked through once, before. */
+/* Whether a signature is one, through and through, and what is to be sent can be. The one idea:
+ * messages and records are written by anybody, a child runs foreign code, and what works on
+ * signatures (canvas.c, canvas_apply.c) and on rows (follow.c, finish.c) takes every part of them
+ * for what it should be; so they are looked through once, before. */
 
 #include "worker/canvas.h"
 
@@ -51,4 +52,45 @@ bool canvas_is_sound(const cJSON *signature)
     if (chord && cJSON_IsObject(tasks)) /* a header may be a group's signature */
         return canvas_is_sound(tasks);
     return (is_absent(tasks) || cJSON_IsArray(tasks)) && canvas_are_sound(tasks);
+}
+
+/* --- rows of what is to be sent --- */
+
+static bool is_message(const cJSON *row)
+{
+    return json_get_string(row, "queue") && json_get_string(row, "text") &&
+           json_get_string(row, "id");
+}
+
+bool canvas_are_messages(const cJSON *rows)
+{
+    for (const cJSON *row = cJSON_IsArray(rows) ? rows->child : NULL; row; row = row->next)
+        if (!is_message(row))
+            return false;
+    return cJSON_IsArray(rows);
+}
+
+static bool revoke_is_sound(const cJSON *what)
+{
+    const cJSON *ids = json_get(what, "ids");
+    for (const cJSON *id = cJSON_IsArray(ids) ? ids->child : NULL; id; id = id->next)
+        if (!cJSON_IsString(id))
+            return false;
+    return cJSON_IsArray(ids);
+}
+
+/* Signatures are looked at where they are applied. */
+static bool row_is_sound(const cJSON *row)
+{
+    if (json_get(row, "part") || json_get(row, "apply") || json_get(row, "replace"))
+        return true;
+    return json_get(row, "revoke") ? revoke_is_sound(json_get(row, "revoke")) : is_message(row);
+}
+
+bool canvas_rows_are_sound(const cJSON *rows)
+{
+    for (const cJSON *row = cJSON_IsArray(rows) ? rows->child : NULL; row; row = row->next)
+        if (!row_is_sound(row))
+            return false;
+    return cJSON_IsArray(rows);
 }

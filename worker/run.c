@@ -5,6 +5,7 @@
 
 #include "proto/base/mem.h"
 #include "proto/time.h"
+#include "worker/canvas.h"
 #include "worker/events.h"
 #include "worker/log.h"
 #include "worker/registry.h"
@@ -113,7 +114,7 @@ static void say_event(const struct request *r, const char *type, struct slice fi
 {
     cJSON *own = json_parse(fields.at, fields.size, NULL), *all = cJSON_CreateObject();
     json_set(all, "uuid", cJSON_CreateString(r->message.id));
-    while (own && own->child) {
+    while (cJSON_IsObject(own) && own->child) {
         cJSON *field = cJSON_DetachItemViaPointer(own, own->child);
         cJSON_AddItemToObject(all, field->string, field);
     }
@@ -184,6 +185,23 @@ static char *slice_dup(struct slice s)
     return s.at && s.size ? mem_ndup(s.at, s.size) : NULL;
 }
 
+/* False: the task has failed by it. Its child runs foreign code, which may have overwritten
+ * anything. */
+static bool take_sends(struct request *r, const struct outcome_frame *f)
+{
+    static const char why[] = "what the task sent cannot be read: its process was damaged";
+    if (!f->sends.size || (f->kind != RESULT_SUCCESS && f->kind != RESULT_IGNORE))
+        return true;
+    r->sends = json_parse(f->sends.at, f->sends.size, NULL);
+    if (canvas_rows_are_sound(r->sends))
+        return true;
+    cJSON_Delete(r->sends);
+    r->sends = NULL;
+    log_error("Task %s[%s] fails: %s", request_name(r), request_id(r), why);
+    request_raise(r, exception_text("builtins", "ValueError", why));
+    return false;
+}
+
 static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
 {
     struct worker *w = arg;
@@ -201,9 +219,7 @@ static void on_outcome(const struct outcome_frame *f, pid_t pid, void *arg)
     r->run_us = f->run_us;
     if (w->task_events)
         r->repr = slice_dup(f->repr);
-    if (f->sends.size && (f->kind == RESULT_SUCCESS || f->kind == RESULT_IGNORE))
-        r->sends = json_parse(f->sends.at, f->sends.size, NULL);
-    flow_finish(r, outcome_of(r, f));
+    flow_finish(r, take_sends(r, f) ? outcome_of(r, f) : OUTCOME_FAILED);
 }
 
 /* A task that may go back does so until it has cost task_max_deliveries children. */

@@ -56,6 +56,9 @@ static void test_frames(void **state)
                         5);
         free(copy);
     }
+    memset(b.data + sizeof(struct frame_head) + offsetof(struct outcome_frame, sends.at), 0,
+           sizeof outcome.sends.at);
+    assert_int_equal(frame_get_outcome(b.data, b.size, &outcome), ERROR_INVALID);
     struct buf small = BUF_INIT(100);
     frame_put_task(&small, &f);
     assert_true(small.failed && small.size == 0);

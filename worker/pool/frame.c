@@ -122,7 +122,7 @@ static int frame_get(const char *data, size_t size, enum frame_kind kind, void *
     for (int i = 0; i < l->slices; i++) {
         struct slice s;
         memcpy(&s, (char *)ret + l->offset[i], sizeof(s));
-        if (s.size > left)
+        if (s.size > left || (s.size && !s.at))
             return ERROR_INVALID;
         s.at = s.at ? at : NULL;
         memcpy((char *)ret + l->offset[i], &s, sizeof(s));

@@ -379,8 +379,11 @@ static bool child_read(struct pool_child *c)
     struct frame_head head;
     if (c->in.size >= sizeof head) {
         memcpy(&head, c->in.data, sizeof head);
-        if (head.size + sizeof head > c->in.size + want)
-            want = head.size + sizeof head - c->in.size;
+        size_t total = head.size + sizeof head;
+        /* At most as much again as has come: a head of rubbish may name two gigabytes. */
+        size_t most = c->in.size > want ? c->in.size : want;
+        if (total > c->in.size + want)
+            want = total - c->in.size < most ? total - c->in.size : most;
     }
     char *at = buf_reserve(&c->in, want);
     ssize_t n = at ? read(c->fd, at, want) : 0;
