@@ -142,20 +142,41 @@ static void target_add(struct record *r, struct argument_list *keys, struct argu
     free(key);
 }
 
-/* Does a routing key fit a topic's pattern? `*` is one word, `#` any number of them. */
+static const char *word_after(const char *word)
+{
+    word += strcspn(word, ".");
+    return word + (*word == '.');
+}
+
+/* One word of a pattern, which is not `#`, and one of a key. */
+static bool word_fits(const char *pattern, const char *key)
+{
+    size_t word = strcspn(pattern, "."), size = strcspn(key, ".");
+    return *pattern && *key &&
+           ((word == 1 && *pattern == '*') || (word == size && memcmp(pattern, key, size) == 0));
+}
+
+/* Does a routing key fit a topic's pattern? `*` is one word, `#` any number of them. Both are
+ * strangers' texts: where words do not fit, the last `#` takes one more, and no earlier one has
+ * to. */
 static bool topic_fits(const char *pattern, const char *key)
 {
-    if (!*pattern)
-        return !*key;
-    size_t word = strcspn(pattern, "."), size = strcspn(key, ".");
-    const char *rest = pattern + word + (pattern[word] == '.');
-    if (word == 1 && *pattern == '#')
-        return topic_fits(rest, key) ||
-               (*key && topic_fits(pattern, key + size + (key[size] == '.')));
-    if (!*key || !((word == 1 && *pattern == '*') ||
-                   (word == size && memcmp(pattern, key, size) == 0)))
-        return false;
-    return topic_fits(rest, key + size + (key[size] == '.'));
+    const char *after = NULL, *taken = NULL; /* behind the last `#`, and what that has taken */
+    while (*pattern || *key) {
+        if (*pattern == '#' && strcspn(pattern, ".") == 1) {
+            pattern = after = word_after(pattern);
+            taken = key;
+        } else if (word_fits(pattern, key)) {
+            pattern = word_after(pattern);
+            key = word_after(key);
+        } else if (after && *taken) {
+            pattern = after;
+            key = taken = word_after(taken);
+        } else {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* The queue of a member of a binding set, or NULL when the routing key does not fit it. */

@@ -109,6 +109,35 @@ static void named_exchanges(void **state)
     worker_close(w);
 }
 
+/* Bindings and routing keys are strangers' texts: neither a long one nor many `#` may cost more than
+ * their length. */
+static void hostile_patterns(void **state)
+{
+    (void)state;
+    enum { WORDS = 400000, HASHES = 40 };
+    char *key = mem_alloc(2 * WORDS + 32), *record = mem_alloc(2 * WORDS + 200), member[200];
+    for (int i = 0; i < WORDS; i++)
+        memcpy(key + 2 * i, "a.", 2);
+    strcpy(key + 2 * WORDS, "end");
+    int n = snprintf(member, sizeof member, "#.end\x06\x16\x06\x16long");
+    TELL("SADD _kombu.binding.topic %b", member, (size_t)n);
+    n = 0;
+    for (int i = 0; i < HASHES; i++)
+        n += snprintf(member + n, sizeof member - (size_t)n, "#.");
+    n += snprintf(member + n, sizeof member - (size_t)n, "no\x06\x16\x06\x16never");
+    TELL("SADD _kombu.binding.topic %b", member, (size_t)n);
+    sprintf(record, "[{\"body\": \"\", \"headers\": {\"id\": \"tag\"}}, \"topic\", \"%s\"]", key);
+    TELL("HSET unacked tag %s", record);
+    TELL("ZADD unacked_index 1000 tag");
+    struct worker *w = worker_open(tcp_url, usual());
+    WAIT_FOR(!NUMBER("EXISTS unacked"));
+    expect_one("long", "tag");
+    assert_int_equal(NUMBER("EXISTS never"), 0);
+    worker_close(w);
+    free(record);
+    free(key);
+}
+
 static void unreadable_records_are_kept(void **state)
 {
     (void)state;
@@ -166,6 +195,7 @@ int main(void)
         TEST(the_overdue_come_back),
         TEST(more_than_a_batch),
         TEST(named_exchanges),
+        TEST(hostile_patterns),
         TEST(unreadable_records_are_kept),
         TEST(the_mutex_is_kombus),
         TEST(wrong_types_harm_nothing),
