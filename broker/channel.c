@@ -52,20 +52,30 @@ static struct said *said_find(struct channel *c, const char *text)
     return oldest;
 }
 
-/* A refusal is met again with each try, of several commands in turn; the operator reads each once a
- * minute, while it lasts and when it comes back. */
-void note_error(struct channel *c, const char *what, const redisReply *reply)
+/* What is wrong is met again with each try, of several commands in turn; the operator reads each
+ * once a minute, while it lasts and when it comes back. */
+void note_rarely(struct channel *c, const char *fmt, ...)
 {
-    if (!reply || reply->type != REDIS_REPLY_ERROR)
-        return;
-    char *text = mem_printf("%s: %.200s", what, reply->str);
+    char text[400];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
     struct said *said = said_find(c, text);
     int64_t now = time_boot();
     if (!said->at || now - said->at > SAY_AGAIN) {
         said->at = now;
         note(c, true, "%s", text);
     }
-    free(text);
+}
+
+void note_error(struct channel *c, const char *what, const redisReply *reply)
+{
+    if (!reply || reply->type != REDIS_REPLY_ERROR)
+        return;
+    bool foreign = strncmp(reply->str, "WRONGTYPE", 9) == 0;
+    note_rarely(c, "%.150s: %.200s%s", what, reply->str,
+                foreign ? " (somebody else's key is in the way: rename or delete it)" : "");
 }
 
 void note_later(struct channel *c, const char *what)

@@ -59,7 +59,7 @@ struct settlement {
     void *arg;
 };
 
-enum { CHANNEL_SAID = 8 };
+enum { CHANNEL_SAID = 64 };
 
 struct channel {
     struct event_base *base;
@@ -161,6 +161,7 @@ void pause_forget(struct channel *c);
 void note(struct channel *c, bool warning, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* each text once a minute */
+void note_rarely(struct channel *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void note_error(struct channel *c, const char *what, const redisReply *reply);
 void note_later(struct channel *c, const char *what); /* entries of a later format: says so once */
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */

@@ -45,7 +45,9 @@ static void promoted(const redisReply *reply, void *arg)
                   reply->element[1]->type == REDIS_REPLY_INTEGER &&
                   reply->element[2]->type == REDIS_REPLY_INTEGER;
     if (!usable) {
-        note_error(c, "promoting delayed messages", reply);
+        char *what = mem_printf("promoting delayed messages of queue %.100s", queue->name);
+        note_error(c, what, reply);
+        free(what);
         return;
     }
     if (reply->element[1]->integer >= 0)

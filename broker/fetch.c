@@ -3,6 +3,7 @@
 
 #include "proto/base/mem.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Fetching. The one idea: LLEN says what may be fetched, and never more LMOVEs are under way than
@@ -25,6 +26,14 @@ static int64_t lane_available(const struct lane *lane)
     return lane->queue->open ? lane->waiting - (int64_t)lane->n_underway : 0;
 }
 
+/* Redis does not say which key it does not like. */
+static void lane_note(const struct lane *lane, const char *what, const redisReply *reply)
+{
+    char *text = mem_printf("%s queue %.100s", what, lane->queue->name);
+    note_error(lane->c, text, reply);
+    free(text);
+}
+
 static void length_answered(const redisReply *reply, void *arg)
 {
     struct lane *lane = arg;
@@ -33,7 +42,7 @@ static void length_answered(const redisReply *reply, void *arg)
     lane->asking = false;
     if (reply->type != REDIS_REPLY_INTEGER) {
         lane->waiting = 0;
-        note_error(lane->c, "asking for a queue's length", reply);
+        lane_note(lane, "asking for the length of", reply);
         return;
     }
     lane->waiting = reply->integer;
@@ -100,7 +109,7 @@ static void fetch_answered(const redisReply *reply, void *arg)
             c->oom_until = time_boot() + OOM_MICROSECONDS;
         else
             lane->waiting = 0;
-        note_error(c, "fetching", reply);
+        lane_note(lane, "fetching from", reply);
     } else {
         lane->waiting = 0;
         fetch_ask(lane);

@@ -65,7 +65,7 @@ static void names_read(const redisReply *reply, void *arg)
 {
     struct channel *c = arg;
     if (!reply || reply->type != REDIS_REPLY_ARRAY) {
-        note_error(c, "reading which queues are paused", reply);
+        note_error(c, "reading which queues are paused, in cworker.paused", reply);
         return;
     }
     pause_forget(c);

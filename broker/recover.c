@@ -153,7 +153,7 @@ static void lease_taken(const redisReply *reply, void *arg)
 {
     struct channel *c = arg;
     if (!reply || reply->type != REDIS_REPLY_INTEGER) {
-        recover_failed(c, "taking the lease", reply);
+        recover_failed(c, "taking the lease and registering in cworker.incarnations", reply);
         return;
     }
     if (reply->integer == 0 && c->ever_ready)

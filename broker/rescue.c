@@ -18,6 +18,8 @@
  * The registration goes last, and only when no list is left. */
 
 static const int64_t GRACE = 1000000, LOOK_AT_PIDS = 1000000;
+/* Of another worker's lease, whatever its registration says. */
+static const int64_t LEASE_LEAST_MS = 100, LEASE_MOST_MS = INT64_C(365) * 86400000;
 
 /* Another worker, as far as this one has seen it. Instants are boot-time µs, 0: none. */
 struct peer {
@@ -147,10 +149,26 @@ static bool rescue_failed(struct rescue *r, const redisReply *reply)
     return true;
 }
 
+/* A list, or the queue it came from, is none: the registration stays for it, and the other lists
+ * are given back. */
+static bool list_failed(struct rescue *r, const redisReply *reply)
+{
+    if (!reply || r->era != r->c->era || reply->type != REDIS_REPLY_ERROR ||
+        !strstr(reply->str, "WRONGTYPE"))
+        return false;
+    char *what = mem_printf("giving back what is in %.300s", list_name(r->list));
+    note_error(r->c, what, reply);
+    free(what);
+    r->list = r->list->next;
+    r->n_next = 1;
+    rescue_next(r);
+    return true;
+}
+
 static void given_back(const redisReply *reply, void *arg)
 {
     struct rescue *r = arg;
-    if (rescue_failed(r, reply))
+    if (list_failed(r, reply) || rescue_failed(r, reply))
         return;
     if (reply->integer < 0) {
         peer_drop(r->c, r->id);
@@ -174,7 +192,7 @@ static void forgotten(const redisReply *reply, void *arg)
 static void entries_read(const redisReply *reply, void *arg)
 {
     struct rescue *r = arg;
-    if (rescue_failed(r, reply))
+    if (list_failed(r, reply) || rescue_failed(r, reply))
         return;
     if (reply->type != REDIS_REPLY_ARRAY || !reply->elements) {
         r->list = r->list->next;
@@ -279,7 +297,10 @@ static void peer_judge(struct look *look, int64_t ttl_ms)
     struct channel *c = look->c;
     struct peer *p = peer_get(c, look->id);
     int64_t now = time_boot(), lease_ms = (int64_t)(c->lease * 1000);
-    json_as_int(json_get(look->about, "lease_ms"), &lease_ms);
+    if (json_as_int(json_get(look->about, "lease_ms"), &lease_ms))
+        lease_ms = lease_ms < LEASE_LEAST_MS  ? LEASE_LEAST_MS
+                   : lease_ms > LEASE_MOST_MS ? LEASE_MOST_MS
+                                              : lease_ms;
     bool alive = ttl_ms != -2; /* -1: somebody took its end away */
     if (alive) {
         p->alive_at = now;
@@ -306,16 +327,21 @@ static void lease_seen(const redisReply *reply, void *arg)
     look_free(look);
 }
 
-static bool lists_are_sound(const cJSON *lists)
+/* Pairs of an in-flight list of this worker and another key: whatever else a registration names is
+ * not emptied, least of all into itself. */
+static bool lists_are_sound(const cJSON *lists, const char *id)
 {
-    const cJSON *pair;
     if (!cJSON_IsArray(lists))
         return false;
-    cJSON_ArrayForEach(pair, lists)
-        if (!cJSON_IsString(cJSON_GetArrayItem(pair, 0)) ||
-            !cJSON_IsString(cJSON_GetArrayItem(pair, 1)))
-            return false;
-    return true;
+    char *mark = mem_printf(".cworker.inflight.%s", id);
+    bool sound = true;
+    for (const cJSON *pair = lists->child; pair && sound; pair = pair->next) {
+        const cJSON *list = cJSON_GetArrayItem(pair, 0), *queue = cJSON_GetArrayItem(pair, 1);
+        sound = cJSON_IsString(list) && cJSON_IsString(queue) && strstr(list->valuestring, mark) &&
+                strcmp(list->valuestring, queue->valuestring) != 0;
+    }
+    free(mark);
+    return sound;
 }
 
 static bool death_is_proved(const cJSON *about)
@@ -360,7 +386,11 @@ static void registration_look(struct channel *c, const redisReply *id, const red
     json_as_int(json_get(about, "v"), &version);
     if (version > 1)
         note_later(c, "what workers hold");
-    if (version != 1 || !lists_are_sound(json_get(about, "lists"))) {
+    if (version != 1 || !lists_are_sound(json_get(about, "lists"), id->str)) {
+        if (version <= 1)
+            note_rarely(c, "a registration in %s cannot be read: what its worker held is not given "
+                           "back. `cworker recover` finds it; then HDEL takes the registration away",
+                        c->registry_key);
         cJSON_Delete(about);
         return;
     }
@@ -379,7 +409,7 @@ static void registry_read(const redisReply *reply, void *arg)
     struct channel *c = arg;
     c->looking = false;
     if (!reply || reply->type != REDIS_REPLY_ARRAY) {
-        note_error(c, "reading the registry of workers", reply);
+        note_error(c, "reading the registry of workers, cworker.incarnations", reply);
         return;
     }
     answer_timed(c, c->looked_at);

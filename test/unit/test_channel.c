@@ -497,6 +497,36 @@ static void neighbour_make(const char *id, int ms)
     cJSON_Delete(about);
 }
 
+/* A list that is none must not keep the others, and what is no in-flight list of its own is not
+ * emptied: least of all a queue into itself, which would never end. */
+static void registrations_of_garbage(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "", "[]", "{\"v\": 1}", "{\"v\": 1, \"lists\": [1]}", "{\"v\": 1, \"lists\": [[\"other\", \"q\"]]}",
+        "{\"v\": 1, \"lease_ms\": -1, \"lists\": [[\"other\", \"other\"]]}",
+        "{\"v\": 1, \"lease_ms\": 9223372036854775807, \"lists\": []}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        TELL("HSET cworker.incarnations bad%d %s", (int)i, bad[i]);
+    push("other", "m");
+    TELL("HSET cworker.incarnations dead %s",
+         "{\"v\": 1, \"lease_ms\": 100, \"lists\": [[\"{q}.cworker.inflight.dead.3\", \"q\"], "
+         "[\"{q}.cworker.inflight.dead.6\", \"wrong\"], [\"{q}.cworker.inflight.dead\", \"q\"]]}");
+    TELL("SET {q}.cworker.inflight.dead.3 text");
+    TELL("SET wrong text");
+    push("{q}.cworker.inflight.dead.6", "kept");
+    push("{q}.cworker.inflight.dead", "saved");
+    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
+    WAIT_FOR(NUMBER("LLEN q") == 1);
+    expect_element("q", 0, "saved");
+    loop_for(1);
+    expect_element("other", 0, "m");
+    expect_element("{q}.cworker.inflight.dead.6", 0, "kept");
+    assert_int_equal(NUMBER("HEXISTS cworker.incarnations dead"), 1);
+    assert_true(w->n_notes < 10);
+    worker_close(w);
+}
+
 static void a_lease_that_was_seen_to_end(void **state)
 {
     (void)state;
@@ -638,6 +668,26 @@ static void wrong_types_harm_nothing(void **state)
     worker_close(w);
 }
 
+/* What cannot be put into its queue stays delayed, and what was there before is promoted. */
+static void delayed_for_a_key_of_another_type(void **state)
+{
+    (void)state;
+    TELL("SET q string");
+    for (int i = 0; i < 3; i++) {
+        TELL("ZADD {q}.cworker.delayed %d m%d", i + 1, i);
+        TELL("HSET {q}.cworker.delayed.msg m%d %s", i, "1 0 m");
+    }
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    WAIT_FOR(strstr(w->last_note, "queue q: WRONGTYPE"));
+    loop_for(1.2);
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), 3);
+    assert_int_equal(NUMBER("HLEN {q}.cworker.delayed.msg"), 3);
+    assert_true(w->n_notes < 5);
+    TELL("DEL q");
+    WAIT_FOR(NUMBER("LLEN q") == 3);
+    worker_close(w);
+}
+
 static void many_effects(void **state)
 {
     (void)state;
@@ -704,6 +754,7 @@ int main(void)
         TEST(unheard_settlements_happen_once),
         TEST(death_that_can_be_proved),
         TEST(death_that_only_the_lease_shows),
+        TEST(registrations_of_garbage),
         TEST(a_lease_that_was_seen_to_end),
         TEST(a_lease_that_was_taken_away_proves_nothing),
         TEST(leases_that_end_while_redis_stands_still),
@@ -712,6 +763,7 @@ int main(void)
         TEST(password_and_database),
         TEST(out_of_memory),
         TEST(wrong_types_harm_nothing),
+        TEST(delayed_for_a_key_of_another_type),
         TEST(many_effects),
         TEST(bad_options),
     };
