@@ -14,6 +14,7 @@
  * the same delivery replaces, publishes or removes. */
 
 struct reading {
+    struct channel *c;
     channel_outbox_fn *fn;
     void *arg;
 };
@@ -28,21 +29,21 @@ char *outbox_field(const char *id, const char *tag)
     return mem_printf("%s/%s", id ? id : "", tag ? tag : "");
 }
 
-/* The version leads, so that a later format can be told without reading it. */
+/* The version leads, so that a later format can be told without reading it. What has none is handed
+ * over as it is: its reader says that it is unreadable. */
 static void outbox_answered(const redisReply *reply, void *arg)
 {
     struct reading reading = *(struct reading *)arg;
     free(arg);
     struct slice text = {0};
     int code = 0, version = 0, from = 0;
+    if (reply)
+        note_error(reading.c, "reading what a task will cause, in its queue's cworker.outbox", reply);
     if (!reply || reply->type == REDIS_REPLY_ERROR)
         code = ERROR_UNAVAILABLE;
-    else if (reply->type == REDIS_REPLY_STRING)
-        code = sscanf(reply->str, "%d %n", &version, &from) == 1 && version >= 1 &&
-                       version <= OUTBOX_VERSION
-                   ? 0
-                   : ERROR_UNSUPPORTED;
-    if (code == 0 && from)
+    else if (reply->type == REDIS_REPLY_STRING && sscanf(reply->str, "%9d %n", &version, &from) == 1)
+        code = version <= OUTBOX_VERSION ? 0 : ERROR_UNSUPPORTED;
+    if (code == 0 && reply->type == REDIS_REPLY_STRING)
         text = (struct slice){reply->str + from, reply->len - (size_t)from};
     reading.fn(code, text, reading.arg);
 }
@@ -51,7 +52,7 @@ int channel_outbox_read(struct channel *c, const char *queue, const char *id, co
                         channel_outbox_fn *fn, void *arg)
 {
     struct reading *reading = mem_alloc(sizeof *reading);
-    *reading = (struct reading){fn, arg};
+    *reading = (struct reading){c, fn, arg};
     char *key = outbox_key(c, queue);
     char *field = outbox_field(id, tag);
     int code = c->ready

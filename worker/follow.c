@@ -146,6 +146,11 @@ static void add_part(struct request *r, cJSON *part)
         cJSON_Delete(part);
 }
 
+static bool is_part(const cJSON *end)
+{
+    return cJSON_IsObject(json_get(end, "chord")) && json_get_string(end, "group");
+}
+
 /* The chords that the outcome is a part of: the task's own, and those of the steps that fail with
  * it. */
 static void add_parts(struct request *r, enum outcome outcome)
@@ -163,7 +168,7 @@ static void add_parts(struct request *r, enum outcome outcome)
         add_part(r, part);
     while (ends && ends->child) {
         cJSON *end = cJSON_DetachItemViaPointer(ends, ends->child);
-        if (json_get(end, "chord") && json_get(end, "group"))
+        if (is_part(end))
             add_part(r, end);
         else
             cJSON_Delete(end);
@@ -298,7 +303,7 @@ static void fail_end(struct request *r, cJSON *end, const char *exception, const
     };
     put_failure(r, &record);
     free(text);
-    if (!json_get(end, "chord") || !json_get(end, "group")) {
+    if (!is_part(end)) {
         cJSON_Delete(end);
         return;
     }

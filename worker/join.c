@@ -125,16 +125,14 @@ static void look_again(struct join *j)
     evtimer_add(j->timer, &delay);
 }
 
-static void take(struct member *m, const char *text)
+static void take(struct member *m, cJSON *record)
 {
-    cJSON *record = text ? json_parse(text, strlen(text), NULL) : NULL;
     const char *state = json_get_string(record, "status");
     bool failed = state && (!strcmp(state, "FAILURE") || !strcmp(state, "REVOKED"));
     if (failed || (state && !strcmp(state, "SUCCESS"))) {
         m->failed = failed;
         m->result = cJSON_DetachItemFromObjectCaseSensitive(record, "result") ?: cJSON_CreateNull();
     }
-    cJSON_Delete(record);
 }
 
 /* Looking again would not help: the member fails, instead of a null in its result's place. */
@@ -154,10 +152,13 @@ static void on_read(int code, const char *json, void *arg)
     struct join *j = m->join;
     m->asked = false;
     j->n_asked--;
-    if (code == ERROR_INVALID || code == ERROR_UNSUPPORTED)
+    bool told = code == 0 && json;
+    cJSON *record = told ? json_parse(json, strlen(json), NULL) : NULL;
+    if (code == ERROR_INVALID || code == ERROR_UNSUPPORTED || (told && !cJSON_IsObject(record)))
         take_unreadable(m);
     else
-        take(m, code == 0 ? json : NULL);
+        take(m, record);
+    cJSON_Delete(record);
     j->stalled = j->stalled || !m->result;
     ask_more(j);
 }

@@ -32,6 +32,7 @@
  * message whose id has succeeded is done, as the store keeps the first SUCCESS of an id. */
 
 #include "proto/base/mem.h"
+#include "worker/canvas.h"
 #include "worker/log.h"
 #include "worker/worker.h"
 
@@ -90,15 +91,45 @@ static void record_write(struct request *r, const char *text, channel_settled_fn
                          slice_of(text), fn, r);
 }
 
-/* NULL: not readable. An earlier version of cworker wrote the list of what was sent alone. */
-static cJSON *record_parse(struct slice text)
+static enum outcome outcome_of(const cJSON *end)
 {
+    const char *name = json_get_string(end, "outcome");
+    int i = 0;
+    while (i < OUTCOME_GIVEN_BACK && (!name || strcmp(outcome_rows[i].name, name) != 0))
+        i++;
+    return (enum outcome)i;
+}
+
+static bool outcome_is_kept(enum outcome outcome)
+{
+    return outcome == OUTCOME_SUCCEEDED || outcome == OUTCOME_FAILED || outcome == OUTCOME_RETRIED;
+}
+
+static bool record_is_sound(const cJSON *record)
+{
+    const cJSON *sends = json_get(record, "sends"), *end = json_get(record, "end");
+    return cJSON_IsObject(record) && (!sends || canvas_are_messages(sends)) &&
+           (!end || outcome_is_kept(outcome_of(end)));
+}
+
+/* NULL: there is none, or nobody can read it. An earlier version of cworker wrote the list of what
+ * was sent alone. */
+static cJSON *record_read(const struct request *r, struct slice text)
+{
+    if (!text.at)
+        return NULL;
     cJSON *record = json_parse(text.at, text.size, NULL), *sends = record;
-    if (!cJSON_IsArray(sends))
+    if (cJSON_IsArray(sends)) {
+        record = cJSON_CreateObject();
+        json_set(record, "sends", sends);
+    }
+    if (record_is_sound(record))
         return record;
-    record = cJSON_CreateObject();
-    json_set(record, "sends", sends);
-    return record;
+    log_error("Task %s[%s]: its record in the outbox of queue %s cannot be read: taken as none, "
+              "what the task itself had sent is lost",
+              request_name(r), request_id(r), r->delivery.queue);
+    cJSON_Delete(record);
+    return NULL;
 }
 
 /* --- it has succeeded ------------------------------------------------------------------------- */
@@ -130,8 +161,8 @@ static void on_record(int code, struct slice text, void *arg)
         leave(r);
         return;
     }
-    if (text.at) {
-        cJSON *record = record_parse(text);
+    cJSON *record = record_read(r, text);
+    if (record) {
         r->sends = cJSON_DetachItemFromObjectCaseSensitive(record, "sends");
         r->recorded = r->sends || !json_get(record, "starts"); /* else what follows is derived */
         cJSON_Delete(record);
@@ -201,7 +232,9 @@ static void on_read(int code, const char *text, void *arg)
     struct worker *w = r->worker;
     if (r->given_up)
         return;
-    bool unreadable = code == ERROR_INVALID || code == ERROR_UNSUPPORTED; /* now and later */
+    cJSON *record = code == 0 && text ? json_parse(text, strlen(text), NULL) : NULL;
+    bool unreadable = code == ERROR_INVALID || code == ERROR_UNSUPPORTED || /* now and later */
+                      (code == 0 && text && !cJSON_IsObject(record));
     if (code != 0 && !unreadable) {
         ask_later(r);
         return;
@@ -209,7 +242,6 @@ static void on_read(int code, const char *text, void *arg)
     if (unreadable)
         log_warning("Task %s[%s] came again, and its stored result cannot be read: taken as none",
                     request_name(r), request_id(r));
-    cJSON *record = text && !unreadable ? json_parse(text, strlen(text), NULL) : NULL;
     const char *state = json_get_string(record, "status");
     if (r->lost) {
         flow_finish(r, OUTCOME_GIVEN_BACK);
@@ -234,15 +266,6 @@ static char *text_of(const cJSON *object, const char *name)
     return text ? mem_dup(text) : NULL;
 }
 
-static enum outcome outcome_of(const cJSON *end)
-{
-    const char *name = json_get_string(end, "outcome");
-    int i = 0;
-    while (i < OUTCOME_GIVEN_BACK && (!name || strcmp(outcome_rows[i].name, name) != 0))
-        i++;
-    return (enum outcome)i;
-}
-
 /* It goes on as if it had ended now: its result is stored, then it is acked. */
 static void take_end(struct request *r, cJSON *record)
 {
@@ -264,8 +287,9 @@ static void on_kept(int code, struct slice text, void *arg)
     struct worker *w = r->worker;
     if (r->given_up)
         return;
-    cJSON *record = code == 0 && text.at ? record_parse(text) : NULL;
-    json_as_int(json_get(record, "starts"), &r->starts);
+    cJSON *record = code == 0 ? record_read(r, text) : NULL;
+    if (json_as_int(json_get(record, "starts"), &r->starts))
+        r->starts = r->starts < 0 ? 0 : r->starts < INT32_MAX ? r->starts : INT32_MAX;
     cJSON_Delete(r->sent_before);
     r->sent_before = json_get(record, "end")
                          ? NULL
@@ -310,9 +334,7 @@ bool redelivery_check(struct request *r)
 /* A store that is down may be down for long, and this worker may die meanwhile. */
 static bool must_keep_end(const struct request *r)
 {
-    bool keeps = r->outcome == OUTCOME_SUCCEEDED || r->outcome == OUTCOME_FAILED ||
-                 r->outcome == OUTCOME_RETRIED;
-    return keeps && r->acks_late && !r->ignore_result && store_is_down(r->worker->store) &&
+    return outcome_is_kept(r->outcome) && r->acks_late && !r->ignore_result && store_is_down(r->worker->store) &&
            (!r->result || strlen(r->result) <= KEPT_RESULT_MAX);
 }
 

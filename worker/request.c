@@ -121,7 +121,7 @@ int64_t request_deliveries(const struct request *r)
         json_as_int(json_get(headers, deliveries_header), &count);
         cJSON_Delete(headers);
     }
-    return count;
+    return count < 0 ? 0 : count < INT32_MAX ? count : INT32_MAX; /* it will be counted up */
 }
 
 char *request_redelivery(const struct request *r, bool started)

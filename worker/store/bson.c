@@ -216,7 +216,10 @@ int record_bson(const struct store_record *r, bool no_children, int64_t expires_
 
 static cJSON *date_value(int64_t ms)
 {
+    static const int64_t YEAR_10000 = INT64_C(253402300800000);
     char text[40];
+    if (ms <= -YEAR_10000 || ms >= YEAR_10000) /* none that Python could show */
+        return json_int(ms);
     return cJSON_CreateString(time_print(ms * 1000, text));
 }
 
