@@ -39,9 +39,10 @@ struct fleet {
     struct fleet_use *uses;
     struct event *timer;
     int64_t timer_at; /* 0: not armed */
+    int64_t said_at;  /* that a limit cannot be asked for; 0: not yet */
 };
 
-static const int64_t LONGEST_WAIT = 1000000, SLOT_WAIT = 250000;
+static const int64_t LONGEST_WAIT = 1000000, SLOT_WAIT = 250000, SAY_AGAIN = 60000000;
 
 /* KEYS next start, slots. ARGV µs between starts (0: any), slots (0: any), task id, ms that a slot
  * lasts, µs to wait for a slot. 0: go on; else µs to wait. */
@@ -50,6 +51,7 @@ static struct redis_script script_take = {
             "local t = redis.call('TIME')\n"
             "local now = tonumber(t[1]) * 1000000 + tonumber(t[2])\n"
             "local apart, slots = tonumber(ARGV[1]), tonumber(ARGV[2])\n"
+            "local most = apart + 86400000000\n" /* nothing further off is a worker's */
             "local lapses = string.format('%.0f', now + tonumber(ARGV[4]) * 1000)\n"
             "if slots > 0 then\n"
             "  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now))\n"
@@ -60,8 +62,8 @@ static struct redis_script script_take = {
             "  if redis.call('ZCARD', KEYS[2]) >= slots then return tonumber(ARGV[5]) end\n"
             "end\n"
             "if apart > 0 then\n"
-            "  local next = tonumber(redis.call('GET', KEYS[1]) or '0')\n"
-            "  if next > now then return next - now end\n"
+            "  local next = tonumber(redis.call('GET', KEYS[1]) or '0') or 0\n"
+            "  if next > now and next <= now + most then return next - now end\n"
             "  redis.call('SET', KEYS[1], string.format('%.0f', now + apart),\n"
             "    'PX', string.format('%.0f', apart / 1000 + 1000))\n"
             "end\n"
@@ -115,6 +117,17 @@ static void release(const struct fleet_use *u)
                    (struct slice[]){slice_of("ZREM"), slice_of(u->runs), slice_of(u->id)});
 }
 
+/* It is asked again each second, for each task that waits: said now and then. */
+static void say_refused(const struct fleet_use *u, const char *why)
+{
+    int64_t now = monotonic_now();
+    if (u->fleet->said_at && now - u->fleet->said_at < SAY_AGAIN)
+        return;
+    u->fleet->said_at = now;
+    log_warning("Task %s[%s]: its fleet limit %s cannot be asked for, will be tried again: %s",
+                request_name(u->request), request_id(u->request), u->name, why);
+}
+
 static void answered(const redisReply *reply, void *arg)
 {
     struct fleet_use *u = arg;
@@ -127,8 +140,7 @@ static void answered(const redisReply *reply, void *arg)
         return;
     }
     if (reply && reply->type == REDIS_REPLY_ERROR)
-        log_warning("Task %s[%s]: its fleet limit cannot be asked for, will be tried again: %s",
-                    request_name(u->request), request_id(u->request), reply->str);
+        say_refused(u, reply->str);
     if (heard && reply->integer == 0) {
         u->granted = true;
         u->again_at = monotonic_now() + slot_us(u->fleet) / 4;

@@ -52,6 +52,13 @@ static void prune(struct worker *w, const char *key)
     redis_sendf(redis, NULL, NULL, "EXPIRE %s %s", key, life);
 }
 
+static void on_shared(const redisReply *reply, void *arg)
+{
+    (void)arg;
+    if (reply && reply->type == REDIS_REPLY_ERROR)
+        log_error("What is revoked now is not kept for workers that start later: %s", reply->str);
+}
+
 /* One ZADD for some hundred members, all of this instant. */
 static void share(struct worker *w, const char *name, const struct slice *members, size_t n)
 {
@@ -66,7 +73,7 @@ static void share(struct worker *w, const char *name, const struct slice *member
             argv[argc++] = slice_of(when);
             argv[argc++] = members[at];
         }
-        redis_send(channel_redis(w->channel), NULL, NULL, argc, argv);
+        redis_send(channel_redis(w->channel), on_shared, NULL, argc, argv);
     }
     prune(w, key);
     free(argv);
@@ -117,22 +124,38 @@ void revoked_forget_stamps(struct worker *w)
     revoked_clear_stamps(w->revoked);
 }
 
+/* Asked at each connection, so it is said no more often. */
+static bool is_readable(const redisReply *reply, const char *key)
+{
+    if (reply && reply->type == REDIS_REPLY_ERROR)
+        log_error("What the fleet has revoked is not known here, %s cannot be read: %s", key,
+                  reply->str);
+    return reply && reply->type == REDIS_REPLY_ARRAY;
+}
+
+/* A score that is no instant of the past, as one in milliseconds, must not keep its id for ever. */
+static int64_t instant_of(const char *score, int64_t now)
+{
+    double us = strtod(score, NULL) * 1e6;
+    return us > 0 && us < (double)now ? (int64_t)us : now;
+}
+
 static void on_ids(const redisReply *reply, void *arg)
 {
     struct worker *w = arg;
-    if (!reply || reply->type != REDIS_REPLY_ARRAY)
+    if (!is_readable(reply, "cworker.revoked"))
         return;
     for (size_t i = 0; i + 1 < reply->elements; i += 2)
         if (reply->element[i]->str && reply->element[i + 1]->str)
             revoked_add(w->revoked, reply->element[i]->str,
-                        (int64_t)(strtod(reply->element[i + 1]->str, NULL) * 1e6));
+                        instant_of(reply->element[i + 1]->str, worker_now(w)));
     flow_discard_revoked(w);
 }
 
 static void on_stamps(const redisReply *reply, void *arg)
 {
     struct worker *w = arg;
-    if (!reply || reply->type != REDIS_REPLY_ARRAY)
+    if (!is_readable(reply, "cworker.revoked.stamps"))
         return;
     for (size_t i = 0; i < reply->elements; i++) {
         const redisReply *e = reply->element[i];

@@ -21,6 +21,7 @@
 #include <string.h>
 
 static const double LONGEST_PERIOD = 1, SHARE = 3;
+static const int64_t SAY_AGAIN = 60000000; /* µs */
 
 struct unique {
     struct unique *next, *prev;
@@ -36,6 +37,7 @@ struct unique_leases {
     struct unique *first;
     struct event *timer;
     double period; /* of the timer, while it is pending */
+    int64_t said_at; /* that a lease cannot be taken; 0: not yet */
 };
 
 /* KEYS lease. ARGV task id, ms. Who holds it now. */
@@ -174,6 +176,19 @@ static void set_aside(struct request *r, const char *holder)
     flow_finish(r, OUTCOME_NOT_UNIQUE);
 }
 
+/* It is tried again each second, for each task that waits: said now and then. */
+static void say_refused(const struct unique *u, const char *why)
+{
+    const struct request *r = u->request;
+    struct unique_leases *leases = r->worker->leases;
+    int64_t now = monotonic_now();
+    if (leases->said_at && now - leases->said_at < SAY_AGAIN)
+        return;
+    leases->said_at = now;
+    log_warning("Task %s[%s]: its lease %s cannot be taken, will be tried again: %s",
+                request_name(r), request_id(r), u->key, why);
+}
+
 static void on_taken(const redisReply *reply, void *arg)
 {
     struct unique *u = arg;
@@ -185,8 +200,7 @@ static void on_taken(const redisReply *reply, void *arg)
         flow_done(r);
     } else if (!reply || reply->type != REDIS_REPLY_STRING) {
         if (reply && reply->type == REDIS_REPLY_ERROR)
-            log_warning("Task %s[%s]: its lease cannot be taken, will be tried again: %s",
-                        request_name(r), request_id(r), reply->str);
+            say_refused(u, reply->str);
     } else if (strcmp(reply->str, r->message.id) != 0) {
         set_aside(r, reply->str);
     } else {
