@@ -20,34 +20,55 @@ bool continuation_is_empty(const struct message *m)
            memcmp(m->body.at + m->body.size - size, no_embed, size) == 0;
 }
 
-static cJSON *parse_body(const struct message *m)
+struct third {
+    int n;
+    struct slice value;
+};
+
+static int take_third(struct slice value, void *arg)
 {
-    return continuation_is_empty(m) ? NULL : json_parse(m->body.at, m->body.size, NULL);
+    struct third *third = arg;
+    if (third->n++ == 2)
+        third->value = value;
+    return 0;
 }
 
-static const cJSON *embed_of(const cJSON *body)
+/* Nothing else of the body becomes a tree: one of many megabytes of arguments would take many times
+ * that. */
+static cJSON *embed_read(const struct message *m)
 {
-    const cJSON *embed = cJSON_GetArrayItem(body, 2);
-    return cJSON_IsObject(embed) ? embed : NULL;
+    struct third third = {0};
+    if (!m->body.at || json_walk_list(m->body, take_third, &third, NULL) || !third.value.at)
+        return NULL;
+    cJSON *embed = json_parse(third.value.at, third.value.size, NULL);
+    if (cJSON_IsObject(embed))
+        return embed;
+    cJSON_Delete(embed);
+    return NULL;
+}
+
+static cJSON *parse_embed(const struct message *m)
+{
+    return continuation_is_empty(m) ? NULL : embed_read(m);
 }
 
 int continuation_check(const struct message *m, struct error *err)
 {
     static const char *const parts[] = {"callbacks", "errbacks", "chain"};
-    cJSON *body = parse_body(m);
+    cJSON *embed = parse_embed(m);
     int code = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts && code == 0; i++) {
-        const cJSON *part = json_get(embed_of(body), parts[i]);
+        const cJSON *part = json_get(embed, parts[i]);
         if (part && !cJSON_IsNull(part) && !cJSON_IsArray(part))
             code = error_set(err, ERROR_INVALID, "body: %s is no list", parts[i]);
         for (const cJSON *s = part ? part->child : NULL; s && code == 0; s = s->next)
             if (!json_get_string(s, "task") || !canvas_is_sound(s))
                 code = error_set(err, ERROR_INVALID, "body: %s holds no signature", parts[i]);
     }
-    const cJSON *chord = json_get(embed_of(body), "chord");
+    const cJSON *chord = json_get(embed, "chord");
     if (code == 0 && chord && !cJSON_IsNull(chord) && !canvas_is_sound(chord))
         code = error_set(err, ERROR_INVALID, "body: chord is no signature");
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return code;
 }
 
@@ -118,8 +139,7 @@ static int apply_next(const struct continuation *c, const cJSON *chain, const cJ
 
 int continuation_succeeded(const struct continuation *c, struct slice result, struct error *err)
 {
-    cJSON *body = parse_body(c->message);
-    const cJSON *embed = embed_of(body);
+    cJSON *embed = parse_embed(c->message);
     int code = 0;
     if (cJSON_GetArraySize(json_get(embed, "callbacks")) +
         cJSON_GetArraySize(json_get(embed, "chain"))) {
@@ -132,7 +152,7 @@ int continuation_succeeded(const struct continuation *c, struct slice result, st
         cJSON_Delete(options);
         cJSON_Delete(args);
     }
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return code;
 }
 
@@ -207,10 +227,10 @@ int continuation_call_errbacks(const struct continuation *c, const cJSON *errbac
 int continuation_failed(const struct continuation *c, struct slice exception, const char *traceback,
                         struct error *err)
 {
-    cJSON *body = parse_body(c->message);
-    int code = continuation_call_errbacks(c, json_get(embed_of(body), "errbacks"), c->message->id,
+    cJSON *embed = parse_embed(c->message);
+    int code = continuation_call_errbacks(c, json_get(embed, "errbacks"), c->message->id,
                                           exception, traceback, err);
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return code;
 }
 
@@ -283,9 +303,8 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
         return error_set(err, ERROR_INVALID, "a task cannot be replaced by what is no signature");
     if (canvas_is(signature, "chain") && (!steps || !steps->child))
         return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
-    cJSON *body = json_parse(m->body.at, m->body.size, NULL),
-          *copy = cJSON_Duplicate(signature, true);
-    const cJSON *embed = embed_of(body), *chain = json_get(embed, "chain");
+    cJSON *embed = embed_read(m), *copy = cJSON_Duplicate(signature, true);
+    const cJSON *chain = json_get(embed, "chain");
     int nesting = m->replaced_task_nesting + 1;
     if (canvas_is(copy, "group"))
         copy = canvas_or(copy, accumulate());
@@ -297,7 +316,7 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
         copy = append_chain(copy, chain, nesting);
     int code = canvas_apply(&c->canvas, copy, NULL, NULL, err);
     cJSON_Delete(copy);
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return code;
 }
 
@@ -309,14 +328,13 @@ int continuation_add_to_chord(const struct continuation *c, const cJSON *signatu
     const struct message *m = c->message;
     if (!c->canvas.counts_chords)
         return error_set(err, ERROR_UNSUPPORTED, "Backend does not support add_to_chord");
-    if (!canvas_is_sound(signature))
+    if (!m->group || !canvas_is_sound(signature))
         return error_set(err, ERROR_INVALID, "what is no signature cannot be part of a chord");
-    cJSON *body = json_parse(m->body.at, m->body.size, NULL),
-          *copy = cJSON_Duplicate(signature, true);
+    cJSON *embed = embed_read(m), *copy = cJSON_Duplicate(signature, true);
     canvas_set(copy, "group_id", cJSON_CreateString(m->group));
     if (m->group_index >= 0)
         canvas_set(copy, "group_index", json_int(m->group_index));
-    canvas_set(copy, "chord", cJSON_Duplicate(json_get(embed_of(body), "chord"), true));
+    canvas_set(copy, "chord", cJSON_Duplicate(json_get(embed, "chord"), true));
     canvas_set(copy, "root_id", cJSON_CreateString(m->root_id ? m->root_id : m->id));
     cJSON *tuple = canvas_freeze(copy, NULL, m->root_id ? m->root_id : m->id, c->canvas.ids);
     int code = tuple ? canvas_apply(&c->canvas, copy, NULL, NULL, err)
@@ -329,7 +347,7 @@ int continuation_add_to_chord(const struct continuation *c, const cJSON *signatu
     }
     cJSON_Delete(tuple);
     cJSON_Delete(copy);
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return code;
 }
 
@@ -370,14 +388,14 @@ void continuation_ends(const cJSON *signature, cJSON *ends)
 
 cJSON *continuation_abandoned(const struct message *m)
 {
-    cJSON *body = parse_body(m), *ends = NULL;
-    const cJSON *chain = json_get(embed_of(body), "chain");
+    cJSON *embed = parse_embed(m), *ends = NULL;
+    const cJSON *chain = json_get(embed, "chain");
     for (const cJSON *step = chain ? chain->child : NULL; step; step = step->next) {
         if (!ends)
             ends = cJSON_CreateArray();
         continuation_ends(step, ends);
     }
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return ends;
 }
 
@@ -385,8 +403,8 @@ cJSON *continuation_part(const struct message *m)
 {
     if (!m->id || !m->group)
         return NULL;
-    cJSON *body = parse_body(m), *part = NULL;
-    cJSON *chord = json_get(embed_of(body), "chord");
+    cJSON *embed = parse_embed(m), *part = NULL;
+    cJSON *chord = json_get(embed, "chord");
     if (cJSON_IsObject(chord)) {
         part = cJSON_CreateObject();
         json_set(part, "id", cJSON_CreateString(m->id));
@@ -395,6 +413,6 @@ cJSON *continuation_part(const struct message *m)
             json_set(part, "index", json_int(m->group_index));
         json_set(part, "chord", cJSON_Duplicate(chord, true));
     }
-    cJSON_Delete(body);
+    cJSON_Delete(embed);
     return part;
 }
