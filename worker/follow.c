@@ -44,7 +44,8 @@ static bool takes_error(const char *task)
     return args && args[0].name && args[1].name;
 }
 
-/* `ids` are the caller's; `purpose` keeps those of two uses of one delivery apart. */
+/* `ids` are the caller's; `purpose` keeps those of two uses of one delivery apart, `n_ids` those of
+ * two chords that end with it. */
 static struct continuation make(struct request *r, struct canvas_ids *ids, const char *purpose)
 {
     struct worker *w = r->worker;
@@ -55,8 +56,8 @@ static struct continuation make(struct request *r, struct canvas_ids *ids, const
         r->sends = cJSON_CreateArray();
     if (!r->prepares)
         r->prepares = cJSON_CreateArray();
-    uint64_t first = purpose ? (uint64_t)cJSON_GetArraySize(r->sends) : 0;
-    *ids = (struct canvas_ids){r->message.id, r->message.delivery_tag, purpose, first};
+    *ids = (struct canvas_ids){r->message.id, r->message.delivery_tag, purpose,
+                               purpose ? r->n_ids : 0};
     c.canvas.ids = ids;
     c.takes_error = takes_error;
     c.canvas.default_queue = s->task_default_queue;
@@ -357,6 +358,7 @@ static void fail_body(struct request *r, const cJSON *body, const char *message,
         fail_end(r, end, text, traceback, c.canvas.children);
         cJSON_Delete(c.canvas.children);
     }
+    r->n_ids = ids.n;
     cJSON_Delete(errbacks);
     cJSON_Delete(ends);
     free(text);
@@ -377,7 +379,9 @@ void follow_send_body(struct request *r, const cJSON *body, cJSON *results)
     cJSON *args = cJSON_CreateArray();
     cJSON_AddItemToArray(args, results);
     int n = cJSON_GetArraySize(r->sends);
-    if (canvas_apply(&c.canvas, body, args, NULL, &err) < 0 || check_sends(r, &err) < 0) {
+    int code = canvas_apply(&c.canvas, body, args, NULL, &err);
+    r->n_ids = ids.n;
+    if (code < 0 || check_sends(r, &err) < 0) {
         for (int more = cJSON_GetArraySize(r->sends); more > n; more--)
             cJSON_Delete(cJSON_DetachItemViaPointer(r->sends, r->sends->child->prev));
         char *why = exception_text("builtins", "ValueError", err.text);

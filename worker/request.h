@@ -95,6 +95,7 @@ struct request {
     char *polls;                 /* of a celery.chord_unlock: the group that it waits for, */
     int64_t n_polled;            /* how many parts that has, */
     bool polled;                 /* and that all of them are there */
+    uint64_t n_ids;              /* made for the bodies and errbacks of chords */
     size_t n_puts;               /* records of others that must be durable before its ack */
     void (*after_puts)(struct request *), (*after_chords)(struct request *);
     char *repr;                  /* of the result or the exception; only when events want it */

@@ -170,6 +170,25 @@ def test_a_failed_inner_chord_fails_the_outer_body(current: Celery, backend: str
         get(AsyncResult(result.id, app=current))
 
 
+def test_errbacks_of_two_chords_that_fail_with_one_task(redis_app: Celery, keys: Any,
+                                                        cworker: Callable[..., Worker]) -> None:
+    """Each step of theirs has an id, and so a result, of its own."""
+    start(cworker, redis_app.conf.result_backend)
+
+    def body(name: str) -> Signature:
+        sig = xsum()
+        sig.link_error(chain(*[identity(f"{name} {n}", immutable=True) for n in range(3)]))
+        return sig
+
+    def stored() -> set[str]:
+        records = keys.mget(keys.keys("celery-task-meta-*"))
+        return {str(json.loads(record)["result"]) for record in records if record}
+
+    apply(redis_app, chord([chord([fail()], body("inner"))], body("outer")))
+    names = {f"{name} {n}" for name in ("inner", "outer") for n in range(3)}
+    wait_until(lambda: names <= stored(), what="the results of all errbacks")
+
+
 def test_children_are_nested_as_celery_nests_them(current: Celery, backend: str,
                                                   cworker: Callable[..., Worker]) -> None:
     start(cworker, backend)
