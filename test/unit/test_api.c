@@ -12,6 +12,7 @@
 
 #include "proto/message.h"
 #include "test/unit/api_harness.h"
+#include "worker/canvas.h"
 
 #include <math.h>
 
@@ -156,7 +157,48 @@ static const struct cw_arg maybe_x[] = {{.name = "x", .kind = CW_ANY, .fallback 
 static const char *const all_errors[] = {"*", NULL};
 static const char *const value_errors[] = {"ValueError", NULL};
 
+static cJSON *part(const char *id)
+{
+    return cw_sig((struct cw_send){.task = "t.sum", .id = id});
+}
+
+static cJSON *parts(cJSON *first, cJSON *second)
+{
+    cJSON *list = cJSON_CreateArray();
+    cJSON_AddItemToArray(list, first);
+    cJSON_AddItemToArray(list, second);
+    return list;
+}
+
+static cJSON *group_of_one(void)
+{
+    cJSON *list = cJSON_CreateArray();
+    cJSON_AddItemToArray(list, part(NULL));
+    return cw_group(list);
+}
+
+static cw_outcome canvas(cw_task *t)
+{
+    int64_t kind = cw_int(t, "a");
+    cJSON *end = kind == 2   ? part("own")
+                 : kind == 3 ? group_of_one()
+                 : kind == 4 ? cw_chain(parts(part(NULL), part(NULL)))
+                             : part(NULL);
+    cJSON *sig = kind == 0 ? cw_group(parts(part(NULL), end)) : cw_chain(parts(part(NULL), end));
+    if (kind == 0) {
+        cw_link(sig, part(NULL));
+        cw_link_error(sig, part(NULL));
+    } else if (kind > 3) {
+        sig = cw_chord(parts(part(NULL), part(NULL)), sig);
+    }
+    char id[CW_ID_SIZE];
+    return cw_apply(t, sig, id) < 0 ? cw_fail(t) : cw_return_str(t, id);
+}
+
+static const struct cw_arg kind_of_canvas[] = {{"a", CW_INT}, {0}};
+
 static const struct cw_def defs[] = {
+    {.name = "t.canvas", .run = canvas, .args = kind_of_canvas},
     {.name = "t.sum", .run = sum, .args = two_ints},
     {.name = "t.kinds", .run = all_kinds, .args = kinds},
     {.name = "t.json", .run = give_json, .args = any_x},
@@ -541,6 +583,51 @@ static void test_send_only_with_success(void **state)
                    "task t.sum: args must be a list and kwargs a dict");
 }
 
+/* --- canvases --- */
+
+/* "link" and "link_error" of the n-th task of a group: how many, and the first one's immutable. */
+static void expect_links(const cJSON *tasks, int n, int n_links, int n_errbacks)
+{
+    const cJSON *options = json_get(cJSON_GetArrayItem(tasks, n), "options");
+    const cJSON *links = json_get(options, "link"), *errbacks = json_get(options, "link_error");
+    assert_int_equal(cJSON_GetArraySize(links), n_links);
+    assert_int_equal(cJSON_GetArraySize(errbacks), n_errbacks);
+    assert_true(n_links == 0 || cJSON_IsTrue(json_get(links->child, "immutable")));
+    assert_true(n_errbacks == 0 || cJSON_IsTrue(json_get(errbacks->child, "immutable")));
+}
+
+static void test_links_of_a_group(void **state)
+{
+    (void)state;
+    struct run *r = run_task("t.canvas", "[0], {}");
+    cJSON *sends = cJSON_Parse(r->sends);
+    const cJSON *group = json_get(sends->child, "apply"), *tasks = canvas_tasks(group);
+    expect_links(tasks, 0, 1, 1);
+    expect_links(tasks, 1, 0, 1);
+    assert_null(json_get(json_get(group, "options"), "link"));
+    assert_null(json_get(json_get(group, "options"), "link_error"));
+    cJSON_Delete(sends);
+    end(r);
+}
+
+/* The id that a task is told is that of the result that will be stored. */
+static void test_id_of_a_canvas(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 6; kind++) {
+        char args[32];
+        snprintf(args, sizeof args, "[%d], {}", kind);
+        struct run *r = run_task("t.canvas", args);
+        cJSON *sends = cJSON_Parse(r->sends), *id = cJSON_Parse(r->result);
+        cJSON *tuple = canvas_freeze(json_get(sends->child, "apply"), NULL, NULL, NULL);
+        assert_string_equal(tuple->child->child->valuestring, id->valuestring);
+        cJSON_Delete(tuple);
+        cJSON_Delete(id);
+        cJSON_Delete(sends);
+        end(r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -565,6 +652,8 @@ int main(void)
         cmocka_unit_test(test_info),
         cmocka_unit_test(test_send),
         cmocka_unit_test(test_send_only_with_success),
+        cmocka_unit_test(test_links_of_a_group),
+        cmocka_unit_test(test_id_of_a_canvas),
     };
     return cmocka_run_group_tests(tests, add_table, NULL);
 }

@@ -87,21 +87,19 @@ cJSON *cw_chord(cJSON *list, cJSON *body)
     return sig;
 }
 
-/* A chord is linked at its body, a chain at its last task. */
-static cJSON *linked_end(cJSON *sig)
+static bool is_a(const cJSON *sig, const char *type)
 {
-    const cJSON *kwargs = json_get(sig, "kwargs"), *tasks = json_get(kwargs, "tasks");
-    const char *type = json_get_string(sig, "subtask_type");
-    if (type && strcmp(type, "chord") == 0)
-        return linked_end(json_get(kwargs, "body"));
-    if (type && strcmp(type, "chain") == 0 && tasks && tasks->child)
-        return linked_end(tasks->child->prev);
-    return sig;
+    const char *own = json_get_string(sig, "subtask_type");
+    return own && strcmp(own, type) == 0;
 }
 
 static void add_link(cJSON *sig, const char *name, cJSON *other)
 {
     cJSON *options = json_get(sig, "options"), *list = json_get(options, name);
+    if (!cJSON_IsObject(options)) { /* no signature, which cw_apply() says */
+        cJSON_Delete(other);
+        return;
+    }
     if (!list) {
         list = cJSON_CreateArray();
         json_set(options, name, list);
@@ -109,16 +107,38 @@ static void add_link(cJSON *sig, const char *name, cJSON *other)
     cJSON_AddItemToArray(list, other);
 }
 
+/* A chord is linked at its body, a chain at its last task; a group, as in Celery, at its first,
+ * which does not hand on the result that is not the group's. */
 void cw_link(cJSON *sig, cJSON *callback)
 {
-    add_link(linked_end(sig), "link", callback);
+    const cJSON *kwargs = json_get(sig, "kwargs"), *tasks = json_get(kwargs, "tasks");
+    cJSON *first = tasks ? tasks->child : NULL;
+    if (is_a(sig, "chord")) {
+        cw_link(json_get(kwargs, "body"), callback);
+    } else if (is_a(sig, "chain") && first) {
+        cw_link(first->prev, callback);
+    } else if (is_a(sig, "group") && first) {
+        json_set(callback, "immutable", cJSON_CreateTrue());
+        cw_link(first, callback);
+    } else {
+        add_link(sig, "link", callback);
+    }
 }
 
+/* Any task of a group may fail. */
 void cw_link_error(cJSON *sig, cJSON *errback)
 {
-    const char *type = json_get_string(sig, "subtask_type");
-    bool chord = type && strcmp(type, "chord") == 0;
-    add_link(chord ? json_get(json_get(sig, "kwargs"), "body") : sig, "link_error", errback);
+    const cJSON *kwargs = json_get(sig, "kwargs"), *tasks = json_get(kwargs, "tasks");
+    if (is_a(sig, "chord")) {
+        cw_link_error(json_get(kwargs, "body"), errback);
+    } else if (is_a(sig, "group")) {
+        json_set(errback, "immutable", cJSON_CreateTrue());
+        for (cJSON *task = tasks ? tasks->child : NULL; task; task = task->next)
+            cw_link_error(task, cJSON_Duplicate(errback, true));
+        cJSON_Delete(errback);
+    } else {
+        add_link(sig, "link_error", errback);
+    }
 }
 
 /* --- sending ---------------------------------------------------------------------------------- */
@@ -140,12 +160,22 @@ static bool is_sound(const cJSON *sig)
            (strcmp(type, "chord") != 0 || is_sound(json_get(kwargs, "body")));
 }
 
+/* The part whose result is that of all: a chord's body, a chain's last task. A group of one is that
+ * one in a chain. */
+static cJSON *last_part(cJSON *sig, bool in_chain)
+{
+    const cJSON *kwargs = json_get(sig, "kwargs"), *tasks = json_get(kwargs, "tasks");
+    cJSON *first = tasks ? tasks->child : NULL;
+    if (is_a(sig, "chord"))
+        return last_part(json_get(kwargs, "body"), false);
+    if (first && (is_a(sig, "chain") || (in_chain && is_a(sig, "group") && !first->next)))
+        return last_part(first->prev, true);
+    return sig;
+}
+
 static const char *fix_id(cJSON *sig)
 {
-    const char *type = json_get_string(sig, "subtask_type");
-    if (type && strcmp(type, "chord") == 0)
-        return fix_id(json_get(json_get(sig, "kwargs"), "body"));
-    cJSON *options = json_get(sig, "options");
+    cJSON *options = json_get(last_part(sig, false), "options");
     char id[CW_ID_SIZE];
     uuid_make(id);
     if (!json_get_string(options, "task_id"))
