@@ -398,7 +398,7 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const struct gi
     if (!steps)
         return 0;
     cJSON *options = merge(json_get(signature, "options"), given->over);
-    cJSON *all = args_of(signature, given->args);
+    cJSON *all = joined(given->args, json_get(signature, "args")); /* not asking if it is immutable */
     struct membership m = {
         .ids = c->ids,
         .id = json_get_string(options, "task_id"),

@@ -269,13 +269,15 @@ static void keep_place(const struct message *m, cJSON *signature, const cJSON *c
         canvas_set(task, "replaced_task_nesting", json_int(nesting));
 }
 
-/* What the last of `signature` belongs to must move to the chain's end when a chain follows. */
+/* What the last of `signature` belongs to must move to the chain's end when a chain follows. A plain
+ * one keeps the group that it tells: that of the header whose body it is. */
 static cJSON *append_chain(cJSON *signature, const cJSON *chain, int nesting)
 {
     cJSON *kept = cJSON_CreateObject();
     static const char *const names[] = {"chord", "group_id", "group_index", "root_id",
                                         "replaced_task_nesting"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    bool plain = !canvas_is(signature, "chain") && !canvas_is(signature, "chord");
+    for (size_t i = plain ? 3 : 0; i < sizeof names / sizeof *names; i++) {
         cJSON *options = json_get(signature, "options");
         cJSON *value = cJSON_DetachItemFromObjectCaseSensitive(options, names[i]);
         if (value && i < 3)

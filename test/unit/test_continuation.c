@@ -223,6 +223,41 @@ static void members_of_a_body_have_the_chords_root(void **state)
     done(&c);
 }
 
+/* Celery, too, forgets a chain's own mark on the way. */
+static void an_immutable_chain_hands_the_result_to_its_first(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "[[1], {}, {\"callbacks\": [{\"task\": \"celery.chain\", \"subtask_type\": \"chain\", "
+        "\"immutable\": true, \"kwargs\": {\"tasks\": [{\"task\": \"t\", \"args\": [2]}]}}]}]";
+    struct message m = {.id = "id", .task = "t", .body = {text, sizeof text - 1}}, first;
+    struct continuation c = make(&m);
+    assert_int_equal(continuation_succeeded(&c, (struct slice){"5", 1}, NULL), 0);
+    sent(c.canvas.sends, 0, &first);
+    assert_memory_equal(first.body.at, "[[5, 2], ", 9);
+    message_done(&first);
+    done(&c);
+}
+
+/* The body of a chord is told its header's group. */
+static void what_replaces_a_body_stays_in_its_group(void **state)
+{
+    (void)state;
+    static const char text[] = "[[], {}, {\"chain\": [{\"task\": \"t\", \"options\": {\"task_id\": "
+                               "\"last\"}}]}]";
+    struct message m = {.id = "id", .task = "t", .group = "g", .group_index = -1,
+                        .body = {text, sizeof text - 1}}, next;
+    struct continuation c = make(&m);
+    cJSON *instead = signature("{\"task\": \"t\", \"options\": {}}");
+    assert_int_equal(continuation_replace(&c, instead, NULL), 0);
+    sent(c.canvas.sends, 0, &next);
+    assert_string_equal(next.id, "id");
+    assert_string_equal(next.group, "g");
+    cJSON_Delete(instead);
+    message_done(&next);
+    done(&c);
+}
+
 /* More would be deeper than anybody reads, and each step would cost as much as all before it. */
 static void the_last_of_a_long_chain_knows_its_nearest_ancestors(void **state)
 {
@@ -276,6 +311,8 @@ int main(void)
         cmocka_unit_test(an_errback_gets_the_failed_id),
         cmocka_unit_test(a_group_before_a_step_is_a_chord),
         cmocka_unit_test(members_of_a_body_have_the_chords_root),
+        cmocka_unit_test(an_immutable_chain_hands_the_result_to_its_first),
+        cmocka_unit_test(what_replaces_a_body_stays_in_its_group),
         cmocka_unit_test(the_last_of_a_long_chain_knows_its_nearest_ancestors),
         cmocka_unit_test(chains_of_nothing_are_followed_by_nothing),
     };
