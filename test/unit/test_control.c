@@ -88,6 +88,13 @@ static void test_patterns(void **state)
         {"w-1", "[\\w\\-]+$", "pcre", 1},
         {"w1@host", "\\w{2}@", "pcre", 1},
         {"w1@host", "((x{9999}){9999}){9999}", "pcre", -1},
+        {"w1@host", "[\\w@]{1,255}$", "pcre", 1},
+        {"w1@host", "(wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww){32767}", "pcre", -1},
+        {"w1@host", "((w*)*){255}", "pcre", -1},
+        {"w1@host", "(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*"
+                    "(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*(w*)*x",
+         "pcre", -1},
+        {"w1@host", "(.)(.)\\2", "pcre", -1},
         {"w1@host", "(", "pcre", -1},
         {"w1@host", "(?!x)", "pcre", -1},
         {"w1@host", "x", "soundex", -1},

@@ -3,6 +3,7 @@
 
 #include <fnmatch.h>
 #include <regex.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Which nodes a command is meant for, by pattern. `pcre` patterns are Python's, matched from the
@@ -37,7 +38,7 @@ static size_t put_escape(char letter, bool inside, struct buf *out)
         buf_char(out, '$');
     else if (letter != 'A') /* everything is anchored there */
         buf_printf(out, "\\%c", letter);
-    return 2;
+    return inside || letter < '1' || letter > '9' ? 2 : 0; /* a group again: ours are others */
 }
 
 /* The part of the pattern at `at`; how many of its bytes were taken, 0: POSIX cannot say it. */
@@ -82,15 +83,44 @@ static int match_regex(const char *name, const char *pattern, bool *ret_match, s
     return 0;
 }
 
+/* The largest number between braces. */
+static long count_of(const char *braces)
+{
+    long most = 0;
+    for (const char *at = braces; *at && *at != '}';) {
+        char *end;
+        long n = strtol(at, &end, 10);
+        most = n > most ? n : most;
+        at = end == at ? at + 1 : end;
+    }
+    return most;
+}
+
+/* Anybody may send a pattern, and the loop stands still while it is compiled: that takes time
+ * exponential in the repeated groups that may be empty, and is the longer, and takes the more
+ * memory, the more often a part is counted. */
+static bool is_simple(const char *pattern)
+{
+    enum { LENGTH_MOST = 1000, GROUPS_MOST = 4, COUNTED_MOST = 4000 };
+    size_t length = strlen(pattern);
+    const char *counted = strchr(pattern, '{');
+    int groups = 0;
+    for (const char *at = pattern; (at = strchr(at, ')')); at++)
+        groups += at[1] && strchr("*+?{", at[1]);
+    if (length > LENGTH_MOST || groups > GROUPS_MOST)
+        return false;
+    return !counted || (!strchr(counted + 1, '{') && groups < 2 &&
+                        (size_t)count_of(counted + 1) <= COUNTED_MOST / length);
+}
+
 int pattern_match(const char *name, const char *pattern, const char *matcher, bool *ret_match,
                   struct error *err)
 {
     *ret_match = false;
-    const char *counted = strchr(pattern, '{');
-    if (strlen(pattern) > 1000 ||
-        (counted && strchr(counted + 1, '{'))) /* nested, they take memory */
+    if (!is_simple(pattern))
         return error_set(err, ERROR_INVALID,
-                         "pattern of more than 1000 bytes or one counted repetition");
+                         "pattern of more than 1000 bytes, 4 repeated groups or one counted "
+                         "repetition (4000, divided by the bytes of the pattern)");
     if (strcmp(matcher, "pcre") == 0)
         return match_regex(name, pattern, ret_match, err);
     if (strcmp(matcher, "glob") != 0)
