@@ -338,8 +338,7 @@ static cJSON *group_result(const char *id, cJSON *results)
 static int send_group(const struct canvas *c, cJSON *tasks, const struct given *given,
                       cJSON *options, bool is_header, struct error *err)
 {
-    static const char *const not_for_members[] = {"task_id", "group_index", "link", "link_error",
-                                                  NULL};
+    static const char *const not_for_members[] = {"task_id", "group_index", "link_error", NULL};
     struct canvas inner = *c;
     char id[37] = "";
     const char *known = json_get_string(options, "task_id");
@@ -347,6 +346,8 @@ static int send_group(const struct canvas *c, cJSON *tasks, const struct given *
         make_id(c->ids, id);
     char *group = mem_dup(known ? known : id);
     drop(options, not_for_members);
+    if (is_header)
+        cJSON_DeleteItemFromObjectCaseSensitive(options, "link"); /* its body has them */
     json_set(options, "group_id", cJSON_CreateString(group));
     inner.children = NULL;
     struct group_run run = {.c = &inner,
@@ -386,6 +387,16 @@ static void link_errors(cJSON *steps, const cJSON *errbacks)
     cJSON_Delete(list);
 }
 
+/* Of a group each task gets them, when it is sent. */
+static void link_last(cJSON *step, const cJSON *link)
+{
+    if (canvas_is(step, "group"))
+        cJSON_AddItemToArray(option_list(signature_options(step), "link"),
+                             cJSON_Duplicate(link, true));
+    else
+        canvas_link(step, link);
+}
+
 /* The first step goes now; the others go with it, reversed, behind what follows the chain
  * itself. */
 static int apply_chain(const struct canvas *c, cJSON *signature, const struct given *given,
@@ -412,7 +423,7 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const struct gi
         link_errors(steps, json_get(options, "link_error"));
     cJSON *links = list_of(json_get(options, "link"));
     for (const cJSON *link = links->child; link; link = link->next)
-        canvas_link(steps->child->prev, link);
+        link_last(steps->child->prev, link);
     cJSON_Delete(links);
     cJSON *first = cJSON_DetachItemViaPointer(steps, steps->child);
     cJSON *rest = joined(json_get(options, "chain"), NULL);

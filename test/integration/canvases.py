@@ -276,6 +276,10 @@ canvas("chain-in-group-of-one", lambda m: m.group(m.chain(m.add(1, 1), m.group(m
 
 canvas("linked-chord", lambda m: linked(m.chord(m.adds(2), m.sum()), m.add(10)))
 canvas("linked-chord-chain-body", lambda m: linked(m.chord(m.adds(2), m.chain(m.sum(), m.add(1))), m.add(10)))
+canvas("linked-chain-to-group", lambda m: linked(
+    m.chain(m.add(1, 1), m.group(m.add(1), linked(m.add(2), m.same()))), m.echo()))
+canvas("link-linked-chain-to-group", lambda m: linked(m.same(1), linked(
+    m.chain(m.add(1), m.group(m.add(1), m.add(2))), m.echo())))
 canvas("linked-header-part", lambda m: m.chord([linked(m.add(1, 1), m.add(10)), m.add(2, 2)], m.sum()))
 canvas("guarded-header-part", lambda m: m.chord([guarded(m.fail(), m.echo(1, immutable=True)), m.add(2, 2)], m.sum()))
 canvas("guarded-body", lambda m: m.chord([m.fail(), m.add(2, 2)], guarded(m.sum(), m.echo(1, immutable=True))))
