@@ -229,8 +229,39 @@ static void odd_signatures_end_no_worker(void **state)
     }
 }
 
+/* What a damaged child says is to be sent, or somebody wrote into the outbox. */
+static void rows_that_are_none(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool sound, messages;
+    } rows[] = {
+        {"[]", true, true},
+        {"[{\"queue\": \"q\", \"id\": \"i\", \"text\": \"t\", \"due\": null}]", true, true},
+        {"[{\"revoke\": {\"ids\": [\"a\"]}}]", true, false},
+        {"[{\"apply\": {\"task\": \"t\"}}]", true, false},
+        {"{}", false, false},
+        {"5", false, false},
+        {"[1]", false, false},
+        {"[{\"due\": 1}]", false, false},
+        {"[{\"queue\": \"q\", \"id\": \"i\", \"text\": {}}]", false, false},
+        {"[{\"revoke\": {}}]", false, false},
+        {"[{\"revoke\": {\"ids\": [1]}}]", false, false},
+        {"[{\"revoke\": {\"ids\": \"a\"}}]", false, false},
+    };
+    assert_false(canvas_rows_are_sound(NULL));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cJSON *list = json_parse(rows[i].text, strlen(rows[i].text), NULL);
+        assert_int_equal(canvas_rows_are_sound(list), rows[i].sound);
+        assert_int_equal(canvas_are_messages(list), rows[i].messages);
+        cJSON_Delete(list);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(odd_signatures_end_no_worker)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(odd_signatures_end_no_worker),
+                                       cmocka_unit_test(rows_that_are_none)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
