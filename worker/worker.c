@@ -250,6 +250,8 @@ static void on_lease(int64_t until, void *worker)
 {
     struct worker *w = worker;
     pool_begin_until(w->pool, until);
+    if (w->ready.first) /* it may have waited for this */
+        worker_pump(w);
 }
 
 struct channel *worker_open_channel(struct worker *w, struct channel_options *options,

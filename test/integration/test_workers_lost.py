@@ -197,6 +197,20 @@ def test_a_live_worker_rescues(app, cworker, keys, tmp_path):
     assert get(blocker) == 2.0
 
 
+def test_paused_longer_than_its_lease(app, cworker, keys):
+    """What it had fetched is begun when the lease is back, though nothing else happens then."""
+    worker = cworker("--set", "worker_lease=1", "--set", "task_track_started=true", concurrency=1)
+    first = app.send_task("demo.sleep", (0.5,))
+    wait_state(first, "STARTED")
+    more = [app.send_task("demo.sleep", (0.01 * i,)) for i in range(3)]
+    wait_until(lambda: len(inflight(keys)) == 4, what="all to be fetched")
+    worker.signal(signal.SIGSTOP)
+    wait_until(lambda: not keys.keys("cworker.lease.*"), what="the end of the lease")
+    worker.signal(signal.SIGCONT)
+    assert [get(result) for result in (first, *more)] == [0.5, 0.0, 0.01, 0.02]
+    wait_until(lambda: not inflight(keys), what="all acks")
+
+
 def test_solo_lives_while_its_task_runs(app, cworker, keys):
     """One process a pod, as many run Celery: nobody takes a task that lasts longer than the lease, and
     the worker answers."""
