@@ -17,7 +17,7 @@ from pymongo.database import Database
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import CWORKER, DEMO_SO, Worker, run_cworker  # noqa: E402
+from harness import CWORKER, DEMO_SO, Worker, run_cworker, start_celery  # noqa: E402
 from patience import PatientControl  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
 from services.process import end_process, wait_until  # noqa: E402
@@ -184,16 +184,10 @@ def python_worker(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., 
     processes = []
 
     def start(*args: str, **env: str) -> subprocess.Popen:
-        log = tmp_path / f"python-{len(processes)}.log"
-        with open(log, "wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
-                 "-l", "INFO", "-n", "py@test", *args],
-                cwd=Path(__file__).parent, stdout=file, stderr=subprocess.STDOUT,
-                env={**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), **env})
-        processes.append(process)
-        wait_until(lambda: "ready." in log.read_text(), what="Celery's ready line")
-        return process
+        urls = {"broker": redis.url(), "backend": env.pop("BACKEND", redis.url())}
+        processes.append(start_celery("python_worker", "py@test", tmp_path / "python.log", *args, **urls,
+                                      **env))
+        return processes[-1]
 
     yield start
     for process in processes:

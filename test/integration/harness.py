@@ -9,10 +9,12 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.app.control import Control
 from celery.result import AsyncResult
 from redis import Redis
 
@@ -100,6 +102,27 @@ class Worker:
             assert code == 0, f"exit {code}:\n{self.log}"
             wait_until(lambda: not any(map(is_alive, children)), what="the end of all children")
         self.check_log()
+
+
+def start_celery(module: str, node: str, log: Path, *options: str, broker: str, backend: str,
+                 **env: str) -> subprocess.Popen:
+    """Celery's own worker with one child, once it answers: its ready line comes before its subscription, and a
+    broadcast between the two is lost. The client that asks is one for this: an answer that comes late to
+    another is taken there for the one that it waits for."""
+    with open(log, "ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", module, "worker", "-c", "1", "-l", "INFO", "-n", node,
+             *options], cwd=Path(__file__).parent, stdin=subprocess.DEVNULL, stdout=file,
+            stderr=subprocess.STDOUT, env={**os.environ, "BROKER": broker, "BACKEND": backend, **env})
+    try:
+        with Celery("waiting", broker=broker, set_as_current=False) as app:
+            control = Control(app)
+            wait_until(lambda: control.ping(destination=[node], timeout=0.5), what=f"an answer of {node}")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process
 
 
 def get(result: AsyncResult, timeout: float = TIMEOUT, **options: Any) -> Any:

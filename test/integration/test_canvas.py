@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import gc
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from celery.canvas import Signature, chunks, xmap, xstarmap
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
 
-from harness import Worker, get, inflight, wait_state
+from harness import Worker, get, inflight, start_celery, wait_state
 from services.process import wait_until
 
 
@@ -289,20 +286,13 @@ def test_a_chord_leaves_no_keys(redis_app: Celery, keys: Any,
     wait_until(lambda: not list(keys.scan_iter("celery-taskset-meta-*")), what="the keys' end")
 
 
-def test_parts_shared_with_python_workers(current: Celery, redis: Any, backend: str,
+def test_parts_shared_with_python_workers(current: Celery, redis: Any, backend: str, tmp_path: Path,
                                           cworker: Callable[..., Worker]) -> None:
     start(cworker, backend)
-    environment = {**os.environ, "BROKER": redis.url(), "BACKEND": backend,
-                   "PYTHONPATH": str(Path(__file__).parent)}
-    python = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1", "-P", "solo",
-         "-n", "python@test", "-Q", "celery", "--without-mingle", "--without-gossip"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        cwd=Path(__file__).parent)
+    python = start_celery("python_worker", "python@test", tmp_path / "python.log", "-P", "solo", "-Q",
+                          "celery", "--without-mingle", "--without-gossip", broker=redis.url(),
+                          backend=backend)
     try:
-        wait_until(lambda: current.control.inspect(timeout=0.5).ping() and any(
-            "python" in name for name in current.control.inspect(timeout=0.5).ping() or {}),
-            what="the Python worker")
         canvases = [chord([add(i, n) for i in range(20)], xsum()) for n in range(5)]
         sent = [apply(current, canvas) for canvas in canvases]
         assert [get(result) for result in sent] == [190 + 20 * n for n in range(5)]

@@ -4,7 +4,6 @@ same shapes of answers from both."""
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from harness import DEMO_SO, TIMEOUT, Worker, run_cworker
+from harness import DEMO_SO, TIMEOUT, Worker, run_cworker, start_celery
 from services.process import end_process, wait_until
 from services.redis import RedisServer
 
@@ -59,16 +58,12 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side
     folder = tmp_path_factory.mktemp("control")
     with RedisServer() as server:
         ours, theirs = Side(server.url(0), "ours"), Side(server.url(1), "theirs")
-        env = {**os.environ, "BROKER": server.url(1), "BACKEND": server.url(1)}
-        with open(folder / "theirs.log", "wb") as log:
-            python = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
-                 "--prefetch-multiplier", "4", "-l", "INFO", "-n", theirs.node], cwd=HERE, env=env, stdout=log, stderr=log)
+        python = start_celery("python_worker", theirs.node, folder / "theirs.log",
+                              "--prefetch-multiplier", "4", broker=server.url(1), backend=server.url(1))
         worker = Worker(["-b", server.url(0), "--result-backend", server.url(0), "-A", DEMO_SO,
                          "-c", "1", "-l", "INFO", "-n", ours.node], folder / "ours.log")
         try:
             worker.wait_ready()
-            wait_until(lambda: theirs.app.control.ping(timeout=0.3), what="Celery's worker")
             for side in (ours, theirs):
                 side.fill()
             yield ours, theirs
@@ -554,7 +549,7 @@ def test_election_in_a_mixed_fleet(app, cworker, python_worker, tmp_path):
     election by one vote would end, lives on."""
     process = python_worker()
     workers = [cworker(concurrency=1) for _ in range(2)]
-    log = tmp_path / "python-0.log"
+    log = tmp_path / "python.log"
     state = app.events.State()
     with app.connection() as connection:  # a worker is only counted by others when its heart was heard
         receiver = app.events.Receiver(connection, handlers={"*": state.event})

@@ -2,14 +2,10 @@
 """Every way to end, each compared with Celery's own worker run on the same Redis: the state that is
 stored, and whether the message is gone."""
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from harness import TIMEOUT, wait_state, wait_until
+from harness import TIMEOUT, start_celery, wait_state, wait_until
 
 from services.process import end_process
 
@@ -51,14 +47,9 @@ def celery_worker(redis, tmp_path):
     started = []
 
     def start(conf, queue):
-        log = open(tmp_path / "celery.log", "ab")
-        env = {**os.environ, "BROKER": redis.url(), "BACKEND": redis.url(), "CONF": json.dumps(conf)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "outcome_tasks", "worker", "-c", "1", "-Q", queue,
-             "-n", "python@test", "-l", "INFO", "--without-mingle", "--without-gossip"],
-            cwd=Path(__file__).parent, env=env, stdout=log, stderr=subprocess.STDOUT)
-        started.append(process)
-        wait_until(lambda: "ready." in (tmp_path / "celery.log").read_text(), what="Celery's start")
+        started.append(start_celery(
+            "outcome_tasks", "python@test", tmp_path / "celery.log", "-Q", queue, "--without-mingle",
+            "--without-gossip", broker=redis.url(), backend=redis.url(), CONF=json.dumps(conf)))
 
     yield start
     for process in started:

@@ -18,7 +18,7 @@ import pytest
 from canvases import CANVASES, Make
 from celery import Celery
 from celery.result import AsyncResult, GroupResult
-from harness import CWORKER, DEMO_SO, TIMEOUT
+from harness import DEMO_SO, TIMEOUT, Worker, start_celery
 from pymongo import MongoClient
 
 from services.mongo import MongoServer
@@ -84,19 +84,15 @@ class Side:
                           set_as_current=False)
         self.app.conf.update(result_extended=True, result_chord_retry_interval=0.1)
         self.log = folder / f"{name}-{store}.log"
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(self.command(name), stdout=log, stderr=log,
-                                            stdin=subprocess.DEVNULL, cwd=Path(__file__).parent,
-                                            env={**os.environ, "BROKER": self.redis.url(),
-                                                 "BACKEND": self.backend, "EXTENDED": "1"})
-        wait_until(lambda: "ready." in self.log.read_text(), what=f"{name}'s ready line")
+        self.process = self.start()
 
-    def command(self, name: str) -> list[str]:
-        if name == "celery":
-            return [sys.executable, "-m", "celery", "-A", "python_worker", "worker", "-c", "1",
-                    "-l", "INFO"]
-        return [CWORKER, "-b", self.redis.url(), "--result-backend", self.backend, "-A", DEMO_SO,
-                "-c", "1", "-l", "INFO", "--set", "result_extended=true"]
+    def start(self) -> subprocess.Popen:
+        if self.name == "celery":
+            return start_celery("python_worker", "celery@test", self.log, broker=self.redis.url(),
+                                backend=self.backend, EXTENDED="1")
+        worker = Worker(["-b", self.redis.url(), "--result-backend", self.backend, "-A", DEMO_SO, "-c", "1",
+                         "-l", "INFO", "--set", "result_extended=true"], self.log)
+        return worker.wait_ready().process
 
     def documents(self) -> list[dict[str, Any]]:
         if self.store:

@@ -75,9 +75,12 @@ def start_worker(app: Celery, concurrency: int = 1, pool: str = "solo", hostname
         process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     workers.append(process)
     celery.worker.state.revoked_stamps = RevokedStamps(app)
+    # Not app.control: what answers one of these pings late would count there as one of the answers to a
+    # later broadcast.
+    waiting = Control(app)
     try:
         for _attempt in range(240):
-            if app.control.inspect(destination=[node], timeout=0.5).ping():
+            if waiting.ping(destination=[node], timeout=0.5):
                 break
         else:
             raise RuntimeError(f"the worker does not answer: {words}")
