@@ -42,7 +42,7 @@ struct fleet {
     int64_t said_at;  /* that a limit cannot be asked for; 0: not yet */
 };
 
-static const int64_t LONGEST_WAIT = 1000000, SLOT_WAIT = 250000, SAY_AGAIN = 60000000;
+static const int64_t LONGEST_WAIT = 1000000, SLOT_WAIT = 250000;
 
 /* KEYS next start, slots. ARGV µs between starts (0: any), slots (0: any), task id, ms that a slot
  * lasts, µs to wait for a slot. 0: go on; else µs to wait. */
@@ -120,12 +120,9 @@ static void release(const struct fleet_use *u)
 /* It is asked again each second, for each task that waits: said now and then. */
 static void say_refused(const struct fleet_use *u, const char *why)
 {
-    int64_t now = monotonic_now();
-    if (u->fleet->said_at && now - u->fleet->said_at < SAY_AGAIN)
-        return;
-    u->fleet->said_at = now;
-    log_warning("Task %s[%s]: its fleet limit %s cannot be asked for, will be tried again: %s",
-                request_name(u->request), request_id(u->request), u->name, why);
+    if (log_again(&u->fleet->said_at))
+        log_warning("Task %s[%s]: its fleet limit %s cannot be asked for, will be tried again: %s",
+                    request_name(u->request), request_id(u->request), u->name, why);
 }
 
 static void answered(const redisReply *reply, void *arg)

@@ -30,7 +30,7 @@
  * escapes, so that nobody writes into an operator's terminal or forges the start of a line's task
  * name. */
 
-enum { LONGEST_LINE = 1 << 20, RECHECK_MS = 1000 };
+enum { LONGEST_LINE = 1 << 20, RECHECK_MS = 1000, AGAIN_US = 60000000 };
 
 enum log_level log_threshold = LOG_WARNING;
 
@@ -67,6 +67,15 @@ static const struct level *level_of(enum log_level level)
         if (levels[i].level == level)
             return &levels[i];
     return &levels[1];
+}
+
+bool log_again(int64_t *said_at)
+{
+    int64_t now = clock_us(CLOCK_MONOTONIC);
+    if (*said_at && now - *said_at < AGAIN_US)
+        return false;
+    *said_at = now;
+    return true;
 }
 
 /* --- where it goes ---------------------------------------------------------------------------- */

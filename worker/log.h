@@ -7,6 +7,7 @@
  * main and children share one file. Thread-safe. */
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum log_level {
     LOG_DEBUG = 10,
@@ -26,6 +27,10 @@ void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(
 /* With the task it belongs to: `name[id]: text` and fields of their own in JSON. */
 void log_task(enum log_level level, const char *name, const char *id, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* Of a line that would come again and again: true the first time, then once a minute. *said_at: 0 at
+ * first. */
+bool log_again(int64_t *said_at);
 
 #define log_debug(...) (log_threshold <= LOG_DEBUG ? log_line(LOG_DEBUG, __VA_ARGS__) : (void)0)
 #define log_info(...) (log_threshold <= LOG_INFO ? log_line(LOG_INFO, __VA_ARGS__) : (void)0)

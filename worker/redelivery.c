@@ -334,7 +334,8 @@ bool redelivery_check(struct request *r)
 /* A store that is down may be down for long, and this worker may die meanwhile. */
 static bool must_keep_end(const struct request *r)
 {
-    return outcome_is_kept(r->outcome) && r->acks_late && !r->ignore_result && store_is_down(r->worker->store) &&
+    return outcome_is_kept(r->outcome) && r->acks_late && !r->ignore_result &&
+           store_is_down(r->worker->store) &&
            (!r->result || strlen(r->result) <= KEPT_RESULT_MAX);
 }
 

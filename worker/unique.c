@@ -21,7 +21,6 @@
 #include <string.h>
 
 static const double LONGEST_PERIOD = 1, SHARE = 3;
-static const int64_t SAY_AGAIN = 60000000; /* µs */
 
 struct unique {
     struct unique *next, *prev;
@@ -180,13 +179,9 @@ static void set_aside(struct request *r, const char *holder)
 static void say_refused(const struct unique *u, const char *why)
 {
     const struct request *r = u->request;
-    struct unique_leases *leases = r->worker->leases;
-    int64_t now = monotonic_now();
-    if (leases->said_at && now - leases->said_at < SAY_AGAIN)
-        return;
-    leases->said_at = now;
-    log_warning("Task %s[%s]: its lease %s cannot be taken, will be tried again: %s",
-                request_name(r), request_id(r), u->key, why);
+    if (log_again(&r->worker->leases->said_at))
+        log_warning("Task %s[%s]: its lease %s cannot be taken, will be tried again: %s",
+                    request_name(r), request_id(r), u->key, why);
 }
 
 static void on_taken(const redisReply *reply, void *arg)
