@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "test/unit/channel_rig.h"
 
-/* --- tests --- */
+/* A channel beside a real Redis: what it declares, fetches, is woken by and survives. */
 
 static void declares_and_leaves_nothing(void **state)
 {
@@ -119,129 +119,6 @@ static void large_messages_come_in_short_rows(void **state)
         WAIT_FOR(w->n == 40 * (i + 1));
     }
     settle_all(w);
-    worker_close(w);
-}
-
-static void effects_are_one_step(void **state)
-{
-    (void)state;
-    push("q", "original");
-    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
-    channel_set_window(w->c, 1);
-    WAIT_FOR(w->n == 1);
-    struct effect effects[] = {
-        {.kind = EFFECT_SEND, .queue = "next", .priority = 4, .text = slice_of("sent")},
-        {.kind = EFFECT_RETURN, .queue = "other", .text = slice_of("returned")},
-        {.kind = EFFECT_DELAY, .queue = "later", .priority = 9, .text = slice_of("delayed"),
-         .due = INT64_C(4102444800000000), .id = "id-1"},
-        {.kind = EFFECT_DEAD, .queue = "q", .text = slice_of("de\"ad"), .reason = "why"},
-        {.kind = EFFECT_DEAD, .queue = "q", .text = {"\xff\x00", 2}, .reason = "bytes"},
-    };
-    push("next\x06\x16" "3", "before");
-    push("other", "before");
-    channel_settle(w->c, &w->items[0].d, effects, 5, settled, w);
-    WAIT_FOR(w->n_settled);
-    assert_int_equal(w->last_code, 0);
-    assert_int_equal(inflight_count(w), 0);
-    expect_element("next\x06\x16" "3", 0, "sent");
-    expect_element("other", -1, "returned");
-    assert_int_equal(NUMBER("ZCARD {later}.cworker.delayed"), 1);
-    redisReply *values = ask("HVALS {later}.cworker.delayed.msg");
-    assert_string_equal(values->element[0]->str, "1 9 delayed");
-    freeReplyObject(values);
-    redisReply *dead = ask("LRANGE {q}.cworker.dead 0 -1");
-    assert_int_equal(dead->elements, 2);
-    cJSON *letter = json_parse(dead->element[1]->str, dead->element[1]->len, NULL);
-    assert_string_equal(json_get_string(letter, "message"), "de\"ad");
-    assert_string_equal(json_get_string(letter, "reason"), "why");
-    cJSON_Delete(letter);
-    letter = json_parse(dead->element[0]->str, dead->element[0]->len, NULL);
-    assert_string_equal(json_get_string(letter, "message"), "/wA=");
-    assert_string_equal(json_get_string(letter, "encoding"), "base64");
-    cJSON_Delete(letter);
-    freeReplyObject(dead);
-    worker_close(w);
-}
-
-static void lost_means_no_effects(void **state)
-{
-    (void)state;
-    char *big = mem_alloc(100001);
-    memset(big, 'x', 100000);
-    big[100000] = '\0';
-    push("q", "small");
-    push("q", big);
-    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
-    channel_set_window(w->c, 2);
-    WAIT_FOR(w->n == 2);
-    TELL("DEL %b", lane_first(w->c)->inflight.at, lane_first(w->c)->inflight.size);
-    struct effect send = {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")};
-    for (int i = 0; i < 2; i++)
-        channel_settle(w->c, &w->items[i].d, &send, 1, settled, w);
-    WAIT_FOR(w->n_settled == 2);
-    assert_int_equal(w->n_failed, 2);
-    assert_int_equal(w->last_code, ERROR_LOST);
-    assert_int_equal(NUMBER("EXISTS next"), 0);
-    free(big);
-    worker_close(w);
-}
-
-static void big_elements(void **state)
-{
-    (void)state;
-    char *big = mem_alloc(300001);
-    memset(big, 'y', 300000);
-    big[300000] = '\0';
-    push("q", "before");
-    push("q", big);
-    big[5] = 'z';
-    push("q", big);
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.max_message = 300000});
-    channel_set_window(w->c, 3);
-    WAIT_FOR(w->n == 3);
-    channel_settle(w->c, &w->items[1].d, NULL, 0, settled, w);
-    WAIT_FOR(w->n_settled == 1);
-    assert_int_equal(w->last_code, 0);
-    redisReply *left = ask("LRANGE %b 0 -1", lane_first(w->c)->inflight.at, lane_first(w->c)->inflight.size);
-    assert_int_equal(left->elements, 2);
-    assert_int_equal(left->element[0]->str[5], 'z');
-    assert_string_equal(left->element[1]->str, "before");
-    freeReplyObject(left);
-    settle_all(w);
-    assert_int_equal(w->n_failed, 0);
-    TELL("LPUSH q %s+", big);
-    channel_set_window(w->c, 1);
-    WAIT_FOR(NUMBER("LLEN {q}.cworker.dead") == 1);
-    WAIT_FOR(channel_is_quiet(w->c));
-    assert_int_equal(w->n, 3);
-    assert_int_equal(inflight_count(w), 0);
-    free(big);
-    worker_close(w);
-}
-
-static void removed_by_others_is_noticed(void **state)
-{
-    (void)state;
-    push("q", "m1");
-    push("q", "m2");
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
-    channel_set_window(w->c, 2);
-    WAIT_FOR(w->n == 2);
-    TELL("LREM %b 1 m1", lane_first(w->c)->inflight.at, lane_first(w->c)->inflight.size);
-    WAIT_FOR(w->n_lost == 1);
-    assert_false(w->items[0].d.held);
-    assert_true(w->items[1].d.held);
-    /* The lease itself goes: taken again, and what is still in the list stays ours. */
-    TELL("DEL %s", w->c->lease_key);
-    int ups = w->n_up;
-    WAIT_FOR(w->n_up > ups && channel_owns(w->c));
-    assert_int_equal(NUMBER("EXISTS %s", w->c->lease_key), 1);
-    assert_int_equal(w->n_lost, 1);
-    channel_settle(w->c, &w->items[0].d, NULL, 0, settled, w);
-    WAIT_FOR(w->n_settled == 1);
-    assert_int_equal(w->last_code, ERROR_LOST);
-    settle_all(w);
-    assert_int_equal(w->last_code, 0);
     worker_close(w);
 }
 
@@ -371,221 +248,6 @@ static void reconnect_keeps_everything_once(void **state)
     worker_close(w);
 }
 
-static void unheard_settlements_happen_once(void **state)
-{
-    (void)state;
-    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
-    for (int i = 0; i < 20; i++)
-        push("q", (char[]){(char)('a' + i), 0});
-    channel_set_window(w->c, 20);
-    WAIT_FOR(w->n == 20);
-    struct effect send = {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")};
-    for (int i = 0; i < 10; i++)
-        channel_settle(w->c, &w->items[i].d, &send, i % 2, settled, w);
-    /* Redis gets and runs the commands, and then cuts the connection before the answers are read. */
-    TELL("CLIENT PAUSE 100 WRITE");
-    event_base_loop(base, EVLOOP_ONCE);
-    usleep(200000);
-    TELL("CLIENT KILL TYPE normal SKIPME yes");
-    for (int i = 10; i < 20; i++)
-        channel_settle(w->c, &w->items[i].d, &send, i % 2, settled, w);
-    WAIT_FOR(w->n_settled == 20);
-    assert_int_equal(w->n_failed, 0);
-    assert_int_equal(inflight_count(w), 0);
-    assert_int_equal(NUMBER("LLEN next"), 10);
-    worker_close(w);
-}
-
-/* A child process opens a channel, takes `n` messages and dies without a word. */
-static void child_dies_holding(size_t n, double lease)
-{
-    pid_t pid = fork();
-    if (pid == 0) {
-        base = event_base_new();
-        struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = lease});
-        channel_set_window(w->c, n);
-        WAIT_FOR(w->n == n);
-        _exit(0);
-    }
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
-}
-
-static void envelopes_push(int n)
-{
-    for (int i = 0; i < n; i++) {
-        char *text = mem_printf("{\"body\": \"\", \"headers\": {}, \"properties\": {\"delivery_info\": "
-                                "{\"exchange\": \"\"}, \"n\": %d}}", i);
-        push("q", i == 1 ? "no envelope" : text);
-        free(text);
-    }
-}
-
-static void expect_rescued(struct worker *w, size_t n)
-{
-    channel_set_window(w->c, n);
-    WAIT_FOR(w->n == n);
-    for (size_t i = 0; i < n; i++) {
-        char *number = mem_printf("\"n\": %zu", i);
-        if (i == 1)
-            assert_string_equal(w->items[i].text, "no envelope");
-        else
-            assert_non_null(strstr(w->items[i].text, number));
-        if (i != 1 && i < 4)
-            assert_non_null(strstr(w->items[i].text, "redelivered"));
-        free(number);
-    }
-    WAIT_FOR(NUMBER("HLEN cworker.incarnations") == 1);
-    settle_all(w);
-    worker_close(w);
-    assert_int_equal(NUMBER("KEYS *cworker*"), 0);
-}
-
-static void death_that_can_be_proved(void **state)
-{
-    (void)state;
-    envelopes_push(6);
-    child_dies_holding(4, 600);
-    assert_int_equal(NUMBER("LLEN q"), 2);
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 600});
-    WAIT_FOR(NUMBER("LLEN q") == 6);
-    expect_rescued(w, 6);
-}
-
-static const char NEIGHBOUR[] = "{\"v\": 1, \"node\": \"n\", \"host\": \"elsewhere\", \"boot\": \"b\", "
-                                "\"pid\": 1, \"start\": 1, \"lease_ms\": 600000, \"lists\": []}";
-
-static void death_that_only_the_lease_shows(void **state)
-{
-    (void)state;
-    envelopes_push(250);
-    child_dies_holding(230, 1);
-    redisReply *all = ask("HGETALL cworker.incarnations");
-    cJSON *about = json_parse(all->element[1]->str, all->element[1]->len, NULL);
-    json_set(about, "host", cJSON_CreateString("elsewhere"));
-    char *text = json_text(about);
-    TELL("HSET cworker.incarnations %s %s", all->element[0]->str, text);
-    free(text);
-    cJSON_Delete(about);
-    TELL("HSET cworker.incarnations broken {");
-    TELL("HDEL cworker.incarnations broken");
-    TELL("DEL cworker.lease.%s", all->element[0]->str);
-    double start = seconds_now();
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
-    WAIT_FOR(NUMBER("LLEN q") == 250);
-    assert_true(seconds_now() - start > 0.9); /* not before a full lease has been watched */
-    freeReplyObject(all);
-    expect_rescued(w, 250);
-}
-
-/* A worker of another host with a lease of ten minutes, of which `ms` are left: only the fast way can
- * find it dead before this test gives up. */
-static void neighbour_make(const char *id, int ms)
-{
-    cJSON *about = json_parse(NEIGHBOUR, strlen(NEIGHBOUR), NULL), *pair = cJSON_CreateArray();
-    char *list = mem_printf("{q}.cworker.inflight.%s", id);
-    cJSON_AddItemToArray(pair, cJSON_CreateString(list));
-    cJSON_AddItemToArray(pair, cJSON_CreateString("q"));
-    cJSON_AddItemToArray(json_get(about, "lists"), pair);
-    char *text = json_text(about);
-    TELL("HSET cworker.incarnations %s %s", id, text);
-    TELL("SET cworker.lease.%s %s PX %d", id, id, ms);
-    TELL("LPUSH %s m", list);
-    free(text);
-    free(list);
-    cJSON_Delete(about);
-}
-
-/* A list that is none must not keep the others, and what is no in-flight list of its own is not
- * emptied: least of all a queue into itself, which would never end. */
-static void registrations_of_garbage(void **state)
-{
-    (void)state;
-    static const char *const bad[] = {
-        "", "[]", "{\"v\": 1}", "{\"v\": 1, \"lists\": [1]}", "{\"v\": 1, \"lists\": [[\"other\", \"q\"]]}",
-        "{\"v\": 1, \"lease_ms\": -1, \"lists\": [[\"other\", \"other\"]]}",
-        "{\"v\": 1, \"lease_ms\": 9223372036854775807, \"lists\": []}"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        TELL("HSET cworker.incarnations bad%d %s", (int)i, bad[i]);
-    push("other", "m");
-    TELL("HSET cworker.incarnations dead %s",
-         "{\"v\": 1, \"lease_ms\": 100, \"lists\": [[\"{q}.cworker.inflight.dead.3\", \"q\"], "
-         "[\"{q}.cworker.inflight.dead.6\", \"wrong\"], [\"{q}.cworker.inflight.dead\", \"q\"]]}");
-    TELL("SET {q}.cworker.inflight.dead.3 text");
-    TELL("SET wrong text");
-    push("{q}.cworker.inflight.dead.6", "kept");
-    push("{q}.cworker.inflight.dead", "saved");
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
-    WAIT_FOR(NUMBER("LLEN q") == 1);
-    expect_element("q", 0, "saved");
-    loop_for(1);
-    expect_element("other", 0, "m");
-    expect_element("{q}.cworker.inflight.dead.6", 0, "kept");
-    assert_int_equal(NUMBER("HEXISTS cworker.incarnations dead"), 1);
-    assert_true(w->n_notes < 10);
-    worker_close(w);
-}
-
-static void a_lease_that_was_seen_to_end(void **state)
-{
-    (void)state;
-    neighbour_make("gone", 1500);
-    neighbour_make("lives", 600000);
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 6});
-    WAIT_FOR(NUMBER("LLEN q") == 1);
-    assert_int_equal(NUMBER("EXISTS cworker.lease.gone"), 0);
-    assert_int_equal(NUMBER("LLEN {q}.cworker.inflight.lives"), 1);
-    WAIT_FOR(NUMBER("HLEN cworker.incarnations") == 2);
-    worker_close(w);
-}
-
-static void a_lease_that_was_taken_away_proves_nothing(void **state)
-{
-    (void)state;
-    neighbour_make("evicted", 500000);
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 1});
-    loop_for(0.5);
-    TELL("DEL cworker.lease.evicted");
-    loop_for(2);
-    assert_int_equal(NUMBER("LLEN {q}.cworker.inflight.evicted"), 1);
-    worker_close(w);
-}
-
-static void leases_that_end_while_redis_stands_still(void **state)
-{
-    (void)state;
-    neighbour_make("lives", 1200);
-    struct worker *w = worker_open(tcp_url, (struct channel_options){.lease = 3});
-    loop_for(0.1);
-    kill(server, SIGSTOP);
-    loop_for(3);
-    kill(server, SIGCONT);
-    loop_for(2.5);
-    assert_int_equal(NUMBER("EXISTS cworker.lease.lives"), 0);
-    assert_int_equal(NUMBER("LLEN {q}.cworker.inflight.lives"), 1);
-    worker_close(w);
-}
-
-static void living_neighbours_are_left_alone(void **state)
-{
-    (void)state;
-    push("q", "m");
-    TELL("HSET cworker.incarnations broken {");
-    struct worker *a = worker_open(tcp_url, (struct channel_options){.lease = 1});
-    channel_set_window(a->c, 1);
-    WAIT_FOR(a->n == 1);
-    struct worker *b = worker_open(tcp_url, (struct channel_options){.lease = 1});
-    channel_set_window(b->c, 1);
-    loop_for(3);
-    assert_int_equal(b->n, 0);
-    assert_int_equal(a->n_lost, 0);
-    settle_all(a);
-    assert_int_equal(a->last_code, 0);
-    worker_close(a);
-    worker_close(b);
-}
-
 static void prefix_is_everywhere(void **state)
 {
     (void)state;
@@ -688,31 +350,6 @@ static void delayed_for_a_key_of_another_type(void **state)
     worker_close(w);
 }
 
-static void many_effects(void **state)
-{
-    (void)state;
-    enum { N = 12000 };
-    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
-    struct effect *effects = mem_zalloc(N * sizeof *effects);
-    for (int i = 0; i < N; i++)
-        effects[i] = (struct effect){.kind = EFFECT_SEND, .queue = "next", .text = slice_of("s")};
-    push("q", "m");
-    channel_set_window(w->c, 1);
-    WAIT_FOR(w->n == 1);
-    channel_settle(w->c, &w->items[0].d, effects, N, settled, w);
-    channel_publish(w->c, effects, N, settled, w);
-    free(effects);
-    WAIT_FOR(w->n_settled == 2);
-    assert_int_equal(w->n_failed, 0);
-    assert_int_equal(NUMBER("LLEN next"), 2 * N);
-    TELL("SCRIPT FLUSH");
-    struct effect one = {.kind = EFFECT_RETURN, .queue = "next", .text = slice_of("r")};
-    channel_publish(w->c, &one, 1, settled, w);
-    WAIT_FOR(w->n_settled == 3);
-    expect_element("next", -1, "r");
-    worker_close(w);
-}
-
 static void bad_options(void **state)
 {
     (void)state;
@@ -743,28 +380,15 @@ int main(void)
         TEST(stopping_with_a_fetch_under_way),
         TEST(window_is_never_exceeded),
         TEST(large_messages_come_in_short_rows),
-        TEST(effects_are_one_step),
-        TEST(lost_means_no_effects),
-        TEST(big_elements),
-        TEST(removed_by_others_is_noticed),
         TEST(wakes_without_polling),
         TEST(polls_where_tracking_is_forbidden),
         TEST(delayed_come_back),
         TEST(reconnect_keeps_everything_once),
-        TEST(unheard_settlements_happen_once),
-        TEST(death_that_can_be_proved),
-        TEST(death_that_only_the_lease_shows),
-        TEST(registrations_of_garbage),
-        TEST(a_lease_that_was_seen_to_end),
-        TEST(a_lease_that_was_taken_away_proves_nothing),
-        TEST(leases_that_end_while_redis_stands_still),
-        TEST(living_neighbours_are_left_alone),
         TEST(prefix_is_everywhere),
         TEST(password_and_database),
         TEST(out_of_memory),
         TEST(wrong_types_harm_nothing),
         TEST(delayed_for_a_key_of_another_type),
-        TEST(many_effects),
         TEST(bad_options),
     };
     signal(SIGPIPE, SIG_IGN);
