@@ -164,7 +164,7 @@ static void connection_down(struct redis *r, const char *reason, void *arg)
     c->ready = c->recovering = c->renewing = false;
     c->armed = c->tracking = c->probing = false;
     c->n_underway = 0;
-    c->n_comparing = 0;
+    c->n_comparing = c->n_registering = 0;
     c->delayed_all_at = 0;
     for (int i = 0; i < c->n_queues; i++)
         c->queues[i]->promoting = false;
@@ -192,7 +192,6 @@ struct channel *channel_open(struct event_base *base, const struct redis_url *ur
     fetch_begin(c);
     for (int i = 0; options->queues[i]; i++)
         queue_append(c, options->queues[i]);
-    lease_describe(c);
     c->poll_timer = evtimer_new(base, fetch_poll, c);
     c->note_timer = evtimer_new(base, watch_jitter_over, c);
     c->retry_timer = evtimer_new(base, settle_retry, c);

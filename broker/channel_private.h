@@ -118,7 +118,9 @@ struct channel {
     /* recover */
     unsigned era; /* one for each recovery */
     bool ready, recovering, ever_ready, warned;
-    int n_comparing, n_describing; /* queues in the registration that is under way */
+    /* Lists without an answer; queues in the registration that is under way, with the lease or
+     * without. */
+    int n_comparing, n_describing, n_registering;
     int64_t last_client_id;
     char run_id[48];
 
@@ -214,7 +216,7 @@ void hasten_forget_all(struct channel *c);
 
 /* lease.c */
 void lease_identify(struct channel *c);
-void lease_describe(struct channel *c); /* anew, when a queue was added */
+void lease_describe(struct channel *c); /* all queues, for a registration */
 bool lease_host_is_ours(const char *host, const char *boot);
 bool process_is_gone(int64_t pid, int64_t start);
 void lease_renew(struct channel *c);

@@ -143,11 +143,12 @@ void queue_declare(struct channel *c, const struct queue *queue)
     buf_done(&member);
 }
 
-/* Without an answer the next recovery registers it. */
+/* Without an answer the next recovery registers them. */
 static void registered(const redisReply *reply, void *arg)
 {
-    struct queue *queue = arg;
-    struct channel *c = queue->lanes[0].c;
+    struct channel *c = arg;
+    int n = c->n_registering;
+    c->n_registering = 0;
     if (!reply)
         return;
     if (reply->type == REDIS_REPLY_ERROR) {
@@ -155,20 +156,33 @@ static void registered(const redisReply *reply, void *arg)
         timer_arm(c->retry_timer, 1);
         return;
     }
-    queue->registered = true;
-    queue_update(c, queue);
+    for (int i = 0; i < n; i++) {
+        c->queues[i]->registered = true;
+        queue_update(c, c->queues[i]);
+    }
+    queues_register(c);
 }
 
+/* The registration names all queues, so that one is under way at a time: those that come meanwhile
+ * share the next. */
 void queues_register(struct channel *c)
 {
+    bool any = false;
+    if (!c->ready || c->n_registering)
+        return;
     for (int i = 0; i < c->n_queues; i++) {
-        if (c->queues[i]->registered || !c->ready)
+        if (c->queues[i]->registered)
             continue;
         queue_declare(c, c->queues[i]);
-        redis_run(c->redis, &script_register, registered, c->queues[i], 1, 3,
-                  (struct slice[]){slice_of(c->registry_key), slice_of(c->incarnation),
-                                   slice_of(c->description)});
+        any = true;
     }
+    if (!any)
+        return;
+    lease_describe(c);
+    if (redis_run(c->redis, &script_register, registered, c, 1, 3,
+                  (struct slice[]){slice_of(c->registry_key), slice_of(c->incarnation),
+                                   slice_of(c->description)}) == 0)
+        c->n_registering = c->n_queues;
 }
 
 int channel_add_queue(struct channel *c, const char *name)
@@ -210,7 +224,6 @@ int channel_add_bound_queue(struct channel *c, const char *name,
         queue = c->queues[c->n_queues - 1];
         bind_to(queue, binding);
         queue->paused = channel_paused(c, name);
-        lease_describe(c);
         queues_register(c);
     }
     queue_update(c, queue);

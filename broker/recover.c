@@ -178,6 +178,7 @@ static void lease_take(struct channel *c)
     snprintf(ms, sizeof ms, "%.0f", c->lease * 1000);
     c->lease_asked = time_boot();
     c->n_describing = c->n_queues;
+    lease_describe(c);
     redis_run(c->redis, &script_lease_take, lease_taken, c, 2, 5,
               (struct slice[]){slice_of(c->lease_key), slice_of(c->registry_key),
                                slice_of(c->incarnation), slice_of(ms), slice_of(c->description)});

@@ -58,6 +58,38 @@ static void an_added_queue_is_consumed(void **state)
     assert_int_equal(NUMBER("KEYS *cworker*"), 0);
 }
 
+static long calls_of(const char *command)
+{
+    redisReply *stats = ask("INFO commandstats");
+    char name[40];
+    snprintf(name, sizeof name, "cmdstat_%s:calls=", command);
+    const char *at = strstr(stats->str, name);
+    long calls = at ? strtol(at + strlen(name), NULL, 10) : 0;
+    freeReplyObject(stats);
+    return calls;
+}
+
+/* Each registration names all queues. */
+static void many_queues_that_are_added_share_a_registration(void **state)
+{
+    (void)state;
+    struct worker *w = worker_open(tcp_url, (struct channel_options){0});
+    channel_set_window(w->c, 1000);
+    long before = calls_of("hset");
+    for (int i = 0; i < 1000; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "extra%d", i);
+        assert_int_equal(channel_add_queue(w->c, name), 0);
+    }
+    push("extra0", "the first one");
+    push("extra999", "the last one");
+    WAIT_FOR(w->n == 2);
+    assert_true(is_registered(w, "{extra999}.cworker.inflight."));
+    assert_in_range(calls_of("hset") - before, 2, 4);
+    settle_all(w);
+    worker_close(w);
+}
+
 static void a_cancelled_queue_settles_what_is_held(void **state)
 {
     (void)state;
@@ -180,6 +212,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(an_added_queue_is_consumed),
+        TEST(many_queues_that_are_added_share_a_registration),
         TEST(a_cancelled_queue_settles_what_is_held),
         TEST(a_queue_added_without_a_connection),
         TEST(what_an_added_queue_gave_is_rescued),
