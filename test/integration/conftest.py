@@ -17,7 +17,7 @@ from pymongo.database import Database
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import CWORKER, DEMO_SO, Worker, run_cworker, start_celery  # noqa: E402
+from harness import CWORKER, DEMO_SO, Gate, Worker, run_cworker, start_celery  # noqa: E402
 from patience import PatientControl  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
 from services.process import end_process, wait_until  # noqa: E402
@@ -176,6 +176,11 @@ def cworker(redis: RedisServer, tmp_path: Path,
             problems.append(str(error))
         print(f"--- {worker.log_path.name}\n{worker.log[-20000:]}")
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
 
 
 @pytest.fixture

@@ -47,6 +47,10 @@ class Flower:
         except urllib.error.HTTPError:
             return {}
 
+    def hears(self) -> bool:
+        """The worker's heart: only then it misses no event of its tasks."""
+        return self.ask("/api/workers", status="true") == {NODE: True}
+
     def message(self, path: str, **arguments: Any) -> str:
         return self.ask(path, post=True, **arguments)["message"]
 

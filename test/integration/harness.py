@@ -43,6 +43,26 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+class Gate:
+    """A task "gate" that runs until the test opens it: any number of seconds is too few on some machine, and
+    too many on the others. cworker(*gate.options) and python_worker(**gate.env) know it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "gate"
+        self.env = {"GATE": str(self.path)}
+
+    @property
+    def options(self) -> tuple[str, str]:
+        wait = f"until [ -e {self.path} ]; do sleep 0.02; done"
+        return "--set", f"tasks={json.dumps([{'name': 'gate', 'command': ['sh', '-c', wait]}])}"
+
+    def open(self) -> None:
+        self.path.touch()
+
+    def shut(self) -> None:
+        self.path.unlink()
+
+
 class Worker:
     """A running cworker, its log in a file. stop() asserts a clean end."""
 

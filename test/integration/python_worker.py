@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Celery worker for mixed fleets and comparisons: tasks of the demo plugin, the same ledger format.
-    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE, EXTENDED, NAP)
+    python -m celery -A python_worker worker    (environment: BROKER, BACKEND, BENCH_TRACE, EXTENDED, NAP, GATE)
 """
 import os
 import struct
@@ -28,6 +28,12 @@ def noop(*args):
 def sleep(seconds):
     time.sleep(float(os.environ.get("NAP", seconds)))
     return seconds
+
+
+@app.task(name="gate")
+def gate():
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.02)
 
 
 @app.task(name="demo.add")

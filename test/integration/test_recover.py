@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """cworker recover, and what a clean stop leaves behind."""
 import json
+import re
 import signal
 import subprocess
 from datetime import datetime, timedelta, timezone
@@ -27,7 +28,7 @@ def ours(keys):
 def dead_worker(app, cworker, keys):
     """A worker with running, waiting and delayed tasks, killed; its lease is made to lapse."""
     worker = cworker("--prefetch-multiplier", "8", queues="celery,scans", concurrency=1)
-    delayed = app.send_task("demo.add", (10, 1), countdown=6)
+    delayed = app.send_task("demo.add", (10, 1), countdown=3600)
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 1, what="the delayed task")
     running = app.send_task("demo.sleep", (600,))
     wait_until(lambda: len(inflight(keys)) == 1, what="the running task")
@@ -53,6 +54,8 @@ def test_recover_for_python(app, cworker, python_worker, keys, recover):
     assert back["properties"]["delivery_info"]["redelivered"] is True
     for text in keys.lrange("scans\x06\x163", 0, -1):
         keys.lpush("celery", text)
+    for i, text in enumerate(keys.lrange("celery", 0, -1)):  # the delayed one's hour has come
+        keys.lset("celery", i, re.sub(rb'"eta": ?"[^"]*"', b'"eta": null', text))
     python_worker(NAP="0.1")
     assert get(running) == 600
     assert [get(result) for result in results] == [1, 2, 3]
@@ -60,10 +63,10 @@ def test_recover_for_python(app, cworker, python_worker, keys, recover):
     assert json.loads(recover("--json")) == {"inflight": 0, "delayed": 0, "settled": 0, "outbox": 0}
 
 
-def test_force(app, cworker, keys, recover):
+def test_force(app, cworker, keys, recover, gate):
     """The worker lives: it hears of its loss and does not run what was taken from it."""
-    worker = cworker("--set", "worker_lease=2", concurrency=1)
-    app.send_task("demo.sleep", (2,))
+    worker = cworker(*gate.options, "--set", "worker_lease=20", concurrency=1)
+    app.send_task("gate")
     add = app.send_task("demo.add", (1, 2))
     wait_until(lambda: len(inflight(keys)) == 2, what="tasks in flight")
     worker.signal(signal.SIGSTOP)
@@ -71,6 +74,7 @@ def test_force(app, cworker, keys, recover):
         assert "w1@test" in recover(status=1)
         assert "2 messages" in recover("--force")
         assert keys.llen("celery") == 2
+        gate.open()
     finally:
         worker.signal(signal.SIGCONT)
     assert get(add) == 3

@@ -109,7 +109,7 @@ def test_many_waiting_tasks_do_not_fill_the_window(app, cworker, keys):
         app.send_task("demo.add", (i, 1), countdown=600)
     assert get(app.send_task("demo.add", (1, 2))) == 3
     wait_until(lambda: keys.zcard("{celery}.cworker.delayed") == 100, what="the delayed set")
-    assert not inflight(keys)
+    wait_until(lambda: not inflight(keys), what="an empty in-flight list")
 
 
 def test_waiting_tasks_survive_their_worker(app, cworker, keys, ledger):

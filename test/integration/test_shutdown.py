@@ -13,21 +13,29 @@ def waiting_ids(keys, queue="celery"):
     return [json.loads(m)["headers"]["id"] for m in reversed(keys.lrange(queue, 0, -1))]
 
 
-def start_long(app, cworker, keys, seconds, prefetched=5, soft=0, **options):
+def start_long(app, cworker, keys, *words, task=("demo.sleep", (600,)), soft=0, **options):
     """A worker with one running task and a full window; the others are in the queue."""
-    worker = cworker("--set", "task_track_started=true",
+    worker = cworker(*words, "--set", "task_track_started=true",
                      "--set", f"worker_soft_shutdown_timeout={soft}", concurrency=1, **options)
-    running = app.send_task("demo.sleep", (seconds,))
-    wait_until(lambda: running.state == "STARTED", what="the start of the task")
-    others = [app.send_task("demo.add", (i, 1)) for i in range(prefetched)]
+    running = app.send_task(*task)
+    wait_state(running, "STARTED")
+    others = [app.send_task("demo.add", (i, 1)) for i in range(5)]
     wait_until(lambda: len(inflight(keys)) == 4, what="a full window")
     return worker, running, others
 
 
-def test_warm(app, cworker, keys):
-    worker, running, others = start_long(app, cworker, keys, 2.5)
-    worker.stop()
-    assert get(running) == 2.5
+def start_gated(app, cworker, keys, gate, **options):
+    """The same with a task that the test can end."""
+    return start_long(app, cworker, keys, *gate.options, task=("gate",), **options)
+
+
+def test_warm(app, cworker, keys, gate):
+    worker, running, others = start_gated(app, cworker, keys, gate)
+    worker.signal(signal.SIGTERM)
+    worker.wait_log("Warm shutdown")
+    gate.open()
+    assert worker.wait() == 0
+    assert running.state == "SUCCESS"
     assert waiting_ids(keys) == [result.id for result in others]
     assert not inflight(keys)
     assert not list(keys.scan_iter("cworker.lease.*"))
@@ -44,7 +52,7 @@ def test_warm_when_idle_leaves_nothing(app, cworker, keys):
 @pytest.mark.parametrize("signals", [
     [signal.SIGQUIT], [signal.SIGTERM, signal.SIGQUIT], [signal.SIGINT, signal.SIGINT]], ids=str)
 def test_cold(app, cworker, keys, signals):
-    worker, running, others = start_long(app, cworker, keys, 600)
+    worker, running, others = start_long(app, cworker, keys)
     for number in signals[:-1]:
         worker.signal(number)
         worker.wait_log("Warm shutdown")
@@ -56,7 +64,7 @@ def test_cold(app, cworker, keys, signals):
 
 
 def test_cold_ends_all_processes(app, cworker, keys):
-    worker, _, _ = start_long(app, cworker, keys, 600)
+    worker, _, _ = start_long(app, cworker, keys)
     children = descendants(worker.pid)
     assert children
     worker.signal(signal.SIGQUIT)
@@ -64,11 +72,14 @@ def test_cold_ends_all_processes(app, cworker, keys):
     wait_until(lambda: not any(map(is_alive, children)), what="the end of all children")
 
 
-def test_what_was_given_back_runs_elsewhere(app, cworker, keys):
-    worker, running, others = start_long(app, cworker, keys, 2.5)
+def test_what_was_given_back_runs_elsewhere(app, cworker, keys, gate):
+    worker, running, others = start_gated(app, cworker, keys, gate)
+    worker.signal(signal.SIGTERM)
+    worker.wait_log("Warm shutdown")
+    gate.open()
     worker.stop()
     cworker()
-    assert get(running) == 2.5
+    assert running.state == "SUCCESS"
     assert [get(result) for result in others] == [i + 1 for i in range(len(others))]
 
 
@@ -87,28 +98,31 @@ def test_results_are_stored_before_the_end(mongo_backend, make_app, cworker, key
 SOFT = "Initiating Soft Shutdown, terminating in {} seconds"
 
 
-def test_repeated_term_changes_nothing(app, cworker, keys):
-    worker, running, _ = start_long(app, cworker, keys, 2.5)
+def test_repeated_term_changes_nothing(app, cworker, keys, gate):
+    worker, running, _ = start_gated(app, cworker, keys, gate)
     worker.signal(signal.SIGTERM)
     worker.wait_log("Warm shutdown")
     worker.signal(signal.SIGTERM)
+    gate.open()
     assert worker.wait() == 0
-    assert get(running) == 2.5
+    assert running.state == "SUCCESS"
     assert "Cold" not in worker.log
 
 
-def test_soft_ends_with_the_last_task(app, cworker, keys):
-    worker, running, others = start_long(app, cworker, keys, 2.5, soft=600)
+def test_soft_ends_with_the_last_task(app, cworker, keys, gate):
+    worker, running, others = start_gated(app, cworker, keys, gate, soft=600)
     worker.signal(signal.SIGQUIT)
+    worker.wait_log("Soft Shutdown")
+    gate.open()
     assert worker.wait() == 0
     assert SOFT.format(600) in worker.log and "Cold shutdown" not in worker.log
-    assert get(running) == 2.5
+    assert running.state == "SUCCESS"
     assert waiting_ids(keys) == [result.id for result in others]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["timeout", "second SIGQUIT"])
 def test_soft_then_cold(app, cworker, keys, again):
-    worker, running, others = start_long(app, cworker, keys, 600, soft=600 if again else 0.5)
+    worker, running, others = start_long(app, cworker, keys, soft=600 if again else 0.5)
     worker.signal(signal.SIGQUIT)
     worker.wait_log(SOFT.format(600 if again else 0.5))
     if again:
@@ -136,7 +150,7 @@ def test_soft_on_idle_waits(cworker, keys):
 
 def test_pod_is_ended(app, cworker, keys):
     """TERM, then KILL after the grace period: all has been given back before that, marked."""
-    worker, running, others = start_long(app, cworker, keys, 600, soft=0.5,
+    worker, running, others = start_long(app, cworker, keys, soft=0.5,
                                          env={"REMAP_SIGTERM": "SIGQUIT"})
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0

@@ -55,5 +55,5 @@ def test_children_are_replaced(app: Celery, cworker: Callable[..., Worker], queu
                                args: list[str], most: object) -> None:
     """The built-in tasks' own policy, where no setting says otherwise."""
     cworker(*args, queues=queues)
-    stats = app.control.inspect(["w1@test"], timeout=10, limit=1).stats()
+    stats = app.control.inspect(["w1@test"]).stats()
     assert stats["w1@test"]["pool"]["max-tasks-per-child"] == most

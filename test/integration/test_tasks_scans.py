@@ -320,7 +320,7 @@ def test_cancelled_scan_ends_what_its_tool_started(
     wait_until(told.exists, what="the start of the program's own")
     database.native_scans.update_one({"_id": scan}, {"$set": {"status": "CANCELLED"}})
     assert get(result) == "CANCELLED"
-    wait_until(lambda: not is_alive(int(told.read_text())), 20, "the end of the program's own")
+    wait_until(lambda: not is_alive(int(told.read_text())), what="the end of the program's own")
 
 
 def test_terminated_scan_ends_its_tool(app: Celery, worker: Worker, database: Database,
@@ -339,7 +339,7 @@ def test_two_messages_for_one_scan(app: Celery, worker: Worker, database: Databa
     testssl.set({"*": {"write": sample("testssl/full.json"), "hold": True}})
     scan = put_scan(database, "127.0.0.1")
     first = send(app, "execute_ssl_scan", scan)
-    wait_state(first, "PROGRESS", timeout=30)
+    wait_state(first, "PROGRESS")
     assert get(send(app, "execute_ssl_scan", scan)) == "RUNNING"
     assert len(testssl.calls) == 1
     # Should it work without having told, it may not undo what the other one wrote.
@@ -347,10 +347,10 @@ def test_two_messages_for_one_scan(app: Celery, worker: Worker, database: Databa
                                                               "status": "COMPLETED"}})
     testssl.set({"*": {"exit": 246}})
     testssl.release()
-    assert get(first, timeout=30) == "COMPLETED"
+    assert get(first) == "COMPLETED"
     database.native_scans.update_one({"_id": scan}, {"$set": {"task_id": "dead", "status": "RUNNING"}})
     testssl.set({"*": {"write": sample("testssl/full.json")}})
-    assert get(send(app, "execute_ssl_scan", scan), timeout=30)["by_severity"]["CRITICAL"] == 1
+    assert get(send(app, "execute_ssl_scan", scan))["by_severity"]["CRITICAL"] == 1
     assert database.native_scans.find_one({"_id": scan})["status"] == "COMPLETED"
 
 
@@ -374,7 +374,7 @@ def test_time_is_over(app: Celery, worker: Worker, database: Database, testssl: 
     database.container_scans.insert_one({"_id": "c1", "team_id": "team-1", "image": "app:1"})
     for result in (send(app, "execute_ssl_scan", scan, soft_time_limit=1, time_limit=60),
                    send(app, "execute_container_scan", "c1", soft_time_limit=1, time_limit=60)):
-        wait_state(result, "FAILURE", timeout=30)
+        wait_state(result, "FAILURE")
         assert type(result.result).__name__ == "SoftTimeLimitExceeded"
     for document in (database.native_scans.find_one(), database.container_scans.find_one()):
         assert (document["status"], document["error"]) == \
@@ -541,7 +541,7 @@ def test_web_without_zap(app: Celery, cworker: Callable[..., Worker], database: 
     worker = cworker(database=database, queues="scans",
                      env={"CWORKER_ZAP_URL": "http://user:hidden@127.0.0.1:1/", "ZAP_API_KEY": "key"})
     result = send(app, "execute_web_scan", put_scan(database, "http://127.0.0.1/"))
-    assert wait_state(result, "RETRY", "FAILURE", timeout=30) == "RETRY"
+    assert wait_state(result, "RETRY", "FAILURE") == "RETRY"
     error = database.native_scans.find_one()["error"]
     assert error.startswith("ConnectionError: ZAP at http://127.0.0.1:1 (CWORKER_ZAP_URL): ")
     assert str(result.result) in error and "hidden" not in error + worker.log
@@ -564,7 +564,7 @@ def test_web_is_late(app: Celery, worker: Worker, database: Database, zap: Zap) 
     zap.statuses = ["5"]
     scan = put_scan(database, "http://127.0.0.1/", active=True)
     result = send(app, "execute_web_scan", scan, soft_time_limit=23, time_limit=60)
-    wait_state(result, "FAILURE", timeout=40)
+    wait_state(result, "FAILURE")
     assert isinstance(result.result, TimeoutError)
     assert any("spider/action/stop" in path for path in zap.asked)
     assert "the task may last" in database.native_scans.find_one({"_id": scan})["error"]
@@ -650,7 +650,7 @@ def test_cancelled_container_scan_ends_trivy(app: Celery, worker: Worker, databa
     result = send(app, "execute_container_scan", "c1")
     call = wait_until(lambda: trivy.calls, what="the start of trivy")[0]
     assert database.container_scans.find_one()["task_id"] == result.id
-    wait_state(result, "PROGRESS", timeout=30)
+    wait_state(result, "PROGRESS")
     database.container_scans.update_one({"_id": "c1"}, {"$set": {"status": "CANCELLED"}})
     assert get(result) == "CANCELLED"
     assert not is_alive(call["pid"])

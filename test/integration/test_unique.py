@@ -92,11 +92,11 @@ def test_early_acks(app, cworker, keys):
 
 def test_held_through_eta_and_retry(app, cworker, keys):
     cworker()
-    waiting = send(app, "eta", countdown=30)
-    wait_until(lambda: leases(keys).get(waiting.id, 0) > 20000, what="a lease until after the ETA")
-    retried = app.send_task("demo.unique", ("retry",), {"retry": 30})
+    waiting = send(app, "eta", countdown=3600)
+    wait_until(lambda: leases(keys).get(waiting.id, 0) > 3000000, what="a lease until after the ETA")
+    retried = app.send_task("demo.unique", ("retry",), {"retry": 3600})
     wait_state(retried, "RETRY")
-    wait_until(lambda: leases(keys).get(retried.id, 0) > 20000, what="a lease until the retry")
+    wait_until(lambda: leases(keys).get(retried.id, 0) > 3000000, what="a lease until the retry")
     for key in ("eta", "retry"):
         wait_state(send(app, key), "REVOKED")
 
@@ -114,15 +114,16 @@ def test_a_revoked_one_releases(app, cworker, keys):
 
 
 def test_given_back_keeps_its_lease_and_runs_elsewhere(app, cworker, keys):
-    first = cworker(concurrency=1)
-    running = send(app, "x", 30)
+    row = {"name": "long", "command": ["sleep", "600"], "unique_for": 600}
+    first = cworker("--set", f"tasks={json.dumps([row])}", concurrency=1)
+    running = app.send_task("long", ("x",))
     first.wait_log(f"[{running.id}] received")
     wait_until(lambda: leases(keys), what="the lease")
     first.signal(signal.SIGQUIT)
     first.wait()
     assert list(leases(keys)) == [running.id]
-    other = cworker()
-    second = send(app, "x")
+    other = cworker("--set", f"tasks={json.dumps([row])}")
+    second = app.send_task("long", ("x",))
     wait_state(second, "REVOKED")
     assert json.loads(keys.get(f"celery-task-meta-{second.id}"))["result"]["exc_message"] == \
         [f"an equal task waits or runs: {running.id}"]
@@ -134,7 +135,7 @@ def test_a_killed_worker_releases_by_expiry(app, cworker, keys):
     """Its own task, taken by another worker, finds the lease to be its own."""
     worker = cworker("--set", "worker_lease=1")
     running = send(app, "x", 1.5)
-    wait_until(lambda: leases(keys), what="the lease")
+    wait_until(lambda: leases(keys) or running.ready(), what="the lease")
     worker.kill()
     cworker("--set", "worker_lease=1")
     assert get(running) == "x"

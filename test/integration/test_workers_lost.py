@@ -122,9 +122,9 @@ def test_soft_limit_may_be_ignored(app, cworker):
 def test_limits_begin_with_the_run(app, cworker):
     """Waiting behind another task does not count."""
     cworker(concurrency=1)
-    first = app.send_task("demo.sleep", (3,))
-    second = app.send_task("demo.sleep", (0.1,), time_limit=2.5)
-    assert (get(first), get(second)) == (3, 0.1)
+    first = app.send_task("demo.sleep", (6,))
+    second = app.send_task("demo.noop", time_limit=5)
+    assert (get(first), get(second)) == (6, None)
 
 
 def test_max_tasks_per_child(app, cworker):
@@ -155,12 +155,12 @@ def test_killed_child(app, cworker):
     assert get(app.send_task("demo.add", (1, 2))) == 3
 
 
-def kill_with_work(app, cworker, tmp_path, **options):
+def kill_with_work(app, cworker, tmp_path, gate, **options):
     """kill -9 of a worker with a running task, prefetched ones and more in the queue."""
     ledger = tmp_path / "ledger"
-    worker = cworker("--set", "worker_lease=2", "--set", "task_track_started=true", concurrency=1,
+    worker = cworker(*gate.options, "--set", "worker_lease=2", "--set", "task_track_started=true", concurrency=1,
                      env={"BENCH_TRACE": str(ledger)}, **options)
-    running = app.send_task("demo.sleep", (2.5,))
+    running = app.send_task("gate")
     wait_state(running, "STARTED")
     for i in range(20):
         app.send_task("bench.noop", (i,))
@@ -171,43 +171,47 @@ def kill_with_work(app, cworker, tmp_path, **options):
     return running, ledger
 
 
-def test_kill_main_second_worker_takes_over(backend, make_app, cworker, keys, tmp_path):
+def test_kill_main_second_worker_takes_over(backend, make_app, cworker, keys, tmp_path, gate):
     app = make_app(backend)
-    running, ledger = kill_with_work(app, cworker, tmp_path, backend=backend)
+    running, ledger = kill_with_work(app, cworker, tmp_path, gate, backend=backend)
     assert inflight(keys)
-    cworker("--set", "worker_lease=2", backend=backend, env={"BENCH_TRACE": str(ledger)})
-    assert get(running) == 2.5
+    gate.open()
+    cworker(*gate.options, "--set", "worker_lease=2", backend=backend, env={"BENCH_TRACE": str(ledger)})
+    assert get(running) is None
     wait_until(lambda: len(read_ledger(ledger)) >= 20, what="all runs")
     assert Counter(number for number, _ in read_ledger(ledger)) == Counter(range(20))
     wait_until(lambda: not inflight(keys), what="an empty in-flight list")
 
 
-def test_a_live_worker_rescues(app, cworker, keys, tmp_path):
+def test_a_live_worker_rescues(app, cworker, keys, gate):
     """The rescuer was there all the time, on another queue as well."""
-    cworker("--set", "worker_lease=2", queues="other,celery", concurrency=1, name="rescuer@test")
-    blocker = app.send_task("demo.sleep", (2.0,))
+    options = (*gate.options, "--set", "worker_lease=2")
+    cworker(*options, queues="other,celery", concurrency=1, name="rescuer@test")
+    blocker = app.send_task("gate")
     results = [app.send_task("demo.add", (i, 0)) for i in range(10)]
-    victim = cworker("--set", "worker_lease=2")
-    wait_until(lambda: any(result.state == "SUCCESS" for result in [blocker, *results]))
-    more = [app.send_task("demo.sleep", (0.3,)) for _ in range(8)]
-    wait_until(lambda: len(inflight(keys)) >= 3, what="tasks in flight")
+    victim = cworker(*options)
+    wait_until(lambda: any(result.state == "SUCCESS" for result in results), what="the victim's work")
+    more = [app.send_task("gate") for _ in range(8)]
+    wait_until(lambda: len(inflight(keys)) > 4, what="more tasks in flight than the rescuer can hold")
     victim.kill()
-    assert [get(result) for result in more] == [0.3] * 8
+    gate.open()
+    assert [get(result) for result in (blocker, *more)] == [None] * 9
     assert [get(result) for result in results] == list(range(10))
-    assert get(blocker) == 2.0
 
 
-def test_paused_longer_than_its_lease(app, cworker, keys):
+def test_paused_longer_than_its_lease(app, cworker, keys, gate):
     """What it had fetched is begun when the lease is back, though nothing else happens then."""
-    worker = cworker("--set", "worker_lease=1", "--set", "task_track_started=true", concurrency=1)
-    first = app.send_task("demo.sleep", (0.5,))
+    worker = cworker(*gate.options, "--set", "worker_lease=1", "--set", "task_track_started=true",
+                     concurrency=1)
+    first = app.send_task("gate")
     wait_state(first, "STARTED")
     more = [app.send_task("demo.sleep", (0.01 * i,)) for i in range(3)]
     wait_until(lambda: len(inflight(keys)) == 4, what="all to be fetched")
     worker.signal(signal.SIGSTOP)
+    gate.open()
     wait_until(lambda: not keys.keys("cworker.lease.*"), what="the end of the lease")
     worker.signal(signal.SIGCONT)
-    assert [get(result) for result in (first, *more)] == [0.5, 0.0, 0.01, 0.02]
+    assert [get(result) for result in (first, *more)] == [None, 0.0, 0.01, 0.02]
     wait_until(lambda: not inflight(keys), what="all acks")
 
 
@@ -216,14 +220,14 @@ def test_solo_lives_while_its_task_runs(app, cworker, keys):
     the worker answers."""
     options = ("-P", "solo", "--set", "worker_lease=1")
     worker = cworker(*options, "--set", "task_track_started=true", concurrency=1)
-    result = app.send_task("demo.spin", (4.0,))
+    result = app.send_task("demo.spin", (8.0,))
     wait_state(result, "STARTED")
     other = cworker(*options, concurrency=1)
     assert app.control.ping(timeout=TIMEOUT, destination=["w1@test"]) == [{"w1@test": {"ok": "pong"}}]
     active, = app.control.inspect(["w1@test"], timeout=TIMEOUT).active()["w1@test"]
     assert (active["id"], active["worker_pid"]) == (result.id, worker.pid)
     assert get(app.send_task("demo.add", (1, 2))) == 3
-    assert get(result) == 4.0
+    assert get(result) == 8.0
     assert result.id not in other.log
     wait_until(lambda: not inflight(keys), what="an empty in-flight list")
 
@@ -240,7 +244,7 @@ def test_solo_waits_for_what_it_cannot_end(app, cworker, keys):
 
     worker = cworker("-P", "solo", "--set", "task_track_started=true", concurrency=1)
     deaf = app.send_task("demo.spin", (2.0,))
-    wait_state(deaf, "STARTED")
+    wait_state(deaf, "STARTED", "SUCCESS")
     worker.signal(signal.SIGQUIT)
     assert worker.wait() == 0
     assert (deaf.state, count_messages(keys), inflight(keys)) == ("SUCCESS", 0, [])
@@ -251,7 +255,7 @@ def test_restarted_worker_takes_its_own_back_at_once(app, cworker, keys):
     options = ("--set", "task_track_started=true", "--set", "worker_lease=3600")
     worker = cworker(*options, concurrency=1, name="same@test")
     running = app.send_task("demo.sleep", (2,))
-    wait_state(running, "STARTED")
+    wait_state(running, "STARTED", "SUCCESS")
     others = [app.send_task("demo.add", (i, 0)) for i in range(5)]
     worker.kill()
     cworker(concurrency=1, name="same@test")
