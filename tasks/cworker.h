@@ -234,9 +234,9 @@ struct cw_http {
     /* TLS towards the origin of `url` (a redirect elsewhere gets none of it), PEM texts. NULL: the
      * system's authorities, and no certificate of ours. */
     const char *ca, *client_cert, *client_key;
-    /* Called with each decoded piece of a 2xx body instead of keeping it, so that a large one needs
-     * no memory; < 0 ends the transfer (the call fails by its cw_problem, else with ValueError).
-     * May be NULL. */
+    /* Called with each decoded piece of a 2xx body (of a 206 only if `headers` has a Range) instead
+     * of keeping it, so that a large one needs no memory; < 0 ends the transfer (the call fails by
+     * its cw_problem, else with ValueError). May be NULL. */
     int (*on_body)(cw_task *t, const char *data, size_t size, void *arg);
     void *arg;
 };
@@ -247,7 +247,9 @@ struct cw_reply {
     const char *content_type;
     double retry_after;   /* seconds; 0: none */
     const cJSON *headers; /* of the last reply: names in lower case, the last of each name */
+    bool open_ended;      /* only the connection's end ended the body: a cut shows no otherwise */
 };
+/* What is packed (gzip, deflate) and not whole fails, like what its length or chunks say is cut. */
 int cw_http(cw_task *t, const struct cw_http *request, struct cw_reply *ret_reply);
 /* Would cw_http connect to it without allow_private? Text of an IPv4 or IPv6 address. */
 bool cw_is_public_address(const char *address);

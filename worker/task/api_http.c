@@ -3,6 +3,7 @@
 
 #include "proto/base/clock.h"
 #include "proto/base/mem.h"
+#include "worker/task/http_decode.h"
 #include "worker/task/net_guard.h"
 #include "worker/version.h"
 
@@ -42,6 +43,8 @@ struct call {
     bool with_body, refused, stopped, too_large, unwanted;
     double deadline; /* on the monotonic clock, seconds */
     size_t max_size, streamed;
+    struct http_decoder decoder; /* of one answer */
+    bool packed;                 /* was it? Then it has told its own end */
     struct buf body;
 };
 
@@ -93,43 +96,72 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-static bool is_streamed(const struct call *c)
+static long status_of(const struct call *c)
 {
     long status = 0;
-    if (!c->request->on_body)
-        return false;
     curl_easy_getinfo(c->handle, CURLINFO_RESPONSE_CODE, &status);
-    return status >= 200 && status < 300;
+    return status;
+}
+
+/* A part that nobody asked for is no body of a success. */
+static bool is_success(const struct call *c)
+{
+    long status = status_of(c);
+    if (status != 206)
+        return status >= 200 && status < 300;
+    for (const char *const *h = c->request->headers; h && *h; h++)
+        if (strncasecmp(*h, "Range:", 6) == 0)
+            return true;
+    return false;
 }
 
 /* A limit for what is streamed is none for memory: of an error its beginning tells enough. */
-static size_t on_error_data(struct call *c, const char *data, size_t size)
+static int on_error_data(struct call *c, const char *data, size_t size)
 {
     size_t room = c->body.size < ERROR_KEPT ? ERROR_KEPT - c->body.size : 0;
     c->streamed += size;
     c->too_large = c->streamed > c->max_size;
     buf_add(&c->body, data, size < room ? size : room);
-    return c->too_large ? 0 : size;
+    return c->too_large ? -1 : 0;
 }
 
 /* Sizes are those after decompression: a small gzip can hide a large body. */
-static size_t on_data(char *data, size_t size, size_t count, void *arg)
+static int on_decoded(const char *data, size_t size, void *arg)
 {
     struct call *c = arg;
-    size *= count;
-    if (is_streamed(c)) {
+    if (c->request->on_body && is_success(c)) {
         c->streamed += size;
         c->too_large = c->streamed > c->max_size;
         if (c->too_large)
-            return 0;
+            return -1;
         c->unwanted = c->request->on_body(c->t, data, size, c->request->arg) < 0;
-        return c->unwanted ? 0 : size;
+        return c->unwanted ? -1 : 0;
     }
     if (c->request->on_body)
         return on_error_data(c, data, size);
     buf_add(&c->body, data, size);
     c->too_large = c->body.failed;
-    return c->too_large ? 0 : size;
+    return c->too_large ? -1 : 0;
+}
+
+static void add_codings(struct call *c, const char *header)
+{
+    struct curl_header *h;
+    for (size_t i = 0; curl_easy_header(c->handle, header, i, CURLH_HEADER, -1, &h) == CURLHE_OK;
+         i++)
+        if (strcasecmp(h->value, "chunked") != 0) /* libcurl's to undo */
+            http_decode_add(&c->decoder, h->value);
+}
+
+static size_t on_data(char *data, size_t size, size_t count, void *arg)
+{
+    struct call *c = arg;
+    size *= count;
+    if (!c->decoder.taken) {
+        add_codings(c, "Content-Encoding");
+        add_codings(c, "Transfer-Encoding");
+    }
+    return http_decode(&c->decoder, data, size, on_decoded, c) < 0 ? 0 : size;
 }
 
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off_t e)
@@ -225,7 +257,8 @@ static void set_options(struct call *c, struct curl_slist *headers)
     curl_easy_setopt(h, CURLOPT_URL, c->url);
     curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(h, CURLOPT_USERAGENT, "cworker/" CWORKER_VERSION);
-    curl_easy_setopt(h, CURLOPT_ACCEPT_ENCODING, "");
+    curl_easy_setopt(h, CURLOPT_ACCEPT_ENCODING, "deflate, gzip");
+    curl_easy_setopt(h, CURLOPT_HTTP_CONTENT_DECODING, 0L);
     curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, left > 0.001 ? (long)(left * 1000) : 1L);
@@ -275,6 +308,21 @@ static int failed(struct call *c, CURLcode code)
     }
 }
 
+/* Of an error the status tells enough, whatever its body. */
+static int end_body(struct call *c, CURLcode code)
+{
+    const char *wrong = http_decode_end(&c->decoder, code == CURLE_OK);
+    int result = 0;
+    if (wrong && is_success(c))
+        result = helper_failed(c->t, true, "ConnectionError", "%s: the body cannot be decoded: %s",
+                               c->host, wrong);
+    else if (!wrong && code != CURLE_OK)
+        result = failed(c, code);
+    c->packed = c->decoder.ended;
+    http_decode_close(&c->decoder);
+    return result;
+}
+
 /* One request to c->url. */
 static int perform(struct call *c)
 {
@@ -295,7 +343,7 @@ static int perform(struct call *c)
     CURLcode code = curl_easy_perform(c->handle);
     curl_easy_setopt(c->handle, CURLOPT_HTTPHEADER, NULL);
     curl_slist_free_all(headers);
-    return code == CURLE_OK ? 0 : failed(c, code);
+    return end_body(c, code);
 }
 
 /* Where the reply sends us, as browsers and requests do: 307 and 308 keep the method, 303 and a
@@ -324,7 +372,7 @@ static int follow(struct call *c, long *ret_status)
     for (int hops = 0;; hops++) {
         if (perform(c) < 0)
             return -1;
-        curl_easy_getinfo(c->handle, CURLINFO_RESPONSE_CODE, ret_status);
+        *ret_status = status_of(c);
         if (!redirected(c, *ret_status))
             return 0;
         if (hops == MAX_REDIRECTS)
@@ -359,6 +407,20 @@ const char *cw_header(const struct cw_reply *reply, const char *name)
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(reply->headers, name));
 }
 
+/* Does only the end of the connection tell where the body ends? TLS could tell a cut from it, but
+ * libcurl lets servers end without its goodbye. HTTP/2 has an end of its own. */
+static bool is_open_ended(const struct call *c)
+{
+    struct curl_header *transfer;
+    curl_off_t length = -1;
+    long version = 0;
+    curl_easy_getinfo(c->handle, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+    curl_easy_getinfo(c->handle, CURLINFO_HTTP_VERSION, &version);
+    return length < 0 && version < CURL_HTTP_VERSION_2_0 && !c->packed &&
+           curl_easy_header(c->handle, "Transfer-Encoding", 0, CURLH_HEADER, -1, &transfer) !=
+               CURLHE_OK;
+}
+
 static void read_reply(struct call *c, long status, struct cw_reply *ret)
 {
     char *type = NULL;
@@ -367,6 +429,7 @@ static void read_reply(struct call *c, long status, struct cw_reply *ret)
     curl_easy_getinfo(c->handle, CURLINFO_RETRY_AFTER, &wait);
     ret->status = status;
     ret->size = c->body.size;
+    ret->open_ended = is_open_ended(c);
     ret->content_type = type ? task_text(c->t, type, strlen(type)) : NULL;
     ret->retry_after = (double)wait;
     ret->headers = read_headers(c);
