@@ -122,11 +122,13 @@ static int get(struct feed *f, struct cw_http http, struct cw_reply *ret_reply)
     }
 }
 
+/* A part (206), a promise (202) and nothing (204) are no lists, nor is "as before" to whom it was
+ * not said what was before. */
 int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply *ret_reply)
 {
     enum { HEADERS = 12 };
     const char *headers[HEADERS + 1] = {0};
-    size_t n = request->conditional ? add_validators(f, request->url, headers) : 0;
+    size_t n = request->conditional ? add_validators(f, request->url, headers) : 0, asked = n;
     for (size_t i = 0; request->headers && request->headers[i] && n < HEADERS; i++)
         headers[n++] = request->headers[i];
     struct body body = {.feed = f, .request = request};
@@ -143,9 +145,9 @@ int feed_get(struct feed *f, const struct feed_request *request, struct cw_reply
     };
     if (get(f, http, ret_reply) < 0)
         return -1;
-    if (ret_reply->status == 304)
+    if (ret_reply->status == 304 && asked)
         return FEED_UNCHANGED;
-    if (ret_reply->status < 200 || ret_reply->status > 299)
+    if (ret_reply->status != 200 && ret_reply->status != 203)
         return cw_problem(f->t, false, "RuntimeError", "HTTP %ld is no answer of a feed",
                           ret_reply->status);
     return FEED_READ;

@@ -192,6 +192,11 @@ int rows_feed(struct rows *r, const char *data, size_t size)
     return code;
 }
 
+bool rows_between(const struct rows *r)
+{
+    return r->state == LINE_START;
+}
+
 int rows_end(struct rows *r)
 {
     if (r->state == QUOTED) {

@@ -20,7 +20,8 @@ struct rows_options {
 
 struct rows *rows_open(const struct rows_options *options);
 int rows_feed(struct rows *r, const char *data, size_t size);
-int rows_end(struct rows *r); /* the last row may lack its line feed */
+bool rows_between(const struct rows *r); /* no row has begun that has not ended */
+int rows_end(struct rows *r);            /* the last row may lack its line feed */
 size_t rows_bad(const struct rows *r);
 void rows_close(void *rows);
 

@@ -81,6 +81,7 @@ struct otx {
     struct feed *f;
     char modified[40];        /* the newest of this pass */
     char next[INDICATOR_MAX]; /* "" at the end */
+    bool has_next;            /* the page tells whether another one follows */
     long status;              /* of the last answer */
     cJSON *tags;              /* of the pulse at work */
     size_t large;
@@ -165,6 +166,7 @@ static int on_next(cw_task *t, const char *name, const cJSON *value, void *arg)
     if (next && strlen(next) >= sizeof o->next)
         return cw_problem(t, false, "ValueError", "the next page's URL is too long");
     snprintf(o->next, sizeof o->next, "%s", next ? next : "");
+    o->has_next = next || cJSON_IsNull(value);
     return 0;
 }
 
@@ -186,9 +188,12 @@ static int read_page(struct otx *o, const char *url)
         .url = url, .headers = headers, .on_body = on_body, .arg = stream};
     struct cw_reply reply;
     o->next[0] = '\0';
+    o->has_next = false;
     int code = feed_get(f, &request, &reply);
     o->status = reply.status;
-    return code < 0 || end_stream(f, stream, found, "results") < 0 ? -1 : 0;
+    if (code < 0 || end_stream(f, stream, found, "results") < 0)
+        return -1;
+    return o->has_next ? 0 : cw_problem(f->t, false, "ValueError", "the page has no `next`");
 }
 
 static const char *page_url(const struct feed *f, int64_t limit, int64_t page)

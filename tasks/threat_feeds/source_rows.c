@@ -27,6 +27,7 @@ struct reading {
     const char *kind;           /* of all values, or NULL */
     int columns[N_COLUMNS];     /* < 0: not known (yet), or not there */
     bool placed, skip_header;   /* columns are known; the first row is a header all the same */
+    bool begun;                 /* something that is not blank came */
     char header[4096];          /* the last comment */
 };
 
@@ -148,9 +149,24 @@ static void on_comment(const char *line, void *arg)
 
 /* --- the body --- */
 
+/* A page for people may hold lines that look like rows: challenges, "access denied", ads. */
+static bool is_page(struct reading *r, const char *data, size_t size)
+{
+    static const char blanks[] = " \t\r\n\xEF\xBB\xBF";
+    size_t at = 0;
+    while (at < size && data[at] && strchr(blanks, data[at]))
+        at++;
+    if (r->begun || at == size)
+        return false;
+    r->begun = true;
+    return data[at] == '<';
+}
+
 static int on_unpacked(const char *data, size_t size, void *arg)
 {
     struct reading *r = arg;
+    if (is_page(r, data, size))
+        return cw_problem(r->f->t, false, "ValueError", "the answer is a page, not a list");
     return rows_feed(r->rows, data, size);
 }
 
@@ -169,6 +185,29 @@ static const char *auth_header(struct feed *f)
     return cw_printf(f->t, "%s: %s", name ? name : "Authorization", f->key);
 }
 
+/* What could be the half of a list is none, and what is empty all at once is no list either: its
+ * server has lost it. Comments would do. */
+static int end_rows(struct reading *r, const struct cw_reply *reply)
+{
+    struct feed *f = r->f;
+    int64_t before = doc_int(f->document, "state.indicators", 0);
+    if (unpack_end(r->unpack) < 0)
+        return -1;
+    if (reply->open_ended && !unpack_is_archive(r->unpack) && !rows_between(r->rows))
+        return cw_problem(f->t, true, "ConnectionError",
+                          "the list ends inside a row, and nothing tells that it is all of it");
+    if (rows_end(r->rows) < 0)
+        return -1;
+    f->bad += (int64_t)rows_bad(r->rows);
+    if (f->bad && !f->good && !f->other) /* a page for people, an error with status 200 */
+        return cw_problem(f->t, false, "ValueError", "none of its %lld rows is an indicator",
+                          (long long)f->bad);
+    if (!r->begun && before > 0)
+        return cw_problem(f->t, false, "ValueError",
+                          "the list is empty; %lld indicators were read before", (long long)before);
+    return 0;
+}
+
 static int read_rows(struct reading *r)
 {
     struct feed *f = r->f;
@@ -185,13 +224,11 @@ static int read_rows(struct reading *r)
     int code = feed_get(f, &request, &reply);
     if (code != FEED_READ)
         return code;
-    if (unpack_end(r->unpack) < 0 || rows_end(r->rows) < 0)
+    if (end_rows(r, &reply) < 0)
         return -1;
-    f->bad += (int64_t)rows_bad(r->rows);
-    if (f->bad && !f->good && !f->other) /* a page for people, an error with status 200 */
-        return cw_problem(f->t, false, "ValueError", "none of its %lld rows is an indicator",
-                          (long long)f->bad);
-    feed_keep_validators(f, &reply);
+    BSON_APPEND_INT64(f->state, "indicators", f->good);
+    if (!reply.open_ended) /* else it is read anew, should it have been cut between two rows */
+        feed_keep_validators(f, &reply);
     return FEED_READ;
 }
 

@@ -211,3 +211,8 @@ int unpack_end(struct unpack *u)
         return -1;
     return u->form == RAW || u->form == BETWEEN || u->form == ENDED ? 0 : broken(u, "it is cut");
 }
+
+bool unpack_is_archive(const struct unpack *u)
+{
+    return u->form != RAW;
+}

@@ -1082,7 +1082,7 @@ def test_max_bytes_of_all_requests(app: Celery, worker: Any, db: Database,
 
 def test_a_page_for_people_is_no_list(app: Celery, worker: Any, db: Database,
                                       feeds: FeedServer) -> None:
-    add_feed(db, "page", "plain", feeds.serve("/x", b"<html>\n<body>Sign in</body>\n", ETag='"1"'))
+    add_feed(db, "page", "plain", feeds.serve("/x", b"Down for\nmaintenance\n", ETag='"1"'))
     with pytest.raises(ValueError, match="none of its 2 rows is an indicator"):
         fetch(app, "page")
     feed = db.threat_feeds.find_one()
