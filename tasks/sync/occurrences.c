@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "tasks/sync/met.h"
 #include "tasks/sync/sync.h"
 
 #include <stdio.h>
@@ -18,9 +19,14 @@
  * Two findings may be of one occurrence (a resource that was renamed leaves one that is resolved
  * and one that fails): it is resolved only when the finding that opened it last is open no more. So
  * that the one that fails is heard before, those that would close an occurrence wait for the end of
- * the pass, as many as memory is meant for. */
+ * the pass, as many as memory is meant for.
+ *
+ * A finding may also turn into one of another occurrence (its resource was corrected). A pass over a
+ * few findings remembers which it met: an open occurrence that it did not meet, and that names one of
+ * these, has lost it. Whether another finding is of it only a pass over all of them can tell. Nothing
+ * of this is written, so whoever comes after a kill -9 finds the same. */
 
-enum { BATCH = 500, LATE_MAX = 10000 };
+enum { BATCH = 500, LATE_MAX = 10000, MOVED = -2 };
 
 /* A finding that would close an occurrence. */
 struct late {
@@ -48,6 +54,7 @@ struct occurrences {
     struct late *late;
     int n_late;
     bool closing; /* the pass has read everything */
+    struct met *met; /* NULL: not asked for */
     struct mongo_bulk *open, *reopen, *resolve;
     int64_t seen, unseen, reported;
 };
@@ -95,6 +102,7 @@ struct occurrences *occurrences_open(cw_task *t, const char *team, const struct 
     o->collection = source->collection;
     o->now = now;
     o->any_resolved = few;
+    o->met = few && !source->whole ? met_open(t) : NULL;
     o->open = mongo_bulk_open(t, name);
     o->reopen = mongo_bulk_open(t, name);
     o->resolve = mongo_bulk_open(t, name);
@@ -333,6 +341,9 @@ static bson_t *make_fields(const struct occurrences *o, const bson_t *document,
 
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f)
 {
+    char room[DOC_ID_SIZE];
+    if (o->met)
+        met_add(o->met, doc_id(document, "_id", room));
     if (!f->asset || !*f->asset || !f->vulnerability || !f->location)
         return 0; /* it does not say what it is about */
     if (o->n == BATCH && occurrences_flush(o) < 0)
@@ -350,7 +361,6 @@ int occurrences_add(struct occurrences *o, const bson_t *document, const struct 
             return 0;
     }
     *slot = r;
-    char room[DOC_ID_SIZE];
     r->fields = r->open ? make_fields(o, document, f) : NULL;
     r->id = r->open ? NULL : bson_strdup(doc_id(document, "_id", room));
     return 0;
@@ -375,6 +385,40 @@ int occurrences_end(struct occurrences *o)
     return code == 0 ? occurrences_flush(o) : -1;
 }
 
+static int on_unseen(cw_task *t, const bson_t *occurrence, void *arg)
+{
+    struct occurrences *o = arg;
+    const char *id = doc_text(occurrence, "source_id");
+    (void)t;
+    return id && met_has(o->met, id) ? MOVED : 0;
+}
+
+static void match_unseen(const struct occurrences *o, int64_t since, bson_t *filter)
+{
+    doc_match_id(filter, "team_id", o->team);
+    BCON_APPEND(filter, "source", BCON_UTF8(o->source), "status", BCON_UTF8("OPEN"), "last_seen",
+                "{", "$lt", BCON_DATE_TIME(since), "}");
+}
+
+int occurrences_moved(struct occurrences *o)
+{
+    if (!o->met || !met_any(o->met))
+        return 0;
+    bson_t filter = BSON_INITIALIZER;
+    bson_t *opts =
+        BCON_NEW("projection", "{", "_id", BCON_INT32(0), "source_id", BCON_INT32(1), "}");
+    match_unseen(o, o->now, &filter);
+    int code = mongo_each(o->t, "vulnerability_occurrences", &filter, opts, on_unseen, o);
+    bson_destroy(&filter);
+    bson_destroy(opts);
+    if (code != MOVED)
+        return code < 0 ? -1 : 0;
+    o->met = NULL;
+    o->closing = false;
+    o->seen = o->reported = 0;
+    return 1;
+}
+
 int occurrences_keep(struct occurrences *o, const char *document_id)
 {
     bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
@@ -393,9 +437,7 @@ int occurrences_resolve_unseen(struct occurrences *o, const char *document_id, i
     if (occurrences_flush(o) < 0)
         return -1;
     bson_t filter = BSON_INITIALIZER;
-    doc_match_id(&filter, "team_id", o->team);
-    BCON_APPEND(&filter, "source", BCON_UTF8(o->source), "status", BCON_UTF8("OPEN"), "last_seen",
-                "{", "$lt", BCON_DATE_TIME(since), "}");
+    match_unseen(o, since, &filter);
     if (document_id)
         BSON_APPEND_UTF8(&filter, "source_id", document_id);
     bson_t *update = BCON_NEW("$set", "{", "status", BCON_UTF8("RESOLVED"), "resolved_at",

@@ -24,6 +24,9 @@ struct occurrences *occurrences_open(cw_task *t, const char *team, const struct 
 int occurrences_add(struct occurrences *o, const bson_t *document, const struct finding *f);
 int occurrences_flush(struct occurrences *o);
 int occurrences_end(struct occurrences *o); /* the last finding was added: what waits is written */
+/* After the end of a few findings. 1: one of them is about something else than before; all that there
+ * are must be added, and counts begin anew. */
+int occurrences_moved(struct occurrences *o);
 /* A document says nothing new for now: what is open by it stays so. */
 int occurrences_keep(struct occurrences *o, const char *document_id);
 /* What was open in this source (of this document, or of all when NULL) and was not seen since

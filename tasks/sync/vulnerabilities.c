@@ -7,7 +7,8 @@
  * it) becomes occurrences. For each source, in this order:
  *
  *   1. the store's clock is read: the pass begins;
- *   2. findings are read, and written in batches: what is open, opened again, resolved;
+ *   2. findings are read, and written in batches: what is open, opened again, resolved; where one of
+ *      those that changed is about something else now, all are read: it becomes a full pass;
  *   3. a full pass resolves what it did not meet;
  *   4. the watermark moves, to when the pass began less an overlap.
  *
@@ -129,7 +130,7 @@ static int read_watermark(struct pass *p)
     return code < 0 ? -1 : 0;
 }
 
-static int read_source(struct pass *p)
+static int read_once(struct pass *p)
 {
     bson_t filter = BSON_INITIALIZER;
     bson_t *opts = BCON_NEW("batchSize", BCON_INT32(1000), "projection", "{", "description",
@@ -139,7 +140,16 @@ static int read_source(struct pass *p)
     int code = mongo_each(p->t, p->source->collection, &filter, opts, on_document, p);
     bson_destroy(&filter);
     bson_destroy(opts);
-    return code;
+    return code < 0 || occurrences_end(p->o) < 0 ? -1 : 0;
+}
+
+static int read_source(struct pass *p)
+{
+    int moved = read_once(p) < 0 ? -1 : p->since ? occurrences_moved(p->o) : 0;
+    if (moved <= 0)
+        return moved;
+    p->since = 0;
+    return read_once(p);
 }
 
 static cJSON *counts_of(const struct occurrences *o)
@@ -162,8 +172,7 @@ static int sync_source(struct pass *p, cJSON *result)
     p->o = occurrences_open(p->t, p->team, p->source, p->began, p->since > 0);
     if (!p->o || read_source(p) < 0)
         return -1;
-    if (occurrences_end(p->o) < 0 ||
-        (!p->since && occurrences_resolve_unseen(p->o, NULL, p->began) < 0) ||
+    if ((!p->since && occurrences_resolve_unseen(p->o, NULL, p->began) < 0) ||
         save_watermark(p) < 0)
         return -1;
     cJSON_AddItemToObject(result, p->source->name, counts_of(p->o));

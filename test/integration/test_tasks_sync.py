@@ -146,6 +146,77 @@ def test_a_renamed_resource_stays_open(app: Celery, worker: Any, db: Database, f
     assert occurrences(db)["arn:aws:s3:::bucket-2"]["status"] == "RESOLVED"
 
 
+def moves(**changes: Any) -> dict[str, Any]:
+    return {"$set": {"updated_at": dt.datetime.utcnow(), **changes}}
+
+
+def open_assets(db: Database) -> dict[str, str]:
+    rows = db.vulnerability_occurrences.find({"status": "OPEN"})
+    return {row["asset_id"].rpartition(":")[2]: row["source_id"] for row in rows}
+
+
+@pytest.mark.parametrize(("changes", "new", "opened"), [
+    ({"resource_id": "new"}, 1, {"new": "f1"}),
+    ({"check_id": "other"}, 1, {"bucket-1": "f1"}),
+    ({"resource_id": "new", "status": "PASS"}, 0, {}),
+    ({"resource_id": "new", "muted": True}, 0, {}),
+    ({"resource_id": "arn:aws:s3:::bucket-2"}, 0, {"bucket-2": "f1"}),
+    ({"resource_id": None, "uid": None}, 0, {}),
+])
+def test_a_finding_that_is_about_something_else(app: Celery, worker: Any, db: Database,
+                                                changes: dict[str, Any], new: int,
+                                                opened: dict[str, str]) -> None:
+    """An incremental pass resolves what it was about before, and touches nothing else."""
+    old = dt.datetime.utcnow() - 48 * HOUR
+    db.cspm_findings.insert_many([cspm(i, last_seen=old) for i in range(1, 4)])
+    sync(app)
+    before = occurrences(db)
+    db.cspm_findings.update_one({"_id": "f1"}, moves(**changes))
+    done = sync(app)["cspm"]
+    assert (done["new"], done["resolved"]) == (new, 1)
+    assert open_assets(db) == {"bucket-2": "f2", "bucket-3": "f3", **opened}
+    rows = occurrences(db)
+    for number in (2, 3):
+        assert rows[cspm(number)["resource_id"]]["opened_at"] == \
+            before[cspm(number)["resource_id"]]["opened_at"]
+    # Said once, it is read as few again.
+    assert sync(app)["cspm"] == {"seen": int("uid" not in changes), "new": 0, "reopened": 0,
+                                 "resolved": 0}
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_another_finding_is_about_too_stays_open(app: Celery, worker: Any, db: Database,
+                                                      closed: bool) -> None:
+    """f1 and g1 are of one occurrence, which names g1. That one moves on; f1 was not touched, or closes."""
+    old = dt.datetime.utcnow() - 48 * HOUR
+    db.cspm_findings.insert_one(cspm(1, last_seen=old))
+    sync(app)
+    db.cspm_findings.insert_one(cspm(1, _id="g1", uid="g1"))
+    sync(app)
+    before = occurrences(db)["arn:aws:s3:::bucket-1"]
+    assert open_assets(db) == {"bucket-1": "g1"}
+    db.cspm_findings.update_one({"_id": "g1"}, moves(resource_id="new"))
+    if closed:
+        db.cspm_findings.update_one({"_id": "f1"}, moves(status="PASS"))
+    assert sync(app)["cspm"] == {"seen": 2, "new": 1, "reopened": 0, "resolved": int(closed)}
+    assert open_assets(db) == ({"new": "g1"} if closed else {"new": "g1", "bucket-1": "f1"})
+    assert occurrences(db)["arn:aws:s3:::bucket-1"]["opened_at"] == before["opened_at"]
+
+
+def test_a_move_that_a_kill_cut_in_two(app: Celery, worker: Any, db: Database) -> None:
+    """As it is left between the write of the new occurrence and the end of the old one."""
+    db.cspm_findings.insert_one(cspm(1))
+    sync(app)
+    mark = db.sync_watermarks.find_one({"source": "cspm"})["watermark"]
+    db.cspm_findings.update_one({"_id": "f1"}, moves(resource_id="new"))
+    sync(app)
+    db.vulnerability_occurrences.update_one({"asset_id": cspm(1)["resource_id"]},
+                                            {"$set": {"status": "OPEN"}})
+    db.sync_watermarks.update_one({"source": "cspm"}, {"$set": {"watermark": mark}})
+    assert sync(app)["cspm"] == {"seen": 1, "new": 0, "reopened": 0, "resolved": 1}
+    assert open_assets(db) == {"new": "f1"}
+
+
 def test_a_sync_that_must_stop(app: Celery, worker: Any, db: Database) -> None:
     """Its time limit is told as such, and is no passing trouble that is tried again."""
     db.cspm_findings.insert_many([cspm(i) for i in range(10000)])
