@@ -26,6 +26,9 @@ struct feed {
     bson_t *state; /* what the next pass needs (etag, cursor …); replaces the document's `state` */
 };
 
+/* Writes resume_at and resume_newest, once what is before them is stored. */
+int feed_keep_place(struct feed *f);
+
 /* What a source's function returns; < 0: failed, see cw_problem. */
 enum { FEED_READ, FEED_UNCHANGED };
 

@@ -13,7 +13,8 @@
  * task may run), and nobody does before `next_fetch_at` (a minimum spacing guards limits like five
  * calls a day). Then it reads, and writes status, counts and cursor, and gives the claim back, in
  * one update at its end. A kill -9 before the claim leaves nothing; after it, the redelivered task
- * finds its own claim and reads again: indicators are upserts, and the cursor has not moved. */
+ * finds its own claim and reads again: indicators are upserts, and the cursor has not moved. A walk
+ * over pages keeps its place behind each page's indicators, and goes on there. */
 
 static const int64_t day_ms = 86400000, abuseipdb_spacing = 5 * 3600, spacing_max = 366 * 86400;
 static const double wait_max = 7 * 86400;
@@ -183,18 +184,23 @@ static int claim(struct feed *f)
 }
 
 /* Only while the claim is ours: who took it over when ours had run out tells what is true. */
-static int save(struct feed *f, bson_t *set)
+static int write_own(struct feed *f, const bson_t *set)
 {
     bson_t filter = BSON_INITIALIZER, update = BSON_INITIALIZER;
     doc_copy(&filter, "_id", f->document, "_id");
     BSON_APPEND_UTF8(&filter, "claimed_task", cw_info(f->t)->id);
-    BSON_APPEND_DATE_TIME(set, "last_fetched_at", doc_now());
-    BSON_APPEND_NULL(set, "claimed_until");
     BSON_APPEND_DOCUMENT(&update, "$set", set);
     int code = mongo_update(f->t, "threat_feeds", &filter, &update, false);
     bson_destroy(&filter);
     bson_destroy(&update);
     return code < 0 ? -1 : 0;
+}
+
+static int save(struct feed *f, bson_t *set)
+{
+    BSON_APPEND_DATE_TIME(set, "last_fetched_at", doc_now());
+    BSON_APPEND_NULL(set, "claimed_until");
+    return write_own(f, set);
 }
 
 static void put_counts(bson_t *set, const struct feed *f)
@@ -218,9 +224,18 @@ static void put_resume(bson_t *set, const struct feed *f, bool passing)
         doc_put(&resume, "url", f->resume_at, INDICATOR_MAX);
         doc_put(&resume, "newest", f->resume_newest, 100);
         bson_append_document_end(set, &resume);
-    } else if (doc_find(f->document, "resume", &at)) {
+    } else if (f->resume_at || doc_find(f->document, "resume", &at)) {
         BSON_APPEND_NULL(set, "resume");
     }
+}
+
+int feed_keep_place(struct feed *f)
+{
+    bson_t set = BSON_INITIALIZER;
+    put_resume(&set, f, true);
+    int code = write_own(f, &set);
+    bson_destroy(&set);
+    return code;
 }
 
 static int save_good(struct feed *f, int how)

@@ -10,9 +10,10 @@
 
 /* AbuseIPDB's blacklist and OTX's pulses: JSON objects with one long list, read as a stream. A
  * pulse has a long list of its own, and is read as a stream in its turn: a tree of it would need
- * forty times its size where it is hostile. OTX's cursor moves only when the last page was read, so
- * a pass that was killed starts where the last whole one ended; one that failed in passing, or that
- * its time was too short for, goes on with the page after the last that was stored. */
+ * forty times its size where it is hostile. OTX's cursor moves only when the last page was read; a
+ * pass that was killed, that failed in passing or that its time was too short for goes on with the
+ * page after the last that was stored (the dates before it are kept with it). New pulses come first
+ * and push others to later pages: none is passed by, and the next pass asks for the new ones. */
 
 enum { PULSE_MAX = 32 << 20, ROW_MAX = 1 << 20, PAGES_MAX = 10000, LIMIT_MAX = 1000, TAGS_MAX = 32 };
 
@@ -264,6 +265,8 @@ int feed_read_otx(struct feed *f)
             return cw_problem(f->t, false, "ValueError", "the pages lead in a circle");
         f->resume_at = url;
         f->resume_newest = cw_printf(f->t, "%s", o->modified);
+        if (page > 1 && feed_keep_place(f) < 0)
+            return -1;
         while (read_page(o, url) < 0)
             if (!(url = smaller_page(o, url)))
                 return -1;

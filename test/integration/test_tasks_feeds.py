@@ -578,6 +578,36 @@ def test_otx_goes_on_where_it_was(app: Celery, worker: Any, db: Database, feeds:
     assert broken("FAILURE")["resume"] is None
 
 
+def test_a_killed_otx_walk_goes_on_where_it_was(app: Celery, cworker: Callable[..., Any],
+                                                db: Database, feeds: FeedServer) -> None:
+    """What was read and stored is not asked for again, and nothing between is passed by."""
+    pulses, asked, go_on = otx_pulses(7), threading.Event(), threading.Event()
+    url = serve_otx(feeds, pulses, 2)
+    whole = feeds.routes[urlsplit(url).path]
+
+    def answer(query: dict, headers: dict) -> tuple[int, dict[str, str], bytes]:
+        if query["page"] == "3" and not asked.is_set():
+            asked.set()
+            go_on.wait(2 * TIMEOUT)
+        return whole(query, headers)
+    feeds.routes[urlsplit(url).path] = answer
+    add_feed(db, "otx", "otx", url, secret="OTX", limit=2)
+    first = start_worker(cworker, db, name="same@test")
+    task = app.send_task("threat_feeds.fetch_feed", args=["otx"], queue="threat_feeds")
+    assert asked.wait(TIMEOUT)
+    first.kill()
+    go_on.set()
+    feed = db.threat_feeds.find_one()
+    assert "page=3" in feed["resume"]["url"] and feed["resume"]["newest"] == pulses[3]["modified"]
+    assert "state" not in feed
+    start_worker(cworker, db, name="same@test")
+    assert get(task)["status"] == "OK"
+    assert [query["page"] for _, query, _ in feeds.requests] == ["1", "2", "3", "3", "4"]
+    assert {f"pulse{i}.example" for i in range(7)} <= values(db).keys()
+    feed = db.threat_feeds.find_one()
+    assert (feed["resume"], feed["state"]["cursor"]) == (None, pulses[-1]["modified"])
+
+
 def test_feeds_of_one_name(app: Celery, worker: Any, db: Database, feeds: FeedServer) -> None:
     """Teams name their feeds alike, and none takes back what another one tells."""
     def otx(path: str, active: int) -> str:
