@@ -74,13 +74,16 @@ int64_t doc_date(const bson_t *document, const char *path, int64_t fallback)
 enum { UUID_BYTES = 16 };
 static const char uuid_form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
 
+/* Subtype 3 is what drivers wrote before there was 4: pymongo (before 4.0) the same bytes, those of
+ * Java and C# in orders of their own, which nothing tells from these. */
 static const char *uuid_text(const bson_iter_t *at, char room[DOC_ID_SIZE])
 {
     bson_subtype_t kind;
     uint32_t size;
     const uint8_t *bytes;
     bson_iter_binary(at, &kind, &size, &bytes);
-    if (kind != BSON_SUBTYPE_UUID || size != UUID_BYTES)
+    bool is_uuid = kind == BSON_SUBTYPE_UUID || kind == BSON_SUBTYPE_UUID_DEPRECATED;
+    if (!is_uuid || size != UUID_BYTES)
         return NULL;
     char *out = room;
     for (int i = 0; i < UUID_BYTES; i++, out += 2) {
@@ -332,6 +335,7 @@ void doc_match_id(bson_t *filter, const char *field, const char *id)
         bson_append_int64(&list, "1", -1, number);
     } else {
         bson_append_binary(&list, "1", -1, BSON_SUBTYPE_UUID, uuid, UUID_BYTES);
+        bson_append_binary(&list, "2", -1, BSON_SUBTYPE_UUID_DEPRECATED, uuid, UUID_BYTES);
     }
     bson_append_array_end(&either, &list);
     bson_append_document_end(filter, &either);

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Binary, ObjectId
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from pymongo.database import Database
@@ -348,6 +349,20 @@ def test_all_teams(app: Celery, worker: Any, db: Database) -> None:
     assert done == {"teams": 2}
     wait_until(lambda: db.vulnerability_occurrences.count_documents({}) == 2)
     assert db.vulnerability_occurrences.find_one({"source_id": "f2"})["team_id"] == team
+
+
+@pytest.mark.parametrize("subtype", [3, 4])
+def test_uuids(app: Celery, worker: Any, db: Database, subtype: int) -> None:
+    """Of teams and findings, also as pymongo wrote them before 4.0; a task is asked for them by their text."""
+    team, number = uuid.uuid4(), uuid.uuid4()
+    stored = Binary(team.bytes, subtype)
+    db.cspm_findings.insert_one(cspm(1, _id=Binary(number.bytes, subtype), team_id=stored))
+    assert get(app.send_task("sync.sync_all_teams_vulnerabilities", queue="sync")) == {"teams": 1}
+    made = wait_until(lambda: db.vulnerability_occurrences.find_one())
+    assert (made["team_id"], made["source_id"]) == (stored, str(number))
+    db.cspm_findings.update_one({}, moves(status="PASS"))
+    wait_until(lambda: db.sync_watermarks.count_documents({"team_id": str(team)}) == 3)
+    assert sync(app, str(team))["cspm"] == {"seen": 1, "new": 0, "reopened": 0, "resolved": 1}
 
 
 def test_a_team_without_findings_is_resolved_by_a_full_pass(app: Celery, worker: Any,
