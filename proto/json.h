@@ -48,6 +48,27 @@ const char *json_get_string(const cJSON *object, const char *key); /* NULL unles
 /* Replaces or appends; takes value. */
 void json_set(cJSON *object, const char *key, cJSON *value);
 
+/* Where many are looked up, whose number somebody else chose. The container, an object or a list of
+ * strings, must not change meanwhile. */
+struct json_index {
+    cJSON *first;
+    struct json_slot {
+        const char *name;
+        cJSON *item;
+        size_t place;
+    } *sorted; /* NULL: there are few */
+    size_t n;
+};
+struct json_index json_index(const cJSON *container); /* NULL, and what is neither, hold nothing */
+cJSON *json_index_get(const struct json_index *x, const char *name); /* the first, or NULL */
+void json_index_done(struct json_index *x);
+/* The members of `over` replace those of their names, or are appended; takes over, an object whose
+ * names differ. */
+void json_merge(cJSON *object, cJSON *over);
+/* Python's dicts come in the order in which they were made: puts the members of all objects in that
+ * of their names. */
+void json_sort_members(cJSON *value);
+
 /* Reads an integral number without loss; false when it is none or does not fit. */
 bool json_as_int(const cJSON *value, int64_t *ret_value);
 

@@ -136,48 +136,58 @@ cJSON *option_list(cJSON *options, const char *name)
     return json_get(options, name);
 }
 
-static void link_to(cJSON *signature, const char *name, const cJSON *callback)
+static void link_to(cJSON *signature, const char *name, const cJSON *callbacks)
 {
     cJSON *list = option_list(signature_options(signature), name);
-    for (const cJSON *one = list->child; one; one = one->next)
-        if (cJSON_Compare(one, callback, true))
-            return;
-    cJSON_AddItemToArray(list, cJSON_Duplicate(callback, true));
+    cJSON *others = canvas_others(callbacks, list, true);
+    while (others->child)
+        cJSON_AddItemToArray(list, cJSON_DetachItemViaPointer(others, others->child));
+    cJSON_Delete(others);
+}
+
+static cJSON *immutable_copies(const cJSON *callbacks)
+{
+    cJSON *copies = cJSON_Duplicate(callbacks, true);
+    for (cJSON *copy = copies->child; copy; copy = copy->next)
+        json_set(copy, "immutable", cJSON_CreateTrue());
+    return copies;
 }
 
 /* The first member stands for a group: its callback must not take the member's result for the
  * group's. */
-void canvas_link(cJSON *signature, const cJSON *callback)
+void canvas_link(cJSON *signature, const cJSON *callbacks)
 {
+    if (!callbacks || !callbacks->child)
+        return;
     if (canvas_is(signature, "chord")) {
-        canvas_link(json_get(json_get(signature, "kwargs"), "body"), callback);
+        canvas_link(json_get(json_get(signature, "kwargs"), "body"), callbacks);
     } else if (canvas_is(signature, "group")) {
-        cJSON *tasks = canvas_tasks(signature), *copy = cJSON_Duplicate(callback, true);
-        json_set(copy, "immutable", cJSON_CreateTrue());
+        cJSON *tasks = canvas_tasks(signature), *copies = immutable_copies(callbacks);
         if (tasks && tasks->child)
-            canvas_link(tasks->child, copy);
-        cJSON_Delete(copy);
+            canvas_link(tasks->child, copies);
+        cJSON_Delete(copies);
     } else {
-        link_to(signature, "link", callback);
+        link_to(signature, "link", callbacks);
     }
 }
 
-void canvas_link_error(cJSON *signature, const cJSON *errback)
+void canvas_link_error(cJSON *signature, const cJSON *errbacks)
 {
     cJSON *tasks = canvas_tasks(signature);
+    if (!errbacks || !errbacks->child)
+        return;
     if (canvas_is(signature, "chord")) {
         for (cJSON *task = tasks ? tasks->child : NULL; task; task = task->next)
             if (canvas_is(task, "chord"))
-                canvas_link_error(task, errback);
-        canvas_link_error(json_get(json_get(signature, "kwargs"), "body"), errback);
+                canvas_link_error(task, errbacks);
+        canvas_link_error(json_get(json_get(signature, "kwargs"), "body"), errbacks);
     } else if (canvas_is(signature, "group")) {
-        cJSON *copy = cJSON_Duplicate(errback, true);
-        json_set(copy, "immutable", cJSON_CreateTrue());
+        cJSON *copies = immutable_copies(errbacks);
         for (cJSON *task = tasks ? tasks->child : NULL; task; task = task->next)
-            canvas_link_error(task, copy);
-        cJSON_Delete(copy);
+            canvas_link_error(task, copies);
+        cJSON_Delete(copies);
     } else {
-        link_to(signature, "link_error", errback);
+        link_to(signature, "link_error", errbacks);
     }
 }
 
@@ -237,11 +247,10 @@ static cJSON *unchain(cJSON *chain)
     cJSON *tasks = take_tasks(chain), *options = signature_options(chain);
     const cJSON *links = option_list(options, "link");
     const cJSON *errbacks = option_list(options, "link_error");
-    for (const cJSON *link = links->child; link && tasks->child; link = link->next)
-        canvas_link(tasks->child->prev, link);
-    for (const cJSON *errback = errbacks->child; errback; errback = errback->next)
-        for (cJSON *task = tasks->child; task; task = task->next)
-            canvas_link_error(task, errback);
+    if (tasks->child)
+        canvas_link(tasks->child->prev, links);
+    for (cJSON *task = errbacks->child ? tasks->child : NULL; task; task = task->next)
+        canvas_link_error(task, errbacks);
     cJSON_Delete(chain);
     return tasks;
 }

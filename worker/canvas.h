@@ -50,8 +50,11 @@ cJSON *canvas_or(cJSON *first, cJSON *second);
  * result tuple, which the caller frees. */
 cJSON *canvas_freeze(cJSON *signature, const char *id, const char *root_id, struct canvas_ids *ids);
 
-void canvas_link(cJSON *signature, const cJSON *callback);
-void canvas_link_error(cJSON *signature, const cJSON *errback);
+/* A list of callbacks, or of errbacks, for what does not have them yet. NULL: none. */
+void canvas_link(cJSON *signature, const cJSON *callbacks);
+void canvas_link_error(cJSON *signature, const cJSON *errbacks);
+/* Copies of those of `list` that are not in `known`; with `once` each of them once. */
+cJSON *canvas_others(const cJSON *list, const cJSON *known, bool once);
 
 /* Sets an option; takes value. */
 void canvas_set(cJSON *signature, const char *name, cJSON *value);
@@ -59,6 +62,12 @@ bool canvas_is(const cJSON *signature, const char *type); /* "chain", "group", "
 /* Is it a signature, with all that it holds? Applying asks; all else here takes it for one. */
 bool canvas_is_sound(const cJSON *signature);
 bool canvas_are_sound(const cJSON *list); /* all of them; NULL: there are none */
+/* TOO_BIG: the messages of a sound signature, or of a list of them, with what is given to it, would
+ * take too much memory, or nest too deeply. Applying asks. */
+int canvas_fits(const cJSON *signatures, const cJSON *args, const cJSON *options,
+                struct error *err);
+/* The same of a list of steps that canvas_or() is to nest. */
+int canvas_or_fits(const cJSON *steps, struct error *err);
 /* A list of rows, as a task's child tells what the task sends; and of such as are messages alone. */
 bool canvas_rows_are_sound(const cJSON *rows);
 bool canvas_are_messages(const cJSON *rows);

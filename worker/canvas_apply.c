@@ -24,9 +24,14 @@ static int apply(const struct canvas *c, cJSON *signature, const struct given *g
 
 /* --- options ---------------------------------------------------------------------------------- */
 
+static bool is_fixed(const char *name)
+{
+    return strcmp(name, "group_id") == 0 || strcmp(name, "stamped_headers") == 0;
+}
+
 static bool is_immutable(const cJSON *own, const char *name)
 {
-    if (strcmp(name, "group_id") == 0 || strcmp(name, "stamped_headers") == 0)
+    if (is_fixed(name))
         return true;
     const cJSON *stamped = json_get(own, "stamped_headers");
     for (const cJSON *s = stamped ? stamped->child : NULL; s; s = s->next)
@@ -50,13 +55,26 @@ static const char *text_option(const cJSON *own, const cJSON *over, const char *
     return cJSON_IsString(value) ? value->valuestring : NULL;
 }
 
+static cJSON *copy_of(const cJSON *object)
+{
+    return cJSON_IsObject(object) ? cJSON_Duplicate(object, true) : cJSON_CreateObject();
+}
+
 /* `over` over `own`, as a new object. */
 static cJSON *merge(const cJSON *own, const cJSON *over)
 {
-    cJSON *merged = own ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
-    for (const cJSON *item = over ? over->child : NULL; item; item = item->next)
-        if (option(own, over, item->string) == item)
-            json_set(merged, item->string, cJSON_Duplicate(item, true));
+    cJSON *merged = copy_of(own), *taken = cJSON_CreateObject();
+    struct json_index mine = json_index(own);
+    struct json_index stamped = json_index(json_get(own, "stamped_headers"));
+    for (const cJSON *item = over ? over->child : NULL; item; item = item->next) {
+        const char *name = item->string;
+        bool fixed = is_fixed(name) || json_index_get(&stamped, name);
+        if (!cJSON_IsNull(item) && !(fixed && json_index_get(&mine, name)))
+            cJSON_AddItemToObject(taken, name, cJSON_Duplicate(item, true));
+    }
+    json_index_done(&stamped);
+    json_index_done(&mine);
+    json_merge(merged, taken);
     return merged;
 }
 
@@ -88,10 +106,8 @@ static cJSON *kwargs_of(const cJSON *signature, const cJSON *kwargs)
 {
     if (!kwargs || !kwargs->child || cJSON_IsTrue(json_get(signature, "immutable")))
         return NULL;
-    const cJSON *own = json_get(signature, "kwargs");
-    cJSON *all = own ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
-    for (const cJSON *item = kwargs->child; item; item = item->next)
-        json_set(all, item->string, cJSON_Duplicate(item, true));
+    cJSON *all = copy_of(json_get(signature, "kwargs"));
+    json_merge(all, copy_of(kwargs));
     return all;
 }
 
@@ -150,11 +166,15 @@ static cJSON *make_embed(const cJSON *own, const cJSON *over)
 static cJSON *make_stamps(const cJSON *own, const cJSON *stamped)
 {
     cJSON *stamps = cJSON_CreateObject();
-    for (const cJSON *name = stamped ? stamped->child : NULL; name; name = name->next) {
-        const cJSON *value = cJSON_IsString(name) ? json_get(own, name->valuestring) : NULL;
+    struct json_index mine = json_index(own), names = json_index(stamped);
+    for (const cJSON *name = names.first; name; name = name->next) {
+        bool first = cJSON_IsString(name) && json_index_get(&names, name->valuestring) == name;
+        const cJSON *value = first ? json_index_get(&mine, name->valuestring) : NULL;
         if (value)
-            json_set(stamps, name->valuestring, cJSON_Duplicate(value, true));
+            cJSON_AddItemToObject(stamps, name->valuestring, cJSON_Duplicate(value, true));
     }
+    json_index_done(&names);
+    json_index_done(&mine);
     return stamps;
 }
 
@@ -382,19 +402,20 @@ static void link_errors(cJSON *steps, const cJSON *errbacks)
 {
     cJSON *list = list_of(errbacks);
     for (cJSON *step = steps->child; step; step = step->next)
-        for (const cJSON *errback = list->child; errback; errback = errback->next)
-            canvas_link_error(step, errback);
+        canvas_link_error(step, list);
     cJSON_Delete(list);
 }
 
 /* Of a group each task gets them, when it is sent. */
-static void link_last(cJSON *step, const cJSON *link)
+static void link_last(cJSON *step, const cJSON *links)
 {
-    if (canvas_is(step, "group"))
+    cJSON *list = list_of(links);
+    if (!canvas_is(step, "group"))
+        canvas_link(step, list);
+    for (const cJSON *link = canvas_is(step, "group") ? list->child : NULL; link; link = link->next)
         cJSON_AddItemToArray(option_list(signature_options(step), "link"),
                              cJSON_Duplicate(link, true));
-    else
-        canvas_link(step, link);
+    cJSON_Delete(list);
 }
 
 /* The first step goes now; the others go with it, reversed, behind what follows the chain
@@ -421,10 +442,7 @@ static int apply_chain(const struct canvas *c, cJSON *signature, const struct gi
     cJSON_Delete(chain_prepare(steps, &m));
     if (option_given(options, "link_error"))
         link_errors(steps, json_get(options, "link_error"));
-    cJSON *links = list_of(json_get(options, "link"));
-    for (const cJSON *link = links->child; link; link = link->next)
-        link_last(steps->child->prev, link);
-    cJSON_Delete(links);
+    link_last(steps->child->prev, json_get(options, "link"));
     cJSON *first = cJSON_DetachItemViaPointer(steps, steps->child);
     cJSON *rest = joined(json_get(options, "chain"), NULL);
     for (cJSON *step = steps->child ? steps->child->prev : NULL; step;
@@ -525,11 +543,18 @@ static int send_header(const struct canvas *c, cJSON *chord, const char *group, 
 /* What its kwargs hold for the header's members, and what was given over that. */
 static cJSON *header_kwargs(const cJSON *chord, const cJSON *given)
 {
-    const cJSON *own = json_get(json_get(chord, "kwargs"), "kwargs");
-    cJSON *all = cJSON_IsObject(own) ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
-    for (const cJSON *item = given ? given->child : NULL; item; item = item->next)
-        json_set(all, item->string, cJSON_Duplicate(item, true));
+    cJSON *all = copy_of(json_get(json_get(chord, "kwargs"), "kwargs"));
+    json_merge(all, copy_of(given));
     return all;
+}
+
+static void give_options(cJSON *body, const cJSON *options)
+{
+    cJSON *given = cJSON_CreateObject();
+    for (const cJSON *item = options->child; item; item = item->next)
+        if (!cJSON_IsNull(item) || strcmp(item->string, "group_id") == 0)
+            cJSON_AddItemToObject(given, item->string, cJSON_Duplicate(item, true));
+    json_merge(signature_options(body), given);
 }
 
 static int apply_chord(const struct canvas *c, cJSON *signature, const struct given *given,
@@ -545,9 +570,7 @@ static int apply_chord(const struct canvas *c, cJSON *signature, const struct gi
     char *group = mem_dup(known ? known : id);
     char *body_id = mem_dup(json_get_string(options, "task_id"));
     cJSON_DeleteItemFromObjectCaseSensitive(options, "task_id");
-    for (const cJSON *item = options->child; item; item = item->next)
-        if (!cJSON_IsNull(item) || strcmp(item->string, "group_id") == 0)
-            canvas_set(body, item->string, cJSON_Duplicate(item, true));
+    give_options(body, options);
     struct membership m = {.ids = c->ids, .id = body_id, .group_id = group,
                            .root_id = json_get_string(json_get(body, "options"), "root_id")};
     cJSON_Delete(signature_freeze(body, &m));
@@ -586,36 +609,43 @@ static int apply(const struct canvas *c, cJSON *signature, const struct given *g
     return error_set(err, ERROR_UNSUPPORTED, "a signature of type %s is not known", type);
 }
 
-static int no_signature(struct error *err)
+/* Whether it can be applied at all. */
+static int look_through(const cJSON *signatures, const cJSON *args, const cJSON *options,
+                        struct error *err)
 {
-    return error_set(err, ERROR_INVALID, "a signature is none, or holds what is none");
+    bool sound = cJSON_IsArray(signatures) ? canvas_are_sound(signatures)
+                                           : canvas_is_sound(signatures);
+    return sound ? canvas_fits(signatures, args, options, err)
+                 : error_set(err, ERROR_INVALID, "a signature is none, or holds what is none");
 }
 
 int canvas_apply(const struct canvas *c, const cJSON *signature, const cJSON *args,
                  const cJSON *options, struct error *err)
 {
-    if (!canvas_is_sound(signature))
-        return no_signature(err);
+    int code = look_through(signature, args, options, err);
+    if (code < 0)
+        return code;
     cJSON *copy = cJSON_Duplicate(signature, true);
-    int code = apply(c, copy, &(struct given){.args = args, .over = options}, err);
+    code = apply(c, copy, &(struct given){.args = args, .over = options}, err);
     cJSON_Delete(copy);
     return code;
 }
 
 int canvas_apply_last(const struct canvas *c, cJSON *signature, struct error *err)
 {
-    return canvas_is_sound(signature) ? apply(c, signature, &(struct given){0}, err)
-                                      : no_signature(err);
+    int code = look_through(signature, NULL, NULL, err);
+    return code < 0 ? code : apply(c, signature, &(struct given){0}, err);
 }
 
 int canvas_apply_group(const struct canvas *c, const cJSON *signatures, const cJSON *args,
                        const cJSON *options, struct error *err)
 {
-    if (!canvas_are_sound(signatures))
-        return no_signature(err);
+    int code = look_through(signatures, args, options, err);
+    if (code < 0)
+        return code;
     cJSON *tasks = cJSON_Duplicate(signatures, true);
     cJSON *of_group = options ? cJSON_Duplicate(options, true) : cJSON_CreateObject();
-    int code = send_group(c, tasks, &(struct given){.args = args}, of_group, false, err);
+    code = send_group(c, tasks, &(struct given){.args = args}, of_group, false, err);
     cJSON_Delete(of_group);
     cJSON_Delete(tasks);
     return code;

@@ -246,12 +246,10 @@ static cJSON *accumulate(void)
 
 static void keep_links(cJSON *signature, const cJSON *embed)
 {
-    const cJSON *callbacks = json_get(embed, "callbacks"), *errbacks = json_get(embed, "errbacks");
-    for (const cJSON *one = callbacks ? callbacks->child : NULL; one; one = one->next)
-        canvas_link(
-            canvas_is(signature, "chain") ? canvas_tasks(signature)->child->prev : signature, one);
-    for (const cJSON *one = errbacks ? errbacks->child : NULL; one; one = one->next)
-        canvas_link_error(signature, one);
+    bool chain = canvas_is(signature, "chain");
+    canvas_link(chain ? canvas_tasks(signature)->child->prev : signature,
+                json_get(embed, "callbacks"));
+    canvas_link_error(signature, json_get(embed, "errbacks"));
 }
 
 static void keep_place(const struct message *m, cJSON *signature, const cJSON *chord, int nesting)
@@ -297,16 +295,12 @@ static cJSON *append_chain(cJSON *signature, const cJSON *chain, int nesting)
     return signature;
 }
 
-int continuation_replace(const struct continuation *c, const cJSON *signature, struct error *err)
+static int apply_instead(const struct continuation *c, const cJSON *signature, const cJSON *embed,
+                         struct error *err)
 {
     const struct message *m = c->message;
-    const cJSON *steps = canvas_tasks(signature);
-    if (!canvas_is_sound(signature))
-        return error_set(err, ERROR_INVALID, "a task cannot be replaced by what is no signature");
-    if (canvas_is(signature, "chain") && (!steps || !steps->child))
-        return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
-    cJSON *embed = embed_read(m), *copy = cJSON_Duplicate(signature, true);
     const cJSON *chain = json_get(embed, "chain");
+    cJSON *copy = cJSON_Duplicate(signature, true);
     int nesting = m->replaced_task_nesting + 1;
     if (canvas_is(copy, "group"))
         copy = canvas_or(copy, accumulate());
@@ -318,6 +312,22 @@ int continuation_replace(const struct continuation *c, const cJSON *signature, s
         copy = append_chain(copy, chain, nesting);
     int code = canvas_apply(&c->canvas, copy, NULL, NULL, err);
     cJSON_Delete(copy);
+    return code;
+}
+
+int continuation_replace(const struct continuation *c, const cJSON *signature, struct error *err)
+{
+    const cJSON *steps = canvas_tasks(signature);
+    if (!canvas_is_sound(signature))
+        return error_set(err, ERROR_INVALID, "a task cannot be replaced by what is no signature");
+    if (canvas_is(signature, "chain") && (!steps || !steps->child))
+        return error_set(err, ERROR_INVALID, "a task cannot be replaced by nothing");
+    cJSON *embed = embed_read(c->message);
+    int code = canvas_fits(signature, NULL, embed, err);
+    if (code == 0)
+        code = canvas_or_fits(json_get(embed, "chain"), err);
+    if (code == 0)
+        code = apply_instead(c, signature, embed, err);
     cJSON_Delete(embed);
     return code;
 }
@@ -332,6 +342,8 @@ int continuation_add_to_chord(const struct continuation *c, const cJSON *signatu
         return error_set(err, ERROR_UNSUPPORTED, "Backend does not support add_to_chord");
     if (!m->group || !canvas_is_sound(signature))
         return error_set(err, ERROR_INVALID, "what is no signature cannot be part of a chord");
+    if (canvas_fits(signature, NULL, NULL, err) < 0)
+        return ERROR_TOO_BIG;
     cJSON *embed = embed_read(m), *copy = cJSON_Duplicate(signature, true);
     canvas_set(copy, "group_id", cJSON_CreateString(m->group));
     if (m->group_index >= 0)

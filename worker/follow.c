@@ -317,16 +317,24 @@ static void fail_end(struct request *r, cJSON *end, const char *exception, const
 static cJSON *errbacks_of(const cJSON *body, const cJSON *called)
 {
     const cJSON *given = json_get(json_get(body, "options"), "link_error");
-    const cJSON *first = cJSON_IsArray(given) ? given->child : given;
-    cJSON *list = cJSON_CreateArray();
-    for (const cJSON *one = first; one; one = cJSON_IsArray(given) ? one->next : NULL) {
-        const cJSON *same = called ? called->child : NULL;
-        while (same && !cJSON_Compare(same, one, true))
-            same = same->next;
-        if (!same)
-            cJSON_AddItemToArray(list, cJSON_Duplicate(one, true));
-    }
+    cJSON *one = cJSON_CreateArray();
+    if (given && !cJSON_IsArray(given))
+        cJSON_AddItemReferenceToArray(one, (cJSON *)(uintptr_t)given);
+    cJSON *list = canvas_others(cJSON_IsArray(given) ? given : one, called, false);
+    cJSON_Delete(one);
     return list;
+}
+
+/* Each member of a body that is a group calls all of them. */
+static void drop_too_many(const struct request *r, const cJSON *ends, cJSON *errbacks)
+{
+    int64_t n = (int64_t)cJSON_GetArraySize(ends) * cJSON_GetArraySize(errbacks);
+    if (n <= SENDS_MOST)
+        return;
+    log_error("Task %s[%s]: %lld errbacks of its chord are not called: with one task at most %d "
+              "messages are sent", request_name(r), request_id(r), (long long)n, SENDS_MOST);
+    while (errbacks->child)
+        cJSON_Delete(cJSON_DetachItemViaPointer(errbacks, errbacks->child));
 }
 
 static void fail_body(struct request *r, const cJSON *body, const char *message,
@@ -343,6 +351,7 @@ static void fail_body(struct request *r, const cJSON *body, const char *message,
     cJSON *errbacks = errbacks_of(body, called), *ends = cJSON_CreateArray();
     log_error("Chord of task %s[%s] raised: %s", request_name(r), request_id(r), message);
     continuation_ends(body, ends);
+    drop_too_many(r, ends, errbacks);
     const char *group = own ? json_get_string(json_get(body, "options"), "task_id") : NULL;
     if (group)
         put_failure(r, &(struct store_record){.id = group, .result = slice_of(text)});

@@ -258,23 +258,35 @@ void revoked_clear_stamps(struct revoked *s)
     s->n_stamps = 0;
 }
 
-cJSON *revoked_stamps(struct revoked *s)
+/* The pairs {header: value} in one object, in which a name can stand several times. */
+static cJSON *stamp_pairs(struct revoked *s)
 {
-    cJSON *stamps = cJSON_CreateObject();
+    cJSON *pairs = cJSON_CreateObject();
     if (s->stamps)
         list_sort(s->stamps);
     for (const struct revoked_id *e = s->stamps ? s->stamps->first : NULL; e; e = e->next) {
         cJSON *pair = json_parse(e->id, strlen(e->id), NULL);
-        const char *header = pair && pair->child ? pair->child->string : NULL;
-        cJSON *values = header ? cJSON_GetObjectItemCaseSensitive(stamps, header) : NULL;
-        if (header && !values) {
-            values = cJSON_CreateArray();
-            json_set(stamps, header, values);
-        }
-        if (header)
-            cJSON_AddItemToArray(values, cJSON_Duplicate(pair->child, true));
+        cJSON *value = pair && pair->child ? cJSON_DetachItemViaPointer(pair, pair->child) : NULL;
+        if (value)
+            cJSON_AddItemToObject(pairs, value->string, value);
         cJSON_Delete(pair);
     }
+    return pairs;
+}
+
+cJSON *revoked_stamps(struct revoked *s)
+{
+    cJSON *pairs = stamp_pairs(s), *stamps = cJSON_CreateObject();
+    struct json_index firsts = json_index(pairs);
+    for (const cJSON *value = pairs->child; value; value = value->next)
+        if (json_index_get(&firsts, value->string) == value)
+            cJSON_AddArrayToObject(stamps, value->string);
+    struct json_index headers = json_index(stamps);
+    for (const cJSON *value = pairs->child; value; value = value->next)
+        cJSON_AddItemToArray(json_index_get(&headers, value->string), cJSON_Duplicate(value, true));
+    json_index_done(&headers);
+    json_index_done(&firsts);
+    cJSON_Delete(pairs);
     return stamps;
 }
 
@@ -299,9 +311,11 @@ cJSON *revoked_match(const struct revoked *s, const struct message *m)
         return NULL;
     cJSON *headers = json_parse(m->stamped_headers.at, m->stamped_headers.size, NULL);
     cJSON *stamps = json_parse(m->stamps.at, m->stamps.size, NULL), *found = NULL;
+    struct json_index named = json_index(cJSON_IsObject(stamps) ? stamps : NULL);
     for (const cJSON *h = cJSON_IsArray(headers) ? headers->child : NULL; h && !found; h = h->next)
         if (cJSON_IsString(h))
-            found = match_header(s->stamps, h->valuestring, json_get(stamps, h->valuestring));
+            found = match_header(s->stamps, h->valuestring, json_index_get(&named, h->valuestring));
+    json_index_done(&named);
     cJSON_Delete(headers);
     cJSON_Delete(stamps);
     return found;

@@ -49,29 +49,6 @@ static struct redis_script script_take = {
 
 /* --- which calls are equal -------------------------------------------------------------------- */
 
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp((*(cJSON *const *)a)->string, (*(cJSON *const *)b)->string);
-}
-
-/* Python's dicts come in the order in which they were made: members are put in that of their
- * names. */
-static void sort_members(cJSON *value)
-{
-    size_t n = 0;
-    for (cJSON *e = value ? value->child : NULL; e; e = e->next, n++)
-        sort_members(e);
-    if (!cJSON_IsObject(value) || n < 2)
-        return;
-    cJSON **members = mem_alloc(n * sizeof *members);
-    for (size_t i = 0; i < n; i++)
-        members[i] = cJSON_DetachItemViaPointer(value, value->child);
-    qsort(members, n, sizeof *members, compare_names);
-    for (size_t i = 0; i < n; i++)
-        cJSON_AddItemToObject(value, members[i]->string, members[i]);
-    free(members);
-}
-
 static void add_argument(cJSON *out, const struct cw_def *def, const char *name, const cJSON *args,
                          const cJSON *kwargs)
 {
@@ -92,7 +69,7 @@ static cJSON *key_values(const struct cw_def *def, const cJSON *args, const cJSO
         cJSON_AddItemToArray(out, cJSON_Duplicate(args, true));
         cJSON_AddItemToArray(out, cJSON_Duplicate(kwargs, true));
     }
-    sort_members(out);
+    json_sort_members(out);
     return out;
 }
 

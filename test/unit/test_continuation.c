@@ -280,6 +280,217 @@ static void the_last_of_a_long_chain_knows_its_nearest_ancestors(void **state)
     cJSON_Delete(chain);
 }
 
+/* --- as many of everything as a producer likes --- */
+
+enum { MANY = 20000 };
+
+/* one, one, …: in each # is its number. */
+static void put_many(struct buf *out, const char *one, int n)
+{
+    for (int i = 0; i < n; i++) {
+        buf_str(out, i ? ", " : "");
+        for (const char *at = one; *at; at++)
+            if (*at == '#')
+                buf_printf(out, "%d", i);
+            else
+                buf_char(out, *at);
+    }
+}
+
+/* A message whose embed has a list of many. */
+static struct message with_many(const char *part, const char *one, int n, struct buf *body)
+{
+    buf_printf(body, "[[], {}, {\"%s\": [", part);
+    put_many(body, one, n);
+    buf_str(body, "]}]");
+    return (struct message){.id = "id", .task = "t", .group_index = -1,
+                            .body = {body->data, body->size}};
+}
+
+static const cJSON *embed_of(const struct message *m, cJSON **ret_body)
+{
+    *ret_body = body_of(m);
+    return cJSON_GetArrayItem(*ret_body, 2);
+}
+
+static void expect_replaced(const char *part, const char *one, int n, int expected)
+{
+    struct buf text = BUF_INIT(SIZE_MAX / 4);
+    struct message m = with_many(part, one, n, &text), next;
+    struct continuation c = make(&m);
+    struct error err = {0};
+    cJSON *instead = signature("{\"task\": \"t\", \"options\": {}}"), *body;
+    assert_int_equal(continuation_replace(&c, instead, &err), 0);
+    sent(c.canvas.sends, 0, &next);
+    assert_int_equal(cJSON_GetArraySize(json_get(embed_of(&next, &body), part)), expected);
+    cJSON_Delete(body);
+    cJSON_Delete(instead);
+    message_done(&next);
+    done(&c);
+    buf_done(&text);
+}
+
+static void what_replaces_a_task_takes_its_many_links(void **state)
+{
+    (void)state;
+    static const char one[] = "{\"task\": \"t\", \"args\": [#], \"options\": {}}";
+    expect_replaced("callbacks", one, MANY, MANY);
+    expect_replaced("errbacks", one, MANY, MANY);
+    expect_replaced("chain", one, MANY, MANY);
+    expect_replaced("callbacks", "{\"task\": \"t\"}", MANY, 1);
+    expect_replaced("errbacks", "{\"task\": \"t\"}", 3, 1);
+}
+
+static void equal_links_are_linked_once(void **state)
+{
+    (void)state;
+    cJSON *known = signature("[{\"task\": \"a\", \"args\": [1], \"kwargs\": {\"x\": 1, \"y\": 2}}]");
+    cJSON *list = signature("[{\"task\": \"b\"}, {\"kwargs\": {\"y\": 2, \"x\": 1}, \"args\": [1], "
+                            "\"task\": \"a\"}, {\"task\": \"b\"}, {\"task\": \"c\"}]");
+    cJSON *once = canvas_others(list, known, true), *twice = canvas_others(list, known, false);
+    char *text = json_text(once);
+    assert_string_equal(text, "[{\"task\": \"b\"}, {\"task\": \"c\"}]");
+    assert_int_equal(cJSON_GetArraySize(twice), 3);
+    free(text);
+    cJSON_Delete(twice);
+    cJSON_Delete(once);
+    cJSON_Delete(list);
+    cJSON_Delete(known);
+}
+
+/* `before` and `after` are the texts around the members of an object, of which there are many. */
+static cJSON *with_members(const char *before, const char *member, const char *after)
+{
+    struct buf text = BUF_INIT(SIZE_MAX / 4);
+    buf_str(&text, before);
+    put_many(&text, member, MANY);
+    buf_str(&text, after);
+    cJSON *tree = json_parse(text.data, text.size, NULL);
+    assert_non_null(tree);
+    buf_done(&text);
+    return tree;
+}
+
+static void a_callback_has_many_stamps(void **state)
+{
+    (void)state;
+    struct message m = {.id = "id", .task = "t"}, first;
+    struct continuation c = make(&m);
+    cJSON *over = with_members("{", "\"k#\": 2", "}");
+    cJSON *one = with_members("{\"task\": \"t\", \"options\": {", "\"k#\": 1", "}}");
+    cJSON *names = with_members("[", "\"k#\", \"k#\"", "]");
+    json_set(json_get(one, "options"), "stamped_headers", names);
+    assert_int_equal(canvas_apply(&c.canvas, one, NULL, over, NULL), 0);
+    sent(c.canvas.sends, 0, &first);
+    cJSON *stamps = json_parse(first.stamps.at, first.stamps.size, NULL);
+    assert_int_equal(cJSON_GetArraySize(stamps), MANY);
+    assert_int_equal(json_get(stamps, "k19999")->valueint, 1); /* stamps are not written over */
+    cJSON_Delete(stamps);
+    cJSON_Delete(over);
+    cJSON_Delete(one);
+    message_done(&first);
+    done(&c);
+}
+
+static void a_chord_hands_on_many_options(void **state)
+{
+    (void)state;
+    struct message m = {.id = "id", .task = "t"}, first;
+    struct continuation c = make(&m);
+    cJSON *chord = with_members(
+        "{\"task\": \"celery.chord\", \"subtask_type\": \"chord\", \"kwargs\": {\"header\": "
+        "[{\"task\": \"t\"}], \"body\": {\"task\": \"t\"}}, \"options\": {", "\"k#\": 1", "}}"), *body;
+    cJSON *kwargs = with_members("{", "\"k#\": 1", "}");
+    json_set(json_get(chord, "kwargs"), "kwargs", kwargs);
+    assert_int_equal(canvas_apply(&c.canvas, chord, NULL, NULL, NULL), 0);
+    sent(c.canvas.sends, 0, &first);
+    const cJSON *embed = embed_of(&first, &body);
+    assert_true(cJSON_GetArraySize(json_get(json_get(embed, "chord"), "options")) > MANY);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetArrayItem(body, 1)), MANY);
+    cJSON_Delete(body);
+    cJSON_Delete(chord);
+    message_done(&first);
+    done(&c);
+}
+
+/* --- more than can be sent --- */
+
+#define GROUP                                                                                      \
+    "{\"task\": \"celery.group\", \"subtask_type\": \"group\", \"kwargs\": {\"tasks\": "             \
+    "[{\"task\": \"t\"}, {\"task\": \"t\"}]}}"
+
+static int apply_groups(const char *group, int n)
+{
+    struct buf text = BUF_INIT(SIZE_MAX / 4);
+    buf_str(&text, "{\"task\": \"celery.chain\", \"subtask_type\": \"chain\", \"kwargs\": "
+                   "{\"tasks\": [");
+    put_many(&text, group, n);
+    buf_str(&text, ", {\"task\": \"t\"}]}}");
+    cJSON *chain = json_parse(text.data, text.size, NULL);
+    struct message m = {.id = "id", .task = "t"};
+    struct continuation c = make(&m);
+    int code = canvas_apply(&c.canvas, chain, NULL, NULL, NULL);
+    cJSON_Delete(chain);
+    done(&c);
+    buf_done(&text);
+    return code;
+}
+
+/* Each triples what follows it; without members they still nest. */
+static void groups_in_a_row_are_bounded(void **state)
+{
+    (void)state;
+    static const char empty[] = "{\"task\": \"celery.group\", \"subtask_type\": \"group\", "
+                                "\"kwargs\": {\"tasks\": []}}";
+    assert_int_equal(apply_groups(GROUP, 7), 0);
+    assert_int_equal(apply_groups(GROUP, 20), ERROR_TOO_BIG);
+    assert_int_equal(apply_groups(GROUP, MANY), ERROR_TOO_BIG);
+    assert_int_equal(apply_groups(empty, 60), 0);
+    assert_int_equal(apply_groups(empty, MANY), ERROR_TOO_BIG);
+    assert_int_equal(apply_groups(GROUP ", {\"task\": \"t\"}", 100), 0); /* one after the other */
+}
+
+static void what_replaces_before_many_groups_is_bounded(void **state)
+{
+    (void)state;
+    static const int numbers[] = {4, 40, MANY};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct buf text = BUF_INIT(SIZE_MAX / 4);
+        struct message m = with_many("chain", "{\"task\": \"t\"}, " GROUP, numbers[i], &text);
+        struct continuation c = make(&m);
+        cJSON *instead = signature("{\"task\": \"t\", \"options\": {}}");
+        assert_int_equal(continuation_replace(&c, instead, NULL), i ? ERROR_TOO_BIG : 0);
+        cJSON_Delete(instead);
+        done(&c);
+        buf_done(&text);
+    }
+}
+
+/* The result of a task goes to those alone that take it. */
+static void a_large_result_is_copied_a_bounded_number_of_times(void **state)
+{
+    (void)state;
+    char *large = mem_alloc(1 << 20);
+    memset(large, 'x', 1 << 20);
+    large[(1 << 20) - 1] = '\0';
+    cJSON *args = cJSON_CreateArray();
+    cJSON_AddItemToArray(args, cJSON_CreateString(large));
+    static const char *const marks[] = {"true", "false"};
+    for (int i = 0; i < 2; i++) {
+        struct message m = {.id = "id", .task = "t"};
+        struct continuation c = make(&m);
+        cJSON *list = cJSON_CreateArray();
+        for (int k = 0; k < 1000; k++)
+            cJSON_AddItemToArray(list, signature("{\"task\": \"t\", \"immutable\": %s}", marks[i]));
+        assert_int_equal(canvas_apply_group(&c.canvas, list, args, NULL, NULL),
+                         i ? ERROR_TOO_BIG : 0);
+        cJSON_Delete(list);
+        done(&c);
+    }
+    cJSON_Delete(args);
+    free(large);
+}
+
 static void chains_of_nothing_are_followed_by_nothing(void **state)
 {
     (void)state;
@@ -314,6 +525,13 @@ int main(void)
         cmocka_unit_test(an_immutable_chain_hands_the_result_to_its_first),
         cmocka_unit_test(what_replaces_a_body_stays_in_its_group),
         cmocka_unit_test(the_last_of_a_long_chain_knows_its_nearest_ancestors),
+        cmocka_unit_test(what_replaces_a_task_takes_its_many_links),
+        cmocka_unit_test(equal_links_are_linked_once),
+        cmocka_unit_test(a_callback_has_many_stamps),
+        cmocka_unit_test(a_chord_hands_on_many_options),
+        cmocka_unit_test(groups_in_a_row_are_bounded),
+        cmocka_unit_test(what_replaces_before_many_groups_is_bounded),
+        cmocka_unit_test(a_large_result_is_copied_a_bounded_number_of_times),
         cmocka_unit_test(chains_of_nothing_are_followed_by_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -210,6 +210,82 @@ static void test_set(void **state)
     cJSON_Delete(tree);
 }
 
+static cJSON *numbered(int from, int n, const char *value)
+{
+    struct buf text = BUF_INIT(1 << 24);
+    for (int i = from; i < from + n; i++)
+        buf_printf(&text, "%s\"k%d\": %s", i == from ? "{" : ", ", i, value);
+    buf_str(&text, n ? "}" : "{}");
+    cJSON *tree = json_parse(text.data, text.size, NULL);
+    buf_done(&text);
+    return tree;
+}
+
+/* Few are walked, many are sorted. */
+static void test_index(void **state)
+{
+    (void)state;
+    static const int numbers[] = {0, 1, 16, 17, 20000};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        cJSON *tree = numbered(0, numbers[i], "1");
+        struct json_index x = json_index(tree);
+        for (const cJSON *item = tree->child; item; item = item->next)
+            assert_ptr_equal(json_index_get(&x, item->string), item);
+        assert_null(json_index_get(&x, "k"));
+        assert_null(json_index_get(&x, "l"));
+        json_index_done(&x);
+        cJSON_Delete(tree);
+    }
+    struct json_index none = json_index(NULL);
+    assert_null(json_index_get(&none, "k"));
+}
+
+static void test_index_of_texts(void **state)
+{
+    (void)state;
+    cJSON *list = cJSON_CreateArray();
+    for (int i = 0; i < 60; i++)
+        cJSON_AddItemToArray(list, i % 3 ? cJSON_CreateString(i % 2 ? "a" : "b") : json_int(i));
+    struct json_index x = json_index(list);
+    assert_ptr_equal(json_index_get(&x, "a"), list->child->next); /* the first */
+    assert_ptr_equal(json_index_get(&x, "b"), list->child->next->next);
+    assert_null(json_index_get(&x, "c"));
+    json_index_done(&x);
+    cJSON_Delete(list);
+}
+
+static void test_merge(void **state)
+{
+    (void)state;
+    static const int numbers[] = {0, 1, 10, 16, 17, 20000};
+    enum { N = sizeof numbers / sizeof *numbers };
+    for (int i = 0; i < N * N; i++) {
+        int n = numbers[i / N], m = numbers[i % N];
+        cJSON *tree = numbered(0, n, "1"), *over = numbered(n / 2, m, "\"x\"");
+        json_merge(tree, over);
+        int k = 0, end = n > n / 2 + m ? n : n / 2 + m;
+        for (const cJSON *item = tree->child; item; item = item->next, k++) {
+            assert_int_equal(strtol(item->string + 1, NULL, 10), k);
+            assert_int_equal(cJSON_IsString(item) != 0, k >= n / 2 && k < n / 2 + m);
+            assert_ptr_equal(item->next ? item->next->prev : tree->child->prev, item);
+        }
+        assert_int_equal(k, end);
+        cJSON_Delete(tree);
+    }
+}
+
+static void test_sort_members(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"b\": [{\"d\": 1, \"c\": 2}], \"a\": {}}";
+    cJSON *tree = json_parse(text, sizeof text - 1, NULL);
+    json_sort_members(tree);
+    char *sorted = json_text(tree);
+    assert_string_equal(sorted, "{\"a\": {}, \"b\": [{\"c\": 2, \"d\": 1}]}");
+    free(sorted);
+    cJSON_Delete(tree);
+}
+
 static int note_member(struct slice key, struct slice value, void *arg)
 {
     buf_printf(arg, "%.*s=%.*s;", (int)key.size, key.at, (int)value.size, value.at);
@@ -295,6 +371,8 @@ int main(void)
         cmocka_unit_test(test_numbers),      cmocka_unit_test(test_as_int),
         cmocka_unit_test(test_errors),       cmocka_unit_test(test_depth),
         cmocka_unit_test(test_large),        cmocka_unit_test(test_set),
+        cmocka_unit_test(test_index),        cmocka_unit_test(test_index_of_texts),
+        cmocka_unit_test(test_merge),        cmocka_unit_test(test_sort_members),
         cmocka_unit_test(test_walk),         cmocka_unit_test(test_unquote),
         cmocka_unit_test(test_print_string),
     };

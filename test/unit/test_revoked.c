@@ -201,6 +201,45 @@ static void many_stamps_are_found(void **state)
     revoked_free(s);
 }
 
+/* So does a message that names many, and a set of many headers. */
+static void many_headers_are_matched(void **state)
+{
+    (void)state;
+    enum { MANY = 30000 };
+    struct buf names = BUF_INIT(1 << 24), values = BUF_INIT(1 << 24), others = BUF_INIT(1 << 24);
+    struct revoked *s = bounded("100000", "0");
+    for (int i = 0; i < MANY; i++) {
+        buf_printf(&names, "%s\"k%d\"", i ? ", " : "[", i);
+        buf_printf(&others, "%s\"j%d\"", i ? ", " : "[", i);
+        buf_printf(&values, "%s\"k%d\": %d", i ? ", " : "{", i, i);
+    }
+    buf_str(&names, "]");
+    buf_str(&others, "]");
+    buf_str(&values, "}");
+    cJSON *headers = json_parse(values.data, values.size, NULL);
+    revoked_add_stamps(s, "x", headers->child);
+    assert_match(s, names.data, values.data, "null");
+    assert_match(s, others.data, values.data, "null");
+    for (int twice = 0; twice < 2; twice++)
+        for (const cJSON *h = headers->child; h; h = h->next)
+            revoked_add_stamps(s, h->string, twice ? headers->child : h);
+    assert_match(s, names.data, values.data, "{\"k0\": 0}");
+    cJSON *stamps = revoked_stamps(s);
+    assert_int_equal(cJSON_GetArraySize(stamps), MANY + 1);
+    assert_string_equal(stamps->child->string, "x");
+    const cJSON *again = stamps->child->prev;
+    assert_string_equal(again->string, "k0");
+    char *last = json_text(again->prev);
+    assert_string_equal(last, "[29999, 0]");
+    free(last);
+    cJSON_Delete(stamps);
+    cJSON_Delete(headers);
+    buf_done(&names);
+    buf_done(&others);
+    buf_done(&values);
+    revoked_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +252,7 @@ int main(void)
         cmocka_unit_test(stamps),
         cmocka_unit_test(the_oldest_stamps_leave_a_full_set),
         cmocka_unit_test(many_stamps_are_found),
+        cmocka_unit_test(many_headers_are_matched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -161,6 +161,16 @@ cJSON *call_terminate(struct call *call)
 
 /* --- by stamp --------------------------------------------------------------------------------- */
 
+/* Of members with one name the last stays: what the parser does. Takes object. */
+static cJSON *merged(cJSON *object)
+{
+    char *text = json_text(object);
+    cJSON_Delete(object);
+    object = json_parse(text, strlen(text), NULL);
+    free(text);
+    return object;
+}
+
 /* ["k=v"] as {"k": "v"}; NULL: not of that form. Caller frees. */
 static cJSON *headers_of(const cJSON *list)
 {
@@ -174,11 +184,11 @@ static cJSON *headers_of(const cJSON *list)
         }
         char *name = mem_ndup(item->valuestring, (size_t)(equals - item->valuestring));
         char *value = mem_ndup(equals + 1, strcspn(equals + 1, "="));
-        json_set(headers, name, cJSON_CreateString(value));
+        cJSON_AddItemToObject(headers, name, cJSON_CreateString(value));
         free(name);
         free(value);
     }
-    return headers;
+    return merged(headers);
 }
 
 /* defaultdict(<class 'set'>, {'k': {'v'}}) */

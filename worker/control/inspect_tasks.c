@@ -15,11 +15,16 @@
 
 enum { SCHEDULED_MOST = 1000 };
 
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
 struct listing {
     cJSON *list;
     enum request_place place;
     bool safe;
-    const char **ids;
+    const char **ids; /* sorted */
     size_t n_ids;
 };
 
@@ -51,16 +56,13 @@ cJSON *call_reserved(struct call *call)
 static void find_request(const struct request *r, enum request_place place, void *arg)
 {
     struct listing *l = arg;
-    for (size_t i = 0; i < l->n_ids; i++) {
-        if (strcmp(l->ids[i], r->message.id) != 0)
-            continue;
-        cJSON *pair = cJSON_CreateArray();
-        const char *state = place == REQUEST_PLACE_ACTIVE ? "active" : "reserved";
-        cJSON_AddItemToArray(pair, cJSON_CreateString(state));
-        cJSON_AddItemToArray(pair, request_info(r, false));
-        json_set(l->list, r->message.id, pair);
+    if (!bsearch(&r->message.id, l->ids, l->n_ids, sizeof *l->ids, by_text))
         return;
-    }
+    cJSON *pair = cJSON_CreateArray();
+    const char *state = place == REQUEST_PLACE_ACTIVE ? "active" : "reserved";
+    cJSON_AddItemToArray(pair, cJSON_CreateString(state));
+    cJSON_AddItemToArray(pair, request_info(r, false));
+    cJSON_AddItemToObject(l->list, r->message.id, pair);
 }
 
 cJSON *call_query_task(struct call *call)
@@ -72,6 +74,7 @@ cJSON *call_query_task(struct call *call)
         return call_raise("TypeError", "'NoneType' object is not iterable");
     struct listing l = {.list = cJSON_CreateObject()};
     l.ids = call_texts(call, "ids", &l.n_ids);
+    qsort(l.ids, l.n_ids, sizeof *l.ids, by_text);
     requests_each(call->worker, find_request, &l);
     free(l.ids);
     return l.list;
@@ -189,11 +192,6 @@ static void add_attribute(struct buf *out, const struct registry_entry *e, const
         add_seconds(out, name, e->hard_limit);
     else if (strcmp(name, "default_retry_delay") == 0)
         add_seconds(out, name, d->default_retry_delay > 0 ? d->default_retry_delay : 180);
-}
-
-static int by_text(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
 cJSON *call_registered(struct call *call)

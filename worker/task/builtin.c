@@ -129,8 +129,10 @@ static cw_outcome chunks(cw_task *t)
     if (!json_as_int(argument(t, "n", 2), &n) || n < 1)
         return cw_raise(t, "ValueError", "n must be at least one");
     cJSON *parts = cJSON_CreateArray(), *part = NULL;
+    int64_t left = 0;
     for (const cJSON *item = it ? it->child : NULL; item; item = item->next) {
-        if (!part || cJSON_GetArraySize(part) >= n) {
+        if (left-- == 0) {
+            left = n - 1;
             cJSON *kwargs = cJSON_CreateObject();
             json_set(kwargs, "task", cJSON_Duplicate(task, true));
             part = cJSON_AddArrayToObject(kwargs, "it");
