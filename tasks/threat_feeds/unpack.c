@@ -24,6 +24,8 @@ struct unpack {
     size_t head_size;
     int folders;
     size_t stored; /* bytes of a stored file still to come */
+    uLong crc, told_crc;
+    bool has_crc; /* the zip told it before the file */
     char out[PIECE];
 };
 
@@ -58,16 +60,29 @@ static int give(struct unpack *u, const char *data, size_t size)
         return cw_problem(u->t, false, "ValueError", "the feed unpacks to more than %zu bytes",
                           u->max);
     u->left -= size;
+    if (u->has_crc)
+        u->crc = crc32(u->crc, (const unsigned char *)data, (uInt)size);
     return size ? u->fn(data, size, u->arg) : 0;
 }
 
-/* A gzip file may have several parts; what follows the last one, like what follows the first file
- * of a zip, is nothing of ours. */
-static bool begin_part(struct unpack *u, const unsigned char *data, size_t size)
+/* What follows the first file of a zip is nothing of ours. */
+static int end_file(struct unpack *u)
 {
-    bool more = u->gzip && size && *data == 0x1F && inflateReset(&u->z) == Z_OK;
-    u->form = more ? PACKED : u->gzip && !size ? BETWEEN : ENDED;
-    return more;
+    u->form = ENDED;
+    return u->has_crc && u->crc != u->told_crc ? broken(u, "incorrect data check") : 0;
+}
+
+/* A gzip file may have several parts, and zeros that fill it up. Else the next part is damaged. */
+static int begin_part(struct unpack *u)
+{
+    while (u->z.avail_in && !*u->z.next_in)
+        u->z.next_in++, u->z.avail_in--;
+    if (!u->z.avail_in)
+        return 0;
+    if (*u->z.next_in != 0x1F || inflateReset(&u->z) != Z_OK)
+        return broken(u, "there is more behind its end");
+    u->form = PACKED;
+    return 0;
 }
 
 static int inflate_piece(struct unpack *u, const unsigned char *data, size_t size)
@@ -75,6 +90,10 @@ static int inflate_piece(struct unpack *u, const unsigned char *data, size_t siz
     u->z.next_in = (unsigned char *)(uintptr_t)data;
     u->z.avail_in = (uInt)size;
     do {
+        if (u->form == BETWEEN && begin_part(u) < 0)
+            return -1;
+        if (u->form == BETWEEN)
+            return 0;
         u->z.next_out = (unsigned char *)u->out;
         u->z.avail_out = PIECE;
         int code = inflate(&u->z, Z_NO_FLUSH);
@@ -82,9 +101,11 @@ static int inflate_piece(struct unpack *u, const unsigned char *data, size_t siz
             return broken(u, u->z.msg ? u->z.msg : "its data");
         if (give(u, u->out, PIECE - u->z.avail_out) < 0)
             return -1;
-        if (code == Z_STREAM_END && !begin_part(u, u->z.next_in, u->z.avail_in))
-            return 0;
-    } while (u->z.avail_in || !u->z.avail_out);
+        if (code == Z_STREAM_END && !u->gzip)
+            return end_file(u);
+        if (code == Z_STREAM_END)
+            u->form = BETWEEN;
+    } while (u->z.avail_in || (!u->z.avail_out && u->form == PACKED));
     return 0;
 }
 
@@ -105,14 +126,13 @@ static int pass(struct unpack *u, const unsigned char *data, size_t size)
     case RAW:
         return give(u, (const char *)data, size);
     case BETWEEN:
-        return begin_part(u, data, size) ? inflate_piece(u, data, size) : 0;
     case PACKED:
         return inflate_piece(u, data, size);
     case STORED:
         u->stored -= n;
-        if (!u->stored)
-            u->form = ENDED;
-        return give(u, (const char *)data, n);
+        if (give(u, (const char *)data, n) < 0)
+            return -1;
+        return u->stored ? 0 : end_file(u);
     default:
         return 0; /* what follows the first file */
     }
@@ -160,6 +180,8 @@ static int read_zip_head(struct unpack *u)
     if (!size)
         return 0;
     unsigned flags = le16(h + 6), method = le16(h + 8);
+    u->has_crc = !(flags & 8);
+    u->told_crc = le16(h + 14) | (uLong)le16(h + 16) << 16;
     if (flags & 1)
         return broken(u, "it is encrypted");
     if (method == 8) {

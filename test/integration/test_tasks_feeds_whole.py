@@ -4,8 +4,10 @@ in an error on the feed's document, moves no cursor, keeps no ETag and takes no 
 from __future__ import annotations
 
 import gzip
+import io
 import socket
 import threading
+import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -172,6 +174,45 @@ def test_a_body_that_only_the_connection_ends(app: Celery, worker: Any, db: Data
     serve(GZIP, "Content-Encoding: gzip")
     assert fetch(app, "list")["status"] == "OK"
     assert db.threat_feeds.find_one()["state"]["etag"] == '"1"'
+
+
+def zipped(method: int) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("list", LIST)
+        file.writestr("another", LIST)
+    return archive.getvalue()
+
+
+HEAD = 30 + len("list")  # of the first file
+DEFLATED, STORED = zipped(zipfile.ZIP_DEFLATED), zipped(zipfile.ZIP_STORED)
+ARCHIVES = [
+    (GZIP[:-1], "it is cut"),
+    (GZIP + GZIP[:-1], "it is cut"),
+    (GZIP + b"\0\0\x1f", "it is cut"),
+    (GZIP + b"\0\0oops", "there is more behind its end"),
+    (damaged(GZIP, len(GZIP) - 8), "incorrect data check"),
+    (DEFLATED[:HEAD + 500], "it is cut"),
+    (damaged(DEFLATED, 14), "incorrect data check"),
+    (STORED[:HEAD + len(LIST) - 1], "it is cut"),
+    (damaged(STORED, HEAD + len(LIST) - 1), "incorrect data check"),
+]
+
+
+def test_archives_that_are_not_whole(app: Celery, worker: Any, db: Database,  # noqa: F811
+                                     raw: RawServer) -> None:
+    for i, (body, error) in enumerate(ARCHIVES):
+        for how, size in (("bytes", 1), ("chunks", 1000)):
+            url = raw.serve(chunked(body, size), "Transfer-Encoding: chunked", 'ETag: "1"',
+                            path=f"/{how}{i}", framed=False)
+            add_feed(db, f"{how}{i}", "plain", url)
+            assert refused(app, db, f"{how}{i}", again=False) == \
+                f"ValueError: the archive cannot be read: {error}", i
+            assert set(values(db)) <= set(ROWS)
+    for name, body in (("cut", DEFLATED[:HEAD + len(zlib.compress(LIST)) - 6]), ("stored", STORED),
+                       ("parts", GZIP + bytes(9) + gzip.compress(b"") + bytes(3))):
+        add_feed(db, name, "plain", raw.serve(body))
+        assert fetch(app, name)["indicators"] == len(ROWS)  # the first file is whole
 
 
 NO_LIST = [
