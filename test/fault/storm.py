@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/integration"), str(ROOT / "
 
 from celery import Celery, chain, chord, group  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
-from services.process import wait_until  # noqa: E402
+from services.process import descendants, is_alive, wait_until  # noqa: E402
 from services.proxy import Proxy  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
@@ -40,8 +40,6 @@ LEAST_FAULTS = 6
 # What a fault may still spoil after a run has ended: its outcome is on its way to the store and the
 # broker, and both may be down for a while.
 TAIL_NS = int(3e9)
-# And from when it is sent until the killed process has stopped.
-WAKE_NS = int(0.02e9)
 
 
 @dataclass
@@ -214,13 +212,16 @@ class Storm:
     # --- faults -----------------------------------------------------------------------------------
 
     def kill_one(self, name: str) -> tuple[int | None, int | None]:
-        """The life and, where only one child was hit, its pid."""
+        """The life and, where only one child was hit, its pid. Until all that ends with it has ended: a child
+        that outlives its parent for a moment may begin what it had been given."""
         worker = self.random.choice(self.workers)
         pids = worker.children(name) if name != "main" else [worker.process.pid]
         if pids and worker.process.poll() is None:
             worker.resume()
             pid = self.random.choice(pids)
+            below = descendants(pid)
             os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not any(map(is_alive, [pid, *below])), what="the end of what was killed")
             return worker.life, pid if name == "cworker: pool" else None
         return 0, None
 
@@ -238,10 +239,11 @@ class Storm:
         worker = self.random.choice(self.workers)
         if worker.process.poll() is None:
             worker.resume()
-            for pid in [worker.process.pid, *worker.children("cworker: zygote"),
-                        *worker.children("cworker: pool")]:
+            pids = [worker.process.pid, *worker.children("cworker: zygote"), *worker.children("cworker: pool")]
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not any(map(is_alive, pids)), what="the end of all of them")
         return worker.life, None
 
     def redis_server(self) -> None:
@@ -333,7 +335,7 @@ class Storm:
         """The faults that came while the earlier run went on, or its outcome was on its way."""
         end = (earlier.end or later.begin) + TAIL_NS
         return [fault for fault in self.account.faults
-                if fault.hits(earlier) and fault.begin <= end and fault.end + WAKE_NS >= earlier.begin and
+                if fault.hits(earlier) and fault.begin <= end and fault.end >= earlier.begin and
                 fault.begin <= later.begin]
 
     def audit(self) -> None:

@@ -18,7 +18,7 @@ from celery.app.control import Control
 from celery.result import AsyncResult
 from redis import Redis
 
-from services.process import descendants, wait_until
+from services.process import descendants, is_alive, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CWORKER = str(ROOT / os.environ.get("CWORKER_BIN", "build/cworker"))
@@ -33,14 +33,6 @@ def run_cworker(*args: str, **options: Any) -> subprocess.CompletedProcess:
                           stdin=subprocess.DEVNULL, **options)
     assert not SANITIZER.search(done.stderr), done.stderr
     return done
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 class Gate:

@@ -19,7 +19,7 @@ from harness import ROOT, wait_state
 from services.process import end_process, free_port, wait_until
 
 EXPORTER = ROOT / ".venv/exporter"
-PATIENCE = 90.0
+PATIENCE = 120.0
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 pytestmark = [

@@ -157,20 +157,20 @@ def test_killed_during_an_outage(make_app, cworker, keys, private_mongo, tmp_pat
     assert not keys.exists("{celery}.cworker.outbox")
 
 
-def test_redis_is_gone_for_seconds(make_app, cworker, tmp_path):
+def test_redis_is_gone_for_seconds(make_app, cworker, tmp_path, gate):
     """With AOF. Running, prefetched, queued, delayed and retrying tasks end, each once."""
     ledger = tmp_path / "ledger"
     with RedisServer(aof=True) as server:
         app = make_app(server.url(), server.url())
-        worker = cworker("--set", "task_track_started=true", broker=server.url(),
+        worker = cworker(*gate.options, "--set", "task_track_started=true", broker=server.url(),
                          backend=server.url(), env={"BENCH_TRACE": str(ledger)})
-        running = app.send_task("demo.sleep", (1.5,),
-                                link=signature("bench.noop", (500,), app=app, immutable=True))
+        running = app.send_task("gate", link=signature("bench.noop", (500,), app=app, immutable=True))
         wait_state(running, "STARTED")
         for i in range(100):
             app.send_task("bench.noop", (i,), countdown=2 if i % 2 else None)
         retried = app.send_task("demo.fail_n", ("k", 3))
         server.kill()
+        gate.open()
         time.sleep(2)
         server.start()
         with server.client() as keys:

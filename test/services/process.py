@@ -2,9 +2,12 @@
 """What all test servers share: free ports, waiting for a condition, a folder and a process."""
 from __future__ import annotations
 
-import shutil
 import contextlib
+import fcntl
+import functools
+import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +18,27 @@ from pathlib import Path
 from typing import Any, Self
 
 
+@functools.cache
+def ports_file() -> int:
+    """Its byte number p is locked by the process that has port p, for as long as that lives."""
+    path = f"{tempfile.gettempdir()}/cworker-test-ports.{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+taken: set[int] = set()
+
+
 def free_port() -> int:
-    """Not of those that the kernel gives to clients: one of these could take it before its server does."""
+    """Not of those that the kernel gives to clients: one of these could take it before its server does. Nor
+    one that a test has got that runs beside this one, whose server is not up yet, or away for a while."""
     while True:
         port = random.SystemRandom().randrange(10000, 32000)
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
-            return port
+            if port not in taken:
+                fcntl.lockf(ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                taken.add(port)
+                return port
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 120, what: str = "") -> Any:
@@ -47,6 +64,14 @@ def end_process(process: subprocess.Popen, timeout: float = 10, number: int = si
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def descendants(pid: int) -> list[int]:
