@@ -83,13 +83,16 @@ void json_index_done(struct json_index *x)
     *x = (struct json_index){0};
 }
 
+/* Members bring their names along: cJSON would copy these. */
 static void merge_few(cJSON *object, cJSON *over)
 {
     while (over->child) {
         cJSON *item = cJSON_DetachItemViaPointer(over, over->child);
-        char *name = mem_dup(item->string); /* which is freed before it is copied */
-        json_set(object, name, item);
-        free(name);
+        cJSON *old = json_get(object, item->string);
+        if (old)
+            cJSON_ReplaceItemViaPointer(object, old, item);
+        else
+            cJSON_AddItemToArray(object, item);
     }
 }
 
@@ -104,7 +107,7 @@ static void merge_many(cJSON *object, cJSON *over)
             cJSON_ReplaceItemViaPointer(object, slot->item, item);
             *slot = (struct json_slot){item->string, item, slot->place};
         } else {
-            cJSON_AddItemToObject(object, item->string, item);
+            cJSON_AddItemToArray(object, item);
         }
     }
     json_index_done(&own);

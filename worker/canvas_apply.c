@@ -70,7 +70,7 @@ static cJSON *merge(const cJSON *own, const cJSON *over)
         const char *name = item->string;
         bool fixed = is_fixed(name) || json_index_get(&stamped, name);
         if (!cJSON_IsNull(item) && !(fixed && json_index_get(&mine, name)))
-            cJSON_AddItemToObject(taken, name, cJSON_Duplicate(item, true));
+            cJSON_AddItemToArray(taken, cJSON_Duplicate(item, true)); /* with its name */
     }
     json_index_done(&stamped);
     json_index_done(&mine);
@@ -553,7 +553,7 @@ static void give_options(cJSON *body, const cJSON *options)
     cJSON *given = cJSON_CreateObject();
     for (const cJSON *item = options->child; item; item = item->next)
         if (!cJSON_IsNull(item) || strcmp(item->string, "group_id") == 0)
-            cJSON_AddItemToObject(given, item->string, cJSON_Duplicate(item, true));
+            cJSON_AddItemToArray(given, cJSON_Duplicate(item, true)); /* with its name */
     json_merge(signature_options(body), given);
 }
 

@@ -40,10 +40,11 @@ static bool options_are_sound(const cJSON *options)
 
 bool canvas_is_sound(const cJSON *signature)
 {
-    bool chord = canvas_is(signature, "chord");
     if (!cJSON_IsObject(signature) || !options_are_sound(json_get(signature, "options")))
         return false;
-    if (!chord && !canvas_is(signature, "chain") && !canvas_is(signature, "group"))
+    bool plain = !json_get_string(signature, "subtask_type"); /* as most are */
+    bool chord = !plain && canvas_is(signature, "chord");
+    if (plain || (!chord && !canvas_is(signature, "chain") && !canvas_is(signature, "group")))
         return true;
     const cJSON *kwargs = json_get(signature, "kwargs");
     const cJSON *tasks = json_get(kwargs, chord ? "header" : "tasks");

@@ -25,7 +25,7 @@ static double size_of(const cJSON *value)
         return 0;
     if (value->string)
         size += (double)strlen(value->string);
-    if (value->valuestring)
+    if (cJSON_IsString(value))
         size += (double)strlen(value->valuestring);
     for (const cJSON *item = value->child; item; item = item->next)
         size += size_of(item);
@@ -109,6 +109,12 @@ static struct weight weigh_chain(const cJSON *signature, double options)
 
 static struct weight weigh(const cJSON *signature)
 {
+    struct weight plain = {.copies = 1};
+    if (!json_get_string(signature, "subtask_type")) {
+        plain.bytes = size_of(signature);
+        plain.takers = !cJSON_IsTrue(json_get(signature, "immutable"));
+        return plain;
+    }
     double options = size_of(json_get(signature, "options"));
     const cJSON *kwargs = json_get(signature, "kwargs");
     if (canvas_is(signature, "chain"))
@@ -125,12 +131,13 @@ static struct weight weigh(const cJSON *signature)
         body.bytes += body.copies * options;
         return chord_of(header, body);
     }
-    return (struct weight){size_of(signature), 1,
-                           cJSON_IsTrue(json_get(signature, "immutable")) ? 0 : 1, 0};
+    return plain; /* of a type that cannot be applied */
 }
 
 int canvas_fits(const cJSON *signatures, const cJSON *args, const cJSON *options, struct error *err)
 {
+    if (cJSON_IsObject(signatures) && !json_get_string(signatures, "subtask_type"))
+        return 0; /* one message, of nothing twice */
     struct weight w = cJSON_IsArray(signatures) ? weigh_all(signatures) : weigh(signatures);
     double bytes = w.bytes + w.takers * size_of(args) + w.copies * size_of(options);
     if (w.depth > NESTING_MOST)
