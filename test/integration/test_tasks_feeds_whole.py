@@ -74,8 +74,9 @@ def refused(app: Celery, db: Database, feed_id: str, again: bool = True) -> str:
     task = app.send_task("threat_feeds.fetch_feed", args=[feed_id], queue="threat_feeds")
     wait_state(task, "RETRY" if again else "FAILURE")
     feed = wait_until(lambda: db.threat_feeds.find_one({"_id": feed_id, "status": "ERROR"}))
-    if again:
+    if again:  # not in the middle of what follows
         app.control.revoke(task.id)
+        wait_state(task, "REVOKED")
     assert feed.get("state") == before.get("state")
     assert feed.get("last_success_at") == before.get("last_success_at")
     return str(feed["error"])

@@ -257,6 +257,12 @@ static void serve(int server)
             snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%7000d", 1);
         if (strncmp(in, "GET /400", 8) == 0)
             snprintf(out, sizeof out, "HTTP/1.1 400 No\r\nConnection: close\r\n\r\nwhy");
+        if (strncmp(in, "GET /206", 8) == 0)
+            snprintf(out, sizeof out, "HTTP/1.1 206 No\r\nConnection: close\r\n\r\npart");
+        if (strncmp(in, "GET /gzip", 9) == 0)
+            snprintf(out, sizeof out,
+                     "HTTP/1.1 %s\r\nContent-Encoding: gzip\r\nContent-Length: 10\r\n\r\n%s",
+                     in[9] == '4' ? "404 No" : "200 OK", "\x1F\x8B\x08\x08name..");
         if (strncmp(in, "GET /hang", 9) == 0)
             continue;
         send(fd, out, strlen(out), MSG_NOSIGNAL);
@@ -305,6 +311,9 @@ static void test_http(void **state)
     expect("t.stream", url_args("/big"), "\"200 5000  none\"", NULL);
     expect("t.stream", url_args("/tag"), "\"299 4  \\\"b\\\"\"", NULL);
     expect("t.stream", url_args("/400"), "\"400 0 why none\"", NULL);
+    expect("t.stream", url_args("/206"), "\"206 0 part none\"", NULL); /* nobody asked for a part */
+    expect("t.stream", url_args("/gzip"), "null", NULL);               /* transient: it is cut */
+    expect("t.stream", url_args("/gzip404"), "\"404 0  none\"", NULL);
     expect_failure("t.stream", url_args("/tag!"), "ValueError",
                    "the reply of 127.0.0.1 was refused");
     expect_failure("t.stream", url_args("/large"), "ValueError",
