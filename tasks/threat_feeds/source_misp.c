@@ -9,13 +9,14 @@
 
 /* A MISP feed: manifest.json names the events, <uuid>.json holds one. Which version of an event was
  * read is kept in threat_feed_events, written after its indicators: a pass that was killed goes on
- * with the events that are left. An event that cannot be read does not stop the others.
+ * with the events that are left. An event that cannot be read does not stop the others; where it
+ * may be read later (a 5xx, a body that is cut) the pass fails at its end and comes again.
  *
  * An event is kept as a text and read as a stream some times over (what is deleted goes first, and
  * tags may stand behind what they are of): a tree of it would need forty times its size where it is
  * hostile. */
 
-enum { DOCUMENT_MAX = 32 << 20, ROW_MAX = 1 << 20, TAGS_MAX = 32 };
+enum { FAILING_MAX = 3, DOCUMENT_MAX = 32 << 20, ROW_MAX = 1 << 20, TAGS_MAX = 32 };
 enum { LISTED_MAX = 200000, EVENTS_MAX = 20000 /* of one pass: requests cost memory */ };
 
 struct entry {
@@ -34,8 +35,10 @@ struct misp {
     cJSON *tags; /* the event's */
     bool deleted; /* which of its attributes are asked for */
     size_t large;
-    bool incomplete; /* an event was not read: it is asked for again */
-    bool stopped;    /* by what is no fault of the event */
+    bool incomplete;     /* an event was not read: it is asked for again */
+    bool stopped;        /* by what is no fault of the event */
+    int failing;         /* events in a row that failed in passing */
+    const char *passing; /* the first one that did, or NULL */
     int read;
     struct mongo_bulk *events;
 };
@@ -224,6 +227,15 @@ static int remember(struct misp *m, const char *uuid, int64_t timestamp)
     return code;
 }
 
+/* Is it the service that fails, and not this event alone? */
+static bool is_away(struct misp *m, const struct cw_reply *reply, bool transient)
+{
+    const struct feed *f = m->f;
+    m->failing = transient ? m->failing + 1 : 0;
+    return m->failing == FAILING_MAX || f->asked_wait > 0 || cw_stopping(f->t) != CW_GO ||
+           reply->status == 401 || reply->status == 403;
+}
+
 /* 0 it is counted and left out; < 0: the service or the store fails. */
 static int leave_out(struct misp *m, const char *uuid)
 {
@@ -240,11 +252,14 @@ static int read_event(struct misp *m, const struct entry *e)
     bool transient = false;
     m->size = 0;
     if (get(m, cw_printf(m->f->t, "%s.json", e->uuid), false, keep_body, &reply) < 0) {
-        cw_problem_text(m->f->t, &transient);
-        if (transient || m->f->deferred > 0 || reply.status == 401 || reply.status == 403)
+        const char *why = cw_problem_text(m->f->t, &transient);
+        if (is_away(m, &reply, transient))
             return -1;
+        if (transient && !m->passing)
+            m->passing = cw_printf(m->f->t, "event %s: %s", e->uuid, why);
         return leave_out(m, e->uuid);
     }
+    m->failing = 0;
     if (add_event(m) < 0)
         return m->stopped ? -1 : leave_out(m, e->uuid);
     return remember(m, e->uuid, e->timestamp);
@@ -333,6 +348,8 @@ int feed_read_misp(struct feed *f)
     f->bad += (int64_t)m->large;
     if (read_events(m) < 0)
         return -1;
+    if (m->passing)
+        return cw_problem(f->t, true, "ConnectionError", "%s", m->passing);
     if (!m->incomplete)
         feed_keep_validators(f, &reply);
     return FEED_READ;

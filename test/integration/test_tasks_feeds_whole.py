@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import socket
 import threading
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -258,3 +260,30 @@ def test_an_otx_page_that_does_not_tell_of_the_next(app: Celery, worker: Any,  #
     for i, page in enumerate(({}, {"next": {}})):
         add_feed(db, f"otx{i}", "otx", feeds.serve(f"/{i}", {"results": [pulse], **page}), secret="OTX")
         assert "the page has no `next`" in refused(app, db, f"otx{i}", again=False)
+
+
+def test_a_misp_event_that_is_cut_stops_no_other(app: Celery, worker: Any, db: Database,  # noqa: F811
+                                                 feeds: FeedServer) -> None:  # noqa: F811
+    def body(i: int) -> bytes:
+        return json.dumps({"Event": {"Attribute": [{"type": "domain", "value": f"e{i}.example"}]}}).encode()
+    events = [str(uuid.uuid4()) for _ in range(6)]
+    feeds.serve("/m/manifest.json", {event: {"timestamp": 1} for event in events}, ETag='"1"')
+    for i, event in enumerate(events):
+        feeds.serve(f"/m/{event}.json", gzip.compress(body(i)), Content_Encoding="gzip")
+    feeds.serve(f"/m/{events[1]}.json", gzip.compress(body(1))[:-9], Content_Encoding="gzip")
+    feeds.serve(f"/m/{events[2]}.json", b"", 500)
+    add_feed(db, "misp", "misp", feeds.url + "/m/")
+    assert f"event {events[1]}: " in refused(app, db, "misp")
+    assert sorted(values(db)) == [f"e{i}.example" for i in (0, 3, 4, 5)]
+    for i in (1, 2):
+        feeds.serve(f"/m/{events[i]}.json", body(i))
+    del feeds.requests[:]
+    assert fetch(app, "misp")["status"] == "OK"
+    assert [path for path, *_ in feeds.requests] == \
+        ["/m/manifest.json", f"/m/{events[1]}.json", f"/m/{events[2]}.json"]
+    for event in events:
+        feeds.serve(f"/m/{event}.json", b"", 500)
+    feeds.serve("/m/manifest.json", {event: {"timestamp": 2} for event in events})
+    del feeds.requests[:]
+    assert "HTTP 500" in refused(app, db, "misp")
+    assert len(feeds.requests) == 4  # it is the service
