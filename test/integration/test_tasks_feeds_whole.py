@@ -168,7 +168,7 @@ def test_a_body_that_only_the_connection_ends(app: Celery, worker: Any, db: Data
         assert fetch(app, "list")["status"] == "OK"
         assert b"if-none-match" not in raw.requests[-1].lower()
     assert db.threat_feeds.find_one()["state"] == {"indicators": len(ROWS)}
-    serve(LIST + b"203.0.113.1")
+    serve(LIST + b"203.0.113.1", "Transfer-Encoding: identity")
     assert "ends inside a row" in refused(app, db, "list")
     assert "203.0.113.1" not in values(db)
     serve(gzip.compress(LIST + b"203.0.113.2"))  # a file that tells its own end

@@ -416,9 +416,10 @@ static bool is_open_ended(const struct call *c)
     long version = 0;
     curl_easy_getinfo(c->handle, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
     curl_easy_getinfo(c->handle, CURLINFO_HTTP_VERSION, &version);
-    return length < 0 && version < CURL_HTTP_VERSION_2_0 && !c->packed &&
-           curl_easy_header(c->handle, "Transfer-Encoding", 0, CURLH_HEADER, -1, &transfer) !=
-               CURLHE_OK;
+    bool chunked = curl_easy_header(c->handle, "Transfer-Encoding", 0, CURLH_HEADER, -1,
+                                    &transfer) == CURLHE_OK &&
+                   strcasecmp(transfer->value, "chunked") == 0;
+    return length < 0 && version < CURL_HTTP_VERSION_2_0 && !c->packed && !chunked;
 }
 
 static void read_reply(struct call *c, long status, struct cw_reply *ret)
