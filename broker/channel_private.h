@@ -212,6 +212,7 @@ void delayed_expect(struct queue *queue, int64_t wait); /* µs */
 
 /* hasten.c */
 void hasten_again(evutil_socket_t fd, short what, void *arg);
+void hasten_go_on(struct channel *c); /* there is a connection */
 void hasten_forget_all(struct channel *c);
 
 /* lease.c */

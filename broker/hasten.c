@@ -19,6 +19,9 @@
  * A search looks at all that is delayed. So one is under way at a time, and takes along what has
  * come meanwhile: who revokes a thousand tasks one by one causes a few searches and not a thousand.
  *
+ * A search whose connection is lost begins anew on the next one; so does one whose claim was not
+ * heard of, since the claim may be its own.
+ *
  * A stamp is looked for as text in the message: what only looks like it is taken, found not to be
  * revoked, and delayed again until its ETA.
  *
@@ -105,20 +108,33 @@ static void take_along(struct hasten *h)
 
 static void search_next(struct channel *c)
 {
-    struct hasten *h;
-    while (!c->searching && (h = STAILQ_FIRST(&c->to_search))) {
-        STAILQ_REMOVE_HEAD(&c->to_search, link);
-        take_along(h);
-        c->searching = scan(h, "0") == 0;
-        if (!c->searching)
-            hasten_free(h);
-    }
+    struct hasten *h = STAILQ_FIRST(&c->to_search);
+    if (c->searching || !c->ready || !h)
+        return;
+    STAILQ_REMOVE_HEAD(&c->to_search, link);
+    take_along(h);
+    if (scan(h, "0") == 0)
+        c->searching = true;
+    else
+        STAILQ_INSERT_HEAD(&c->to_search, h, link);
 }
 
 static void search_queue(struct hasten *h)
 {
     struct channel *c = h->c;
     STAILQ_INSERT_TAIL(&c->to_search, h, link);
+    search_next(c);
+}
+
+/* Until there is a connection again. */
+static void search_put_off(struct hasten *h)
+{
+    h->c->searching = false;
+    STAILQ_INSERT_HEAD(&h->c->to_search, h, link);
+}
+
+void hasten_go_on(struct channel *c)
+{
     search_next(c);
 }
 
@@ -146,7 +162,7 @@ static void search_go_on(struct hasten *h, const char *cursor)
     if (strcmp(cursor, "0") == 0)
         search_end(h, true);
     else if (scan(h, cursor) < 0)
-        search_end(h, false);
+        search_put_off(h);
 }
 
 /* A member is "id/nonce". */
@@ -164,7 +180,11 @@ static bool is_wanted(const struct hasten *h, const redisReply *member)
 static void scanned(const redisReply *reply, void *arg)
 {
     struct hasten *h = arg;
-    bool usable = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+    if (!reply) {
+        search_put_off(h);
+        return;
+    }
+    bool usable = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
                   reply->element[0]->str && reply->element[1]->type == REDIS_REPLY_ARRAY;
     if (!usable) {
         search_end(h, false);
@@ -187,7 +207,11 @@ static void scanned(const redisReply *reply, void *arg)
 static void scanned_stamped(const redisReply *reply, void *arg)
 {
     struct hasten *h = arg;
-    bool usable = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+    if (!reply) {
+        search_put_off(h);
+        return;
+    }
+    bool usable = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
                   reply->element[0]->str;
     if (!usable) {
         search_end(h, false);
@@ -251,7 +275,9 @@ void hasten_forget_all(struct channel *c)
 static void claimed(const redisReply *reply, void *arg)
 {
     struct hasten *h = arg;
-    if (reply && reply->type == REDIS_REPLY_STATUS)
+    if (!reply)
+        search_put_off(h);
+    else if (reply->type == REDIS_REPLY_STATUS)
         search_queue(h);
     else
         hasten_free(h);
@@ -268,7 +294,7 @@ static void claim(struct hasten *h)
     buf_done(&text);
     if (redis_sendf(h->c->redis, claimed, h, "SET %scworker.hasten.%s %s NX EX %d", h->c->prefix,
                     hex, h->c->node, CLAIM_SECONDS) < 0)
-        hasten_free(h);
+        search_queue(h);
 }
 
 static void search(struct channel *c, const char *header, const char *const *ids, size_t n)

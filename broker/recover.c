@@ -111,6 +111,7 @@ static void recover_done(struct channel *c)
     fetch_ask_all(c);
     timer_arm(c->poll_timer, 0.05);
     delayed_look(-1, 0, c);
+    hasten_go_on(c);
     rescue_look(c);
     restore_look(-1, 0, c);
 }

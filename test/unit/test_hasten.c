@@ -134,17 +134,53 @@ static void what_is_asked_for_one_by_one_is_searched_for_together(void **state)
     worker_close(w);
 }
 
-static void without_a_connection_nothing_is_found(void **state)
+static char *with_stamp(const char *value)
+{
+    return mem_printf("{\"stamped_headers\": [\"h\"], \"stamps\": {\"h\": %s}}", value);
+}
+
+/* Cut off: before the claim is answered, in the middle of the search, and while there is no
+ * connection at all. By ids and by stamps. */
+static void a_search_outlives_its_connection(void **state)
 {
     (void)state;
-    static const char *const ids[] = {"a"};
+    enum { OTHERS = 30000, CUTS = 3 };
+    static const char *const ids[] = {"a", "b", "c"}, *const values[] = {"\"x\"", "\"y\"", "\"z\""};
     struct worker *w = worker_open(tcp_url, (struct channel_options){0});
-    channel_hasten(w->c, ids, 1);
+    struct effect *others = mem_alloc(OTHERS * sizeof *others);
+    for (int i = 0; i < OTHERS; i++)
+        others[i] = delayed("no", "other");
+    channel_publish(w->c, others, OTHERS, settled, w);
+    for (int i = 0; i < CUTS; i++) {
+        char *text = with_stamp(values[i]);
+        struct effect wanted[] = {delayed("yes", ids[i]), delayed(text, "stamped")};
+        channel_publish(w->c, wanted, 2, settled, w);
+        free(text);
+    }
+    WAIT_FOR(w->n_settled == 1 + CUTS);
+    channel_set_window(w->c, 100);
+    for (int i = 0; i < 2 * CUTS; i++) {
+        int n_up = w->n_up;
+        if (i / 2 == 2)
+            redis_reconnect(channel_redis(w->c), "test");
+        if (i % 2)
+            channel_hasten_stamped(w->c, "\"h\"", &values[i / 2], 1);
+        else
+            channel_hasten(w->c, &ids[i / 2], 1);
+        if (i / 2 == 1)
+            WAIT_FOR(w->c->searching);
+        if (i / 2 != 2)
+            redis_reconnect(channel_redis(w->c), "test");
+        assert_int_equal(w->n, i);
+        WAIT_FOR(w->n == (size_t)i + 1 && w->n_up == n_up + 1);
+    }
+    assert_int_equal(NUMBER("ZCARD {q}.cworker.delayed"), OTHERS);
+    settle_all(w);
+    channel_hasten(w->c, ids, CUTS);
     channel_hasten(w->c, ids, 0);
-    redis_reconnect(channel_redis(w->c), "test");
-    channel_hasten(w->c, ids, 1);
-    WAIT_FOR(w->n_up == 2);
+    redis_reconnect(channel_redis(w->c), "test"); /* closed while it waits for a connection */
     worker_close(w);
+    free(others);
 }
 
 static void settle_with(struct worker *w, size_t item, const struct effect *e, int code)
@@ -306,7 +342,7 @@ int main(void)
         TEST(one_worker_searches_for_all),
         TEST(one_queues_delays_are_looked_for_there_alone),
         TEST(what_is_asked_for_one_by_one_is_searched_for_together),
-        TEST(without_a_connection_nothing_is_found),
+        TEST(a_search_outlives_its_connection),
         TEST(leases_end_with_the_ack),
         TEST(parts_bring_their_unlock_forward),
         TEST(an_unlock_that_comes_late_does_not_wait),
