@@ -269,22 +269,24 @@ static int refresh_team(struct refresh *r, const bson_value_t *team)
     return 0;
 }
 
-/* What is wrong with one team's findings keeps no other team waiting; trouble of the moment does. */
+/* What is wrong with one team's findings keeps no other team waiting; trouble of the moment does. What
+ * is no id is passed over: in a filter it could mean other teams' ({"$ne": null}, a pattern). */
 static int on_team(cw_task *t, const bson_t *group, void *arg)
 {
     struct refresh *r = arg;
     bson_iter_t at;
     char room[DOC_ID_SIZE];
     bool transient = false;
-    if (!doc_find(group, "_id", &at) || BSON_ITER_HOLDS_NULL(&at))
+    const char *id = doc_id(group, "_id", room);
+    if (!id || !doc_find(group, "_id", &at))
         return 0;
     r->incomplete = false;
     if (refresh_team(r, bson_iter_value(&at)) == 0)
         return 0;
-    const char *why = cw_problem_text(t, &transient), *id = doc_id(group, "_id", room);
+    const char *why = cw_problem_text(t, &transient);
     if (transient || r->team || cw_stopping(t) != CW_GO)
         return -1;
-    why = cw_printf(t, "team %.80s: %s", id ? id : "?", why ? why : "");
+    why = cw_printf(t, "team %.80s: %s", id, why ? why : "");
     cw_log(t, CW_WARNING, "its posture is left as it was: %s", why);
     r->failed = r->failed ? r->failed : why;
     return 0;
@@ -313,6 +315,9 @@ cw_outcome run_compliance_refresh(cw_task *t)
     cw_defer(t, forget_controls, r);
     if (r->team)
         doc_match_id(&filter, "team_id", r->team);
+    else
+        BCON_APPEND(&filter, "team_id", "{", "$type", "[", "string", "objectId", "number", "binData",
+                    "]", "}");
     int code = refresh_all(r, &filter);
     bson_destroy(&filter);
     if (code < 0)

@@ -89,7 +89,7 @@ static int on_framework(cw_task *t, const bson_t *posture, void *arg)
     bson_uint32_to_string(p->n++, &name, room, sizeof room);
     BSON_APPEND_DOCUMENT_BEGIN(&p->frameworks, name, &entry);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        doc_copy(&entry, fields[i], posture, fields[i]);
+        doc_keep(&entry, fields[i], posture, fields[i]);
     bson_append_document_end(&p->frameworks, &entry);
     if (doc_find(posture, "score", &at) && BSON_ITER_HOLDS_DOUBLE(&at)) {
         p->scores += bson_iter_double(&at);

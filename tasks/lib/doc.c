@@ -147,7 +147,9 @@ const char *doc_id(const bson_t *document, const char *path, char room[DOC_ID_SI
     }
     if (BSON_ITER_HOLDS_BINARY(&at))
         return uuid_text(&at, room);
-    return BSON_ITER_HOLDS_UTF8(&at) ? bson_iter_utf8(&at, NULL) : NULL;
+    uint32_t size = 0;
+    const char *text = BSON_ITER_HOLDS_UTF8(&at) ? bson_iter_utf8(&at, &size) : NULL;
+    return text && strlen(text) == size ? text : NULL; /* cut at a NUL it would be another one's */
 }
 
 const char *doc_next_text(bson_iter_t *list)
@@ -240,6 +242,25 @@ void doc_copy(bson_t *document, const char *field, const bson_t *from, const cha
 {
     bson_iter_t at;
     if (doc_find(from, path, &at))
+        bson_append_iter(document, field, -1, &at);
+}
+
+static bool is_storable(const bson_iter_t *at)
+{
+    bson_t whole = BSON_INITIALIZER;
+    bson_append_iter(&whole, "_", -1, at);
+    bool good = bson_validate(&whole,
+                              BSON_VALIDATE_UTF8 | BSON_VALIDATE_UTF8_ALLOW_NULL |
+                                  BSON_VALIDATE_DOLLAR_KEYS | BSON_VALIDATE_EMPTY_KEYS,
+                              NULL);
+    bson_destroy(&whole);
+    return good;
+}
+
+void doc_keep(bson_t *document, const char *field, const bson_t *from, const char *path)
+{
+    bson_iter_t at;
+    if (doc_find(from, path, &at) && is_storable(&at))
         bson_append_iter(document, field, -1, &at);
 }
 

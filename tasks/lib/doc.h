@@ -20,8 +20,8 @@ bool doc_bool(const bson_t *document, const char *path, bool fallback);
 int64_t doc_date(const bson_t *document, const char *path, int64_t fallback); /* ms */
 bool doc_find(const bson_t *document, const char *path, bson_iter_t *ret);
 bool doc_is_whole(const bson_iter_t *at); /* a number without a fraction, doubles too */
-/* An id field as text: a string as it is; an ObjectId as 24 digits, a whole number, a UUID in its
- * usual form, into `room`; NULL: none of them. */
+/* An id field as text: a string without NULs as it is; an ObjectId as 24 digits, a whole number, a
+ * UUID in its usual form, into `room`; NULL: none of them. */
 enum { DOC_ID_SIZE = 37 };
 const char *doc_id(const bson_t *document, const char *path, char room[DOC_ID_SIZE]);
 /* The next string of the list at `list` (from doc_find and bson_iter_recurse); NULL at its end. */
@@ -39,6 +39,9 @@ cJSON *doc_tree(const bson_t *document);
 void doc_put(bson_t *document, const char *field, const char *text, size_t max);
 /* The same field of another document, whatever its type; nothing when it has none. */
 void doc_copy(bson_t *document, const char *field, const bson_t *from, const char *path);
+/* For what is to be stored: nothing either when a name inside is "", begins with $ or is not UTF-8,
+ * for which a store, or its driver, would refuse the whole document. */
+void doc_keep(bson_t *document, const char *field, const bson_t *from, const char *path);
 /* A tree as BSON: depth at most 32, texts at most 64 KiB, names at most 1 KiB ("_" for none), list
  * and object as they are. */
 void doc_put_tree(bson_t *document, const char *field, const cJSON *value);

@@ -21,9 +21,9 @@ int mirror_to_unified_scan_results(cw_task *t, const char *collection, const bso
     BSON_APPEND_UTF8(&key, "collection", collection);
     BSON_APPEND_UTF8(&set, "scan_type", scan_type);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        doc_copy(&set, fields[i], scan, fields[i]);
+        doc_keep(&set, fields[i], scan, fields[i]);
     if (!bson_has_field(&set, "target"))
-        doc_copy(&set, "target", scan, "image"); /* of a container scan */
+        doc_keep(&set, "target", scan, "image"); /* of a container scan */
     BSON_APPEND_DATE_TIME(&set, "mirrored_at", doc_now());
     BSON_APPEND_DOCUMENT(&update, "$set", &set);
     int code = mongo_update(t, "unified_scan_results", &key, &update, true);

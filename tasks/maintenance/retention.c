@@ -222,7 +222,7 @@ static int audit(struct policy *p, int64_t removed, const char *error)
                  BCON_UTF8(p->collection ? p->collection : ""), "cutoff", BCON_DATE_TIME(p->cutoff),
                  "at", BCON_DATE_TIME(doc_now()), "task_id", BCON_UTF8(cw_info(p->t)->id));
     doc_put(set, "error", error, 1000);
-    doc_copy(set, "team_id", p->document, "team_id");
+    doc_keep(set, "team_id", p->document, "team_id");
     bson_t *update = BCON_NEW("$inc", "{", p->archive ? "archived" : "deleted", BCON_INT64(removed),
                               "}", "$set", BCON_DOCUMENT(set));
     int code = mongo_update(p->t, "audit_logs", key, update, true);

@@ -56,11 +56,11 @@ static void put_fields(const struct check *c, const bson_t *o, bson_t *fields)
 {
     int64_t opened = doc_date(o, "opened_at", c->now);
     BSON_APPEND_UTF8(fields, "type", c->warning ? "sla_warning" : "sla_breach");
-    doc_copy(fields, "team_id", o, "team_id");
-    doc_copy(fields, "dedup_key", o, "dedup_key");
-    doc_copy(fields, "asset_id", o, "asset_id");
-    doc_copy(fields, "vulnerability_id", o, "vulnerability_id");
-    doc_copy(fields, "title", o, "title");
+    doc_keep(fields, "team_id", o, "team_id");
+    doc_keep(fields, "dedup_key", o, "dedup_key");
+    doc_keep(fields, "asset_id", o, "asset_id");
+    doc_keep(fields, "vulnerability_id", o, "vulnerability_id");
+    doc_keep(fields, "title", o, "title");
     BSON_APPEND_UTF8(fields, "severity", c->severity);
     BSON_APPEND_DATE_TIME(fields, "opened_at", opened);
     BSON_APPEND_DATE_TIME(fields, "due_at", opened + c->days * day_ms);
@@ -133,15 +133,10 @@ static int64_t days_of(const struct check *c, const struct usual *u)
     return days > 0 && days <= DAYS_MAX ? days : NEVER;
 }
 
-static int check_team(struct check *c, const bson_t *group, const bson_value_t *team)
+static int check_team(struct check *c, const char *id, const bson_value_t *team)
 {
     bson_t filter = BSON_INITIALIZER;
-    char room[DOC_ID_SIZE];
-    const char *id = doc_id(group, "_id", room);
-    if (id) /* whichever way the policy writes it */
-        doc_match_id(&filter, "team_id", id);
-    else
-        BSON_APPEND_VALUE(&filter, "team_id", team);
+    doc_match_id(&filter, "team_id", id); /* whichever way the policy writes it */
     c->policy = NULL;
     int code = mongo_find(c->t, "sla_policies", &filter, NULL, &c->policy);
     bson_destroy(&filter);
@@ -161,13 +156,16 @@ static int check_team(struct check *c, const bson_t *group, const bson_value_t *
     return code < 0 ? -1 : 0;
 }
 
+/* What is no id could mean another team's in a filter ({"$ne": null}, a pattern). */
 static int on_team(cw_task *t, const bson_t *group, void *arg)
 {
     bson_iter_t at;
+    char room[DOC_ID_SIZE];
+    const char *id = doc_id(group, "_id", room);
     (void)t;
-    if (!doc_find(group, "_id", &at) || BSON_ITER_HOLDS_NULL(&at))
+    if (!id || !doc_find(group, "_id", &at))
         return 0;
-    return check_team(arg, group, bson_iter_value(&at));
+    return check_team(arg, id, bson_iter_value(&at));
 }
 
 cw_outcome check_sla_breaches_all_teams(cw_task *t)

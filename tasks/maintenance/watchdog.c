@@ -71,7 +71,8 @@ static int on_running(cw_task *t, const bson_t *run, void *arg)
         BCON_NEW("$set", "{", "status", "FAILED", "error", BCON_UTF8(why), "finished_at",
                  BCON_DATE_TIME(w->now), "failed_by", BCON_UTF8(w->id), "}");
     doc_copy(&key, "_id", run, "_id");
-    doc_copy(&key, "started_at", run, "started_at");
+    if (began_at(run, "started_at") != DATE_NONE) /* else nothing that a filter should hold */
+        doc_copy(&key, "started_at", run, "started_at");
     BSON_APPEND_UTF8(&key, "status", "RUNNING");
     int code = mongo_update(t, w->collection, &key, update, false);
     bson_destroy(&key);

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId, Regex, Timestamp
+from bson.codec_options import CodecOptions
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 from celery import Celery
 from pymongo.database import Database
 
@@ -19,12 +21,14 @@ from harness import get, wait_state
 from services.process import wait_until
 
 HOUR = dt.timedelta(hours=1)
+RAW = CodecOptions(document_class=RawBSONDocument)  # as stored: Python has no such years
 ODD: list[Any] = [
     None, True, 0, -7, 1e308, -1e308, float("nan"), float("inf"), Int64(2**63 - 1), Int64(-2**63),
     Decimal128("1.5"), "", "x" * 100000, "nul\0inside", "\u202eb\u00fccher\n", "OPEN", "2020-01-01T00:00:00Z",
     "1577836800", 1577836800, dt.datetime(1970, 1, 1), DatetimeMS(2**62), DatetimeMS(-2**62), [], [None],
     [["nested"]], [{"vulnerability_id": 7}, "x", None], {}, {"a": {"b": {"c": []}}}, ObjectId(),
-    Binary(b"\xff\x00"), Binary(b"0123456789abcdef", 4), Regex("(a+)+$"), Timestamp(1, 1)]
+    Binary(b"\xff\x00"), Binary(b"0123456789abcdef", 4), Regex("(a+)+$"), Timestamp(1, 1), {"": 1},
+    {"$ne": None}, {"$nonsense": 1}, {"a.b": {"$gt": ""}}, [{"": {"$x": 1}}]]
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def db(mongo: Any) -> Iterator[Database]:
 @pytest.fixture
 def run(app: Celery, cworker: Callable[..., Any], mongo: Any, db: Database) -> Callable[..., Any]:
     worker = cworker("--set", f"app_database_url={mongo.url(db.name)}",
-                     queues="sync,maintenance,threat_feeds", env={"THREAT_FEED_NONE": "key"})
+                     queues="sync,maintenance,threat_feeds,compliance", env={"THREAT_FEED_NONE": "key"})
 
     def call(name: str, *args: Any, **options: Any) -> Any:
         value = get(app.send_task(name, args=args, queue=name.split(".")[0], **options))
@@ -119,6 +123,38 @@ def test_teams(run: Callable[..., Any], db: Database) -> None:
         assert run("sync.sync_vulnerabilities_for_team", team)["cspm"] == empty
 
 
+def test_posture(run: Callable[..., Any], db: Database) -> None:
+    """A team_id that would mean other teams as a filter counts nothing of theirs, and tells nothing of them."""
+    entry = {"framework": "CIS", "requirements": ["1.1"]}
+    good = {"team_id": "t1", "status": "PASS", "muted": False, "compliance": [entry]}
+    db.cspm_findings.insert_many(
+        [{**good, "_id": i, "status": "FAIL", "team_id": odd} for i, odd in enumerate(ODD)] +
+        [{**good, "_id": f"good-{i}"} for i in range(3)] +
+        [{**row, "_id": f"t2-{i}", "team_id": "t2"} for i, row in enumerate(spread(good))] +
+        [{**good, "_id": f"in-{i}", "team_id": "t2", "compliance": [row]}
+         for i, row in enumerate(spread(entry))])
+    seen: list[Any] = []
+    for _ in range(2):
+        teams = run("compliance.run_compliance_refresh")["teams"]
+        posture = db.compliance_posture.find_one({"team_id": "t1"})
+        assert (posture["score"], posture["controls"][0]["pass"]) == (100.0, 3)
+        rows = db.compliance_posture.find({}, {"_id": 0, "refreshed_at": 0})
+        seen.append((teams, sorted(map(str, rows))))
+    assert seen[0] == seen[1]
+    fields = {"framework": "CIS", "score": 50.0, "pass": 1, "fail": 1, "manual": 0, "total": 2}
+    db.compliance_posture.insert_many([{**row, "team_id": "odd", "n": i}
+                                       for i, row in enumerate(spread(fields))])
+    sent = run("compliance.snapshot_all_teams")
+    assert sent["teams"] == teams + 1
+    # 1577836800 is one team, whether as text or number.
+    wait_until(lambda: db.compliance_snapshots.count_documents({}) == sent["teams"] - 1)
+    stored = db.get_collection("compliance_snapshots", RAW)
+    before = sorted(row.raw for row in stored.find())
+    assert run("compliance.snapshot_team", "odd", sent["day"]) == sent["day"]
+    assert sorted(row.raw for row in stored.find()) == before
+    assert db.compliance_snapshots.find_one({"team_id": "t1"})["score"] == 100.0
+
+
 def test_occurrences_and_policies(run: Callable[..., Any], db: Database) -> None:
     late = {"team_id": "t1", "source": "cspm", "status": "OPEN", "severity": "CRITICAL",
             "opened_at": now() - 8 * 24 * HOUR, "asset_id": "a", "vulnerability_id": "v", "title": "t",
@@ -143,7 +179,8 @@ def test_retention_policies(run: Callable[..., Any], db: Database) -> None:
     old = [{"_id": i, "team_id": "t2", "seen_at": odd} for i, odd in enumerate(ODD)]
     db.scan_findings.insert_many(old + [{"_id": "old", "team_id": "t1",
                                          "seen_at": now() - 40 * 24 * HOUR}])
-    db.retention_policies.insert_many(spread(policy, keep=("team_id",)))
+    db.retention_policies.insert_many(spread(policy, keep=("team_id",)) + [
+        {**policy, "_id": f"team-{i}", "team_id": odd} for i, odd in enumerate(ODD) if odd is not None])
     done = run("maintenance.run_retention_cycle")
     assert done["removed"] == 1 and done["failed"] > 50
     assert run("maintenance.run_retention_cycle")["removed"] == 0
