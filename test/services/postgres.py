@@ -32,7 +32,10 @@ class PostgresServer:
             shutil.chown(self.folder, "postgres")
 
     def _run(self, *args: str, **options: str) -> None:
-        subprocess.run([*self._prefix, *args], check=True, capture_output=True, cwd="/", **options)
+        done = subprocess.run([*self._prefix, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, cwd="/", **options)
+        if done.returncode:
+            raise RuntimeError(f"{args[0]} ended with {done.returncode}:\n{done.stdout[-2000:]}")
 
     @property
     def _prefix(self) -> list[str]:

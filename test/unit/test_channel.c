@@ -3,6 +3,18 @@
 
 /* A channel beside a real Redis: what it declares, fetches, is woken by and survives. */
 
+/* What waits in all queues, once each of them has answered. -1: not yet. */
+static int64_t known_waiting(struct worker *w)
+{
+    int64_t sum = 0;
+    for (struct lane *lane = lane_first(w->c); lane; lane = lane_after(lane)) {
+        if (lane->asking)
+            return -1;
+        sum += lane->waiting;
+    }
+    return sum;
+}
+
 static void declares_and_leaves_nothing(void **state)
 {
     (void)state;
@@ -36,7 +48,7 @@ static void order_and_priorities(void **state)
                                                           .ordered = strategy == 1,
                                                           .by_name = strategy == 2});
         /* One at a time, when all lengths are known: the order is then exactly Kombu's. */
-        loop_for(0.2);
+        WAIT_FOR(known_waiting(w) == 8);
         while (w->n < 8) {
             size_t before = w->n;
             channel_set_window(w->c, 1);
@@ -130,6 +142,7 @@ static void wakes_without_polling(void **state)
     WAIT_FOR(w->c->tracking);
     w->c->poll_period = 3600;
     timer_arm(w->c->poll_timer, 3600);
+    WAIT_FOR(known_waiting(w) == 0);
     loop_for(0.2);
     redisReply *before = ask("INFO commandstats");
     loop_for(0.5);
@@ -299,7 +312,7 @@ static void out_of_memory(void **state)
     struct effect send = {.kind = EFFECT_SEND, .queue = "next", .text = slice_of("sent")};
     channel_settle(w->c, &w->items[0].d, &send, 1, settled, w);
     loop_for(1.5);
-    assert_int_equal(NUMBER("EXISTS %s", w->c->lease_key), 1);
+    WAIT_FOR(NUMBER("EXISTS %s", w->c->lease_key) == 1);
     settle_all(w);
     assert_int_equal(w->n_settled, 2);
     assert_int_equal(w->n_failed, 0);

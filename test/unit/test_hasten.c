@@ -76,6 +76,7 @@ static void one_worker_searches_for_all(void **state)
     TELL("CONFIG RESETSTAT");
     channel_hasten(w->c, ids, 2);
     channel_hasten(other->c, same, 2);
+    WAIT_FOR(calls_of("zscan"));
     loop_for(0.2);
     assert_int_equal(calls_of("zscan"), 1);
     worker_close(w);

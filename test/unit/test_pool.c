@@ -187,7 +187,7 @@ static void test_batch_limits(void **state)
     rig->resubmit = true;
     uint64_t first = rig->last + 1;
     for (int i = 0; i < 60; i++)
-        submit_limited(DO_TINY, i == 5 ? "5000000" : "12000", 0, 0.5); /* 700 ms in a row */
+        submit_limited(DO_TINY, i == 5 ? "9000000" : "40000", 0, 2); /* 2.4 s in a row */
     UNTIL(pool_running(rig->pool) == 0);
     assert_int_equal(expect_once_each(first, rig->last), 1);
     assert_int_equal(job(first + 5)->why, POOL_HARD_LIMIT);
@@ -205,6 +205,7 @@ static void test_storm(void **state)
     rig->resubmit = true;
     uint64_t first = rig->last + 1;
     double shoot = now();
+    int shots = 0;
     srand(7);
     while (rig->last < 30000) {
         while (pool_room(rig->pool) > 0 && rig->last < 30000)
@@ -214,12 +215,12 @@ static void test_storm(void **state)
         int n = pool_pids(rig->pool, pids, 8);
         if (n > 0 && now() > shoot) {
             kill(pids[rand() % n], SIGKILL);
+            shots++;
             shoot = now() + (double)(rand() % 30) / 1000;
         }
     }
     UNTIL(pool_running(rig->pool) == 0);
-    int lost = expect_once_each(first, rig->last);
-    assert_true(lost < 200);
+    assert_true(expect_once_each(first, rig->last) <= shots);
     rig_close();
 }
 
@@ -255,7 +256,7 @@ static void test_start_throttle(void **state)
     int killed = 0;
     pid_t pid, last = 0;
     double end = now() + 1;
-    while (now() < end) {
+    while (now() < end || (killed < 2 && now() < end + PATIENCE)) { /* longer where starts are slow */
         if (pool_pids(rig->pool, &pid, 1) == 1 && pid != last) {
             killed++;
             last = pid;

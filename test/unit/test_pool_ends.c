@@ -90,7 +90,7 @@ static void test_main_dies(void **state)
         for (;;)
             turn();
     }
-    for (int i = 0; i < 5000 && pids[3] == 0; i++)
+    for (double end = now() + PATIENCE; pids[3] == 0 && now() < end;)
         msleep(2);
     assert_true(pids[3] > 0);
     kill(main_pid, SIGKILL);
@@ -191,7 +191,7 @@ static void test_idle(void **state)
     learn_tiny();
     run(DO_RETURN, "");
     submit_limited(DO_RETURN, "", 0, 0.05);
-    UNTIL(pool_running(rig->pool) == 0);
+    UNTIL(pool_running(rig->pool) == 0 && pool_pids(rig->pool, (pid_t[8]){0}, 8) == 4);
     double end = now() + 0.1;
     while (now() < end)
         turn();
