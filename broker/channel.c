@@ -287,8 +287,11 @@ void channel_close(struct channel *c)
 void channel_hold(struct channel *c, struct delivery *d, struct slice text, const char *queue,
                   int step)
 {
-    struct lane *lane = lane_find(c, queue, step);
-    *d = (struct delivery){.text = text, .queue = queue, .step = step, .held = lane != NULL};
+    struct lane *lane = c->arriving;
+    if (!lane || lane->queue->name != queue || lane->step != step)
+        lane = lane_find(c, queue, step);
+    *d = (struct delivery){.text = text, .queue = queue, .step = step, .held = lane != NULL,
+                           .lane = lane};
     if (!lane)
         return;
     d->next = lane->held;
@@ -307,10 +310,10 @@ void channel_each_held(struct channel *c, void (*fn)(struct delivery *d, void *a
         }
 }
 
-void delivery_unlink(struct channel *c, struct delivery *d)
+void delivery_unlink(struct delivery *d)
 {
-    struct lane *lane = d->held ? lane_find(c, d->queue, d->step) : NULL;
-    if (!lane)
+    struct lane *lane = d->lane;
+    if (!d->held)
         return;
     if (d->prev)
         d->prev->next = d->next;

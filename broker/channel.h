@@ -59,7 +59,8 @@ struct delivery {
     const char *queue;    /* name as in -Q, owned by the channel, lives as long as the channel */
     int step;             /* index of the priority step it came by */
     bool held;            /* in our in-flight list as far as we know */
-    struct delivery *next, *prev; /* private */
+    struct delivery *next, *prev; /* private, as is the list */
+    struct lane *lane;
 };
 
 struct channel_handlers {

@@ -75,6 +75,7 @@ struct channel {
 
     /* fetch */
     size_t window, n_underway;
+    struct lane *arriving; /* whose message the receiver is told of */
     size_t typical_size; /* of messages: that of the last one, or half of what it was before */
     bool stopped, passive, met_later;
     int64_t oom_until;
@@ -169,7 +170,7 @@ void note_later(struct channel *c, const char *what); /* entries of a later form
 int step_of(const struct channel *c, int priority); /* index of the step that serves a priority */
 char *queue_key(const struct channel *c, const char *queue, int step); /* caller frees */
 int64_t time_boot(void);
-void delivery_unlink(struct channel *c, struct delivery *d);
+void delivery_unlink(struct delivery *d);
 
 /* recover.c */
 void recover_start(struct channel *c);

@@ -88,8 +88,10 @@ void fetch_arrived(struct lane *lane, const char *text, size_t size)
     if (c->window)
         c->window--;
     c->typical_size = size > c->typical_size / 2 ? size : c->typical_size / 2;
+    c->arriving = lane;
     c->handlers.on_message(mem_ndup(text, size), size, lane->queue->name, lane->step,
                            c->handlers.arg);
+    c->arriving = NULL;
 }
 
 static void fetch_answered(const redisReply *reply, void *arg)

@@ -74,7 +74,7 @@ static void lost_tell(struct channel *c, struct known *list, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         if (list[i].delivery && !list[i].matched)
-            delivery_unlink(c, list[i].delivery);
+            delivery_unlink(list[i].delivery);
     for (size_t i = 0; i < n; i++)
         if (list[i].delivery && !list[i].matched && c->handlers.on_lost)
             c->handlers.on_lost(list[i].delivery, c->handlers.arg);

@@ -128,7 +128,7 @@ static void settlement_answered(const redisReply *reply, void *arg)
     bool certain = !s->lane && !s->beside;
     bool done = reply->integer > 0 || certain || (s->unheard && !s->beside);
     if (!done && s->beside) /* its owner hears of it here, and may free it */
-        delivery_unlink(s->c, s->beside);
+        delivery_unlink(s->beside);
     if (done && s->c->wait_replicas)
         replicas_await(s);
     else
@@ -202,8 +202,8 @@ void channel_settle(struct channel *c, struct delivery *d, const struct effect *
         timer_arm(c->retry_timer, 0);
         return;
     }
-    struct lane *lane = lane_find(c, d->queue, d->step);
-    delivery_unlink(c, d);
+    struct lane *lane = d->lane;
+    delivery_unlink(d);
     struct settlement *s = settlement_new(c, lane, d->text, fn, arg);
     if (n_effects || d->text.size > BIG_ELEMENT)
         s->script = script_arguments(c, lane, d->text, effects, n_effects);
@@ -239,7 +239,7 @@ void settle_beside(struct channel *c, struct delivery *d, const struct effect *e
         timer_arm(c->retry_timer, 0);
         return;
     }
-    struct lane *lane = lane_find(c, d->queue, d->step);
+    struct lane *lane = d->lane;
     struct argument_list *list = mem_zalloc(sizeof *list);
     list->bytes = BUF_INIT(SIZE_MAX / 4);
     buf_reserve(&list->bytes, d->text.size + effect->text.size + 2 * BESIDE_TEXT);
