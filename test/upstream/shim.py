@@ -20,6 +20,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.app.control import Control
+from celery.result import AsyncResult
 from celery.utils.nodenames import anon_nodename
 
 LIMIT = 320
@@ -106,6 +107,19 @@ def worker_pid(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     if request.node.name.startswith("test_stats") and workers:
         module = sys.modules[request.module.__name__]
         monkeypatch.setattr(module, "os", types.SimpleNamespace(getpid=lambda: workers[-1].pid))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The suite waits for some results for a few seconds: enough for a thread of its own process. test_timeout
+    wants to wait in vain."""
+    if request.node.name == "test_timeout":
+        return
+    usual = AsyncResult.get
+
+    def get(self: AsyncResult, timeout: float | None = None, *words: Any, **options: Any) -> Any:
+        return usual(self, timeout and max(timeout, 60), *words, **options)
+    monkeypatch.setattr(AsyncResult, "get", get)
 
 
 def pytest_configure(config: pytest.Config) -> None:
