@@ -7,7 +7,11 @@
 
 /* finalize_cloud_scan: what came of a ScanRun. It reads the jobs' documents rather than results, so
  * that it tells the same however often and by whom it is called; while a job still works it comes
- * back later. A job whose time is over without a word has lost its task and counts as failed. */
+ * back later. A job whose time is over without a word has lost its task and counts as failed.
+ *
+ * Failures are counted among the findings, as two regions may report the same one. But a finding
+ * names only the run that saw it last: where another run of the account was at work meanwhile, what
+ * the jobs counted themselves is at least what this run saw. */
 
 static const double look_again = 15;
 
@@ -16,7 +20,7 @@ struct final {
     const char *run_id;
     int jobs, completed, partial, failed, cancelled, open;
     int64_t assets, pass, manual, resolved, fail;
-    int64_t severities[N_SEVERITIES];
+    int64_t severities[N_SEVERITIES], told[N_SEVERITIES]; /* as stored; as the jobs told */
     cJSON *errors;
 };
 
@@ -67,16 +71,23 @@ static void count_open(struct final *f, const bson_t *job)
                                         f->t, "%s %s: %s", kind ? kind : "", key ? key : "", why)));
 }
 
+static void add_summary(struct final *f, const bson_t *job)
+{
+    f->assets += doc_int(job, "summary.assets", 0);
+    f->pass += doc_int(job, "summary.pass", 0);
+    f->manual += doc_int(job, "summary.manual", 0);
+    f->resolved += doc_int(job, "summary.resolved", 0);
+    for (int i = 0; i < N_SEVERITIES; i++)
+        f->told[i] += doc_int(job, cw_printf(f->t, "summary.by_severity.%s", severities[i]), 0);
+}
+
 static int on_job(cw_task *t, const bson_t *job, void *arg)
 {
     struct final *f = arg;
     const char *status = doc_text(job, "status");
     (void)t;
     f->jobs++;
-    f->assets += doc_int(job, "summary.assets", 0);
-    f->pass += doc_int(job, "summary.pass", 0);
-    f->manual += doc_int(job, "summary.manual", 0);
-    f->resolved += doc_int(job, "summary.resolved", 0);
+    add_summary(f, job);
     if (!status || strcmp(status, "PENDING") == 0 || strcmp(status, "RUNNING") == 0 ||
         strcmp(status, "RETRYING") == 0) {
         count_open(f, job);
@@ -95,7 +106,6 @@ static int on_severity(cw_task *t, const bson_t *group, void *arg)
     struct final *f = arg;
     int64_t n = doc_int(group, "n", 0);
     (void)t;
-    f->fail += n;
     f->severities[severity_index(doc_text(group, "_id"))] += n;
     return 0;
 }
@@ -164,6 +174,48 @@ static int save(struct final *f)
     return code;
 }
 
+/* The jobs refuse a run whose ids are none; as a filter they would be errors, or others' ids. */
+static bool is_id(const bson_t *run, const char *field)
+{
+    bson_iter_t at;
+    return !doc_find(run, field, &at) ||
+           !(BSON_ITER_HOLDS_DOCUMENT(&at) || BSON_ITER_HOLDS_ARRAY(&at) ||
+             BSON_ITER_HOLDS_REGEX(&at));
+}
+
+/* Another run has seen findings of this account since this one began, or resolved some of its own. */
+static int is_shared(struct final *f, const bson_t *run)
+{
+    bson_t taken = BSON_INITIALIZER, filter = BSON_INITIALIZER;
+    const bson_t *found;
+    if (!is_id(run, "team_id") || !is_id(run, "cloud_account_id"))
+        return 0;
+    doc_match(&taken, "team_id", run);
+    doc_match(&taken, "cloud_account_id", run);
+    BCON_APPEND(&taken, "last_seen", "{", "$gte",
+                BCON_DATE_TIME(doc_date(run, "started_at", 0)), "}", "scan_run_id", "{", "$ne",
+                BCON_UTF8(f->run_id), "}");
+    BCON_APPEND(&filter, "$or", "[", BCON_DOCUMENT(&taken), "{", "scan_run_id",
+                BCON_UTF8(f->run_id), "status", "RESOLVED", "}", "]");
+    int code = mongo_find(f->t, "cspm_findings", &filter, NULL, &found);
+    bson_destroy(&taken);
+    bson_destroy(&filter);
+    return code;
+}
+
+static int count_failures(struct final *f, const bson_t *run, const bson_t *findings)
+{
+    int shared = is_shared(f, run);
+    if (shared < 0 || mongo_group(f->t, "cspm_findings", findings, "severity", on_severity, f) < 0)
+        return -1;
+    for (int i = 0; i < N_SEVERITIES; i++) {
+        if (shared && f->severities[i] < f->told[i])
+            f->severities[i] = f->told[i];
+        f->fail += f->severities[i];
+    }
+    return 0;
+}
+
 static int look(struct final *f, const bson_t *run)
 {
     bson_t jobs = BSON_INITIALIZER, findings = BSON_INITIALIZER;
@@ -174,7 +226,7 @@ static int look(struct final *f, const bson_t *run)
     if (code >= 0 && !f->jobs)
         count_missing(f, run);
     if (code >= 0 && !f->open)
-        code = mongo_group(f->t, "cspm_findings", &findings, "severity", on_severity, f);
+        code = count_failures(f, run, &findings);
     bson_destroy(&jobs);
     bson_destroy(&findings);
     return code;

@@ -41,8 +41,8 @@ def prowler(tmp_path: Path) -> FakeTool:
 
 @pytest.fixture
 def start(cworker: Callable[..., Worker], database: Database, steampipe: FakeTool,
-          prowler: FakeTool) -> Callable[[], Worker]:
-    return lambda: cworker(database=database, queues="scans,compliance,discovery",
+          prowler: FakeTool) -> Callable[..., Worker]:
+    return lambda **options: cworker(database=database, queues="scans,compliance,discovery", **options,
         env={"CWORKER_PROWLER": str(prowler.path), "CWORKER_STEAMPIPE": str(steampipe.path),
              "CWORKER_REGION_BATCH_SIZE": "1", "CWORKER_REGION_BATCH_DELAY": "0"})
 
@@ -113,6 +113,77 @@ def test_revoked_job(app: Celery, start: Callable[[], Worker], database: Databas
     app.control.revoke(job["task_id"], terminate=True)
     wait_until(lambda: database.scan_runs.find_one()["status"] != "RUNNING", what="the run's end")
     assert database.scan_runs.find_one()["status"] == "PARTIAL"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_runs_of_one_account(app: Celery, start: Callable[..., Worker], database: Database,
+                                 prowler: FakeTool, killed: bool) -> None:
+    """Each tells what it saw, although a finding belongs to the one that saw it last."""
+    database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-2"})
+    prowler.set({"eu-west-1": report(finding("a"), finding("b", "PASS"), hold=True),
+                 "us-east-1": report(finding("c", region="us-east-1", severity="High"), hold=True)})
+    worker = start(concurrency=6)
+    for run_id in ("run-1", "run-2"):
+        app.send_task("scans.execute_cloud_scan", args=(run_id,), queue="scans")
+    wait_until(lambda: len(prowler.calls) == 4, what="four prowlers")
+    if killed:
+        worker.kill()
+        worker = start(concurrency=6)
+    prowler.release()
+    for run_id in ("run-1", "run-2"):
+        wait_until(lambda: (database.unified_scan_results.find_one({"scan_id": run_id}) or {})
+                   .get("status") == "COMPLETED", what=f"the end of {run_id}")
+        summary = database.scan_runs.find_one({"_id": run_id})["summary"]
+        assert (summary["findings"], summary["pass"], summary["resolved"]) == (2, 1, 0), run_id
+        assert (summary["by_severity"]["CRITICAL"], summary["by_severity"]["HIGH"]) == (1, 1)
+    assert database.cspm_findings.count_documents({"status": "FAIL"}) == 2
+
+
+@pytest.mark.parametrize("other", [
+    {"scan_run_id": "run-2"}, {"status": "RESOLVED", "resolved_by": "run-2"}])
+def test_what_another_run_took_over_is_counted(app: Celery, start: Callable[[], Worker],
+                                               database: Database, other: dict[str, Any]) -> None:
+    """One region's finding was seen again by the other run, or had vanished for it."""
+    now = datetime.utcnow()
+    database.scan_runs.update_one({}, {"$set": {"status": "RUNNING", "started_at": now}})
+    summary = {"fail": 2, "by_severity": {"CRITICAL": 1, "LOW": 1}, "pass": 0}
+    database.scan_jobs.insert_one({"scan_run_id": "run-1", "kind": "prowler", "key": "eu-west-1",
+                                   "status": "COMPLETED", "summary": summary})
+    row = {"team_id": "team-1", "cloud_account_id": "123456789012", "scan_run_id": "run-1",
+           "status": "FAIL", "severity": "CRITICAL", "last_seen": now}
+    database.cspm_findings.insert_many([row, {**row, "severity": "LOW", **other, "_id": 2}])
+    start()
+    for _ in range(2):
+        get(app.send_task("scans.finalize_cloud_scan", args=("run-1",), queue="scans"))
+        told = database.scan_runs.find_one()["summary"]
+        assert (told["findings"], told["by_severity"]["LOW"]) == (2, 1)
+    assert database.unified_scan_results.find_one()["summary"] == told
+
+
+@pytest.mark.parametrize("field", ["team_id", "cloud_account_id"])
+@pytest.mark.parametrize("odd", [{"$nonsense": 1}, {"": 1}, {"$ne": None}, ["x"]])
+def test_a_run_of_nobody_ends(app: Celery, start: Callable[[], Worker], database: Database,
+                              field: str, odd: Any) -> None:
+    database.scan_runs.update_one({}, {"$set": {"status": "RUNNING", "started_at": datetime.utcnow()}})
+    database.scan_runs.insert_one({**database.scan_runs.find_one_and_delete({}), field: odd})
+    database.scan_jobs.insert_one({"scan_run_id": "run-1", "kind": "prowler", "key": "eu-west-1",
+                                   "status": "FAILED", "errors": ["no id"]})
+    start()
+    done = get(app.send_task("scans.finalize_cloud_scan", args=("run-1",), queue="scans"))
+    assert (done["status"], done["findings"]) == ("FAILED", 0)
+
+
+def test_a_finding_that_two_regions_report_counts_once(app: Celery, start: Callable[[], Worker],
+                                                       database: Database, prowler: FakeTool) -> None:
+    """Also after another run of the account, which has ended."""
+    database.scan_runs.insert_one({**database.scan_runs.find_one(), "_id": "run-0"})
+    prowler.set({"*": report(finding("global"))})
+    start()
+    for run_id in ("run-0", "run-1"):
+        app.send_task("scans.execute_cloud_scan", args=(run_id,), queue="scans")
+        wait_until(lambda: (database.unified_scan_results.find_one({"scan_id": run_id}) or {})
+                   .get("status") == "COMPLETED", what=f"the end of {run_id}")
+        assert database.scan_runs.find_one({"_id": run_id})["summary"]["findings"] == 1
 
 
 # --- discovery by itself ---
