@@ -18,9 +18,9 @@ import pytest
 from celery import Celery
 from pymongo.database import Database
 
+from feed_server import FeedServer, add_feed, db, feeds, fetch, values, worker  # noqa: F401
 from harness import wait_state
 from services.process import wait_until
-from test_tasks_feeds import FeedServer, add_feed, db, feeds, fetch, values, worker  # noqa: F401
 
 ROWS = [f"198.51.{i // 250}.{i % 250 + 1}" for i in range(900)]
 LIST = "".join(f"{row}\n" for row in ROWS).encode()
