@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/compliance/compliance.h"
+#include "tasks/lib/finding.h"
 #include "tasks/lib/mongo.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* run_compliance_refresh: from a team's open findings to passes and failures of each framework and
  * control. Findings are read once, as a stream; what grows is one counter a control. The outcome
@@ -89,7 +91,16 @@ static void forget_controls(void *refresh)
     memset(r->slots, 0, sizeof r->slots);
 }
 
-static void count_entry(struct refresh *r, const bson_iter_t *entry, const char *status)
+enum kind { NONE, FAIL, PASS, MANUAL };
+
+static enum kind kind_of(const char *status)
+{
+    if (!status || finding_fails(status))
+        return status ? FAIL : NONE;
+    return strcasecmp(status, "PASS") == 0 ? PASS : strcasecmp(status, "MANUAL") == 0 ? MANUAL : NONE;
+}
+
+static void count_entry(struct refresh *r, const bson_iter_t *entry, enum kind kind)
 {
     bson_iter_t fields = *entry, list;
     if (!bson_iter_recurse(entry, &fields) || !bson_iter_find(&fields, "framework") ||
@@ -105,25 +116,25 @@ static void count_entry(struct refresh *r, const bson_iter_t *entry, const char 
             r->incomplete = true;
             return;
         }
-        c->fail += strcmp(status, "FAIL") == 0;
-        c->pass += strcmp(status, "PASS") == 0;
-        c->manual += strcmp(status, "MANUAL") == 0;
+        c->fail += kind == FAIL;
+        c->pass += kind == PASS;
+        c->manual += kind == MANUAL;
     }
 }
 
 static int on_finding(cw_task *t, const bson_t *finding, void *arg)
 {
     struct refresh *r = arg;
-    const char *status = doc_text(finding, "status");
+    enum kind kind = kind_of(doc_text(finding, "status"));
     bson_iter_t at, list;
     if (cw_sleep(t, 0) < 0)
         return -1;
-    if (!status || !doc_find(finding, "compliance", &at) || !BSON_ITER_HOLDS_ARRAY(&at) ||
+    if (kind == NONE || !doc_find(finding, "compliance", &at) || !BSON_ITER_HOLDS_ARRAY(&at) ||
         !bson_iter_recurse(&at, &list))
         return 0;
     while (bson_iter_next(&list))
         if (BSON_ITER_HOLDS_DOCUMENT(&list))
-            count_entry(r, &list, status);
+            count_entry(r, &list, kind);
     return r->incomplete ? -1 : 0;
 }
 

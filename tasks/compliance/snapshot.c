@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tasks/compliance/compliance.h"
 #include "tasks/lib/date.h"
+#include "tasks/lib/finding.h"
 #include "tasks/lib/mongo.h"
 #include "tasks/lib/severity.h"
 
@@ -115,7 +116,7 @@ static int look(cw_task *t, const char *team, struct picture *p)
                             "controls", BCON_INT32(0), "}");
     doc_match_id(&filter, "team_id", team);
     int code = mongo_each(t, "compliance_posture", &filter, opts, on_framework, p);
-    BSON_APPEND_UTF8(&filter, "status", "FAIL");
+    finding_match_failing(&filter);
     BCON_APPEND(&filter, "muted", "{", "$ne", BCON_BOOL(true), "}");
     if (code >= 0)
         code = mongo_group(t, "cspm_findings", &filter, "severity", on_severity, p);

@@ -2,6 +2,7 @@
 #include "tasks/lib/mongo.h"
 #include "tasks/maintenance/maintenance.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,13 +107,25 @@ static int on_occurrence(cw_task *t, const bson_t *o, void *arg)
     return code < 0 ? -1 : 0;
 }
 
+/* Sync writes it in capitals; each usual spelling by its name, so that an index serves them. */
+static void match_severity(const struct check *c, bson_t *filter)
+{
+    char lower[16], capital[16];
+    snprintf(lower, sizeof lower, "%s", c->severity);
+    for (char *at = lower; *at; at++)
+        *at = (char)tolower((unsigned char)*at);
+    snprintf(capital, sizeof capital, "%c%s", *c->severity, lower + 1);
+    BCON_APPEND(filter, "severity", "{", "$in", "[", BCON_UTF8(c->severity), BCON_UTF8(capital),
+                BCON_UTF8(lower), "]", "}");
+}
+
 static int pass(struct check *c, const bson_value_t *team, int64_t older_than)
 {
     bson_t filter = BSON_INITIALIZER;
     BSON_APPEND_VALUE(&filter, "team_id", team);
-    BCON_APPEND(&filter, "status", BCON_UTF8("OPEN"), "severity", BCON_UTF8(c->severity),
-                "opened_at", "{", "$lte", BCON_DATE_TIME(older_than), "}", "sla_breached_at",
-                BCON_NULL);
+    match_severity(c, &filter);
+    BCON_APPEND(&filter, "status", BCON_UTF8("OPEN"), "opened_at", "{", "$lte",
+                BCON_DATE_TIME(older_than), "}", "sla_breached_at", BCON_NULL);
     if (c->warning)
         BSON_APPEND_NULL(&filter, "sla_warned_at");
     int code = mongo_each(c->t, "vulnerability_occurrences", &filter, NULL, on_occurrence, c);
@@ -128,8 +141,11 @@ static int pass(struct check *c, const bson_value_t *team, int64_t older_than)
 
 static int64_t days_of(const struct check *c, const struct usual *u)
 {
-    const char *path = cw_printf(c->t, "days.%s", u->severity);
-    int64_t days = c->policy ? doc_int(c->policy, path, u->days) : u->days;
+    bson_iter_t at, list;
+    int64_t days = u->days;
+    if (c->policy && doc_find(c->policy, "days", &at) && BSON_ITER_HOLDS_DOCUMENT(&at) &&
+        bson_iter_recurse(&at, &list) && bson_iter_find_case(&list, u->severity))
+        days = doc_int(c->policy, cw_printf(c->t, "days.%s", bson_iter_key(&list)), days);
     return days > 0 && days <= DAYS_MAX ? days : NEVER;
 }
 

@@ -2,6 +2,7 @@
 #include "tasks/lib/check.h"
 #include "tasks/lib/date.h"
 #include "tasks/lib/digest.h"
+#include "tasks/lib/finding.h"
 #include "tasks/lib/mirror.h"
 #include "tasks/maintenance/maintenance.h"
 
@@ -248,8 +249,9 @@ static int is_empty(struct watchdog *w, const struct lagging *s, const char *tea
 {
     bson_t there = BSON_INITIALIZER, here = BSON_INITIALIZER;
     doc_match_id(&there, "team_id", team);
-    BCON_APPEND(&there, "status", "{", "$in", "[", "FAIL", "OPEN", "]", "}", "muted", "{", "$ne",
-                BCON_BOOL(true), "}", "check_id", "{", "$exists", BCON_BOOL(true), "}");
+    finding_match_failing(&there);
+    BCON_APPEND(&there, "muted", "{", "$ne", BCON_BOOL(true), "}", "check_id", "{", "$exists",
+                BCON_BOOL(true), "}");
     match_open_occurrences(s, team, &here);
     const bson_t *found;
     int occurrence = mongo_find(w->t, "vulnerability_occurrences", &here, NULL, &found);
@@ -265,8 +267,7 @@ static int is_overfull(struct watchdog *w, const struct lagging *s, const char *
 {
     bson_t there = BSON_INITIALIZER, here = BSON_INITIALIZER;
     doc_match_id(&there, "team_id", team);
-    BCON_APPEND(&there, "status", "{", "$in", "[", "FAIL", "Fail", "fail", "OPEN", "Open", "open",
-                "FAILED", "Failed", "failed", "]", "}");
+    finding_match_failing(&there);
     match_open_occurrences(s, team, &here);
     int64_t occurrences = mongo_count(w->t, "vulnerability_occurrences", &here);
     int64_t findings = occurrences > 0 ? mongo_count(w->t, s->collection, &there) : 0;

@@ -5,7 +5,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 /* What findings of each kind are: which asset, which vulnerability, where. These three and the team
  * make the dedup_key, so a change here makes every occurrence a new one. */
@@ -25,14 +24,6 @@ static const char *first_of(const bson_t *document, char *room, const char *cons
 #define FIRST(document, ...) first_of(document, NULL, (const char *const[]){__VA_ARGS__, NULL})
 #define FIRST_ID(document, room, ...)                                                              \
     first_of(document, room, (const char *const[]){__VA_ARGS__, NULL})
-
-bool finding_is_open(const bson_t *document)
-{
-    const char *status = doc_text(document, "status");
-    return status && !doc_bool(document, "muted", false) &&
-           (strcasecmp(status, "FAIL") == 0 || strcasecmp(status, "OPEN") == 0 ||
-            strcasecmp(status, "FAILED") == 0);
-}
 
 static const char *or_nothing(const char *text)
 {

@@ -3,6 +3,7 @@
 #define TASKS_SYNC_SYNC_H
 
 #include "tasks/lib/digest.h"
+#include "tasks/lib/finding.h"
 #include "tasks/lib/mongo.h"
 
 /* What a source says about one vulnerability at one place. Texts live until the next one is
@@ -47,7 +48,6 @@ struct source {
     const char *changes[4];
 };
 extern const struct source sync_sources[];
-bool finding_is_open(const bson_t *document); /* of cspm_findings and k8s_findings */
 enum { SYNC_SOURCES = 3 };
 
 cw_handler sync_all_teams_vulnerabilities, sync_vulnerabilities_for_team;

@@ -417,6 +417,24 @@ def test_refresh(app: Celery, worker: Worker, database: Database, team: Any) -> 
              ("1.4", "MANUAL", 0, 0, None)]
 
 
+@pytest.mark.parametrize(("status", "control"), [
+    ("fail", "FAIL"), ("Failed", "FAIL"), ("OPEN", "FAIL"), ("Pass", "PASS"), ("manual", "MANUAL"),
+    ("Resolved", None), ("something", None), (7, None)])
+def test_posture_of_findings_of_others(one_day: None, app: Celery, worker: Worker, database: Database,
+                                       status: Any, control: str | None) -> None:
+    """Their statuses mean what they do to the sync; what is no judgement makes no control MANUAL."""
+    entry = [{"framework": "CIS", "requirements": ["1.1"]}]
+    known = [{"framework": "CIS", "requirements": ["1.2"]}]
+    database.cspm_findings.insert_many([
+        {"team_id": "t1", "status": status, "severity": "high", "compliance": entry},
+        {"team_id": "t1", "status": "PASS", "compliance": known}])
+    get(send(app, "compliance.run_compliance_refresh"))
+    told = {c["control"]: c["status"] for c in database.compliance_posture.find_one()["controls"]}
+    assert told == {"1.2": "PASS", **({"1.1": control} if control else {})}
+    get(send(app, "compliance.snapshot_team", "t1", get(send(app, "compliance.snapshot_all_teams"))["day"]))
+    assert database.compliance_snapshots.find_one()["open_findings"]["HIGH"] == (control == "FAIL")
+
+
 def test_snapshots(one_day: None, app: Celery, worker: Worker, database: Database) -> None:
     teams = ["team-1", "team-2", ObjectId(), 7, Binary(bytes(range(16)), 4),
              Binary(bytes(range(1, 17)), 3)]

@@ -272,6 +272,17 @@ def test_sla_of_odd_documents(app: Celery, start: Callable[..., Any], db: Databa
     assert run(app, "check_sla_breaches_all_teams")["breaches"] == 0
 
 
+def test_sla_of_severities_in_any_case(app: Celery, start: Callable[..., Any], db: Database) -> None:
+    start()
+    db.vulnerability_occurrences.insert_many(
+        [occurrence(name, name, 8) for name in ("CRITICAL", "Critical", "critical")] +
+        [occurrence("own", "High", 4, team_id="t2")])
+    db.sla_policies.insert_one({"team_id": "t2", "days": {"high": 3}})
+    for breaches in (4, 0):
+        assert run(app, "check_sla_breaches_all_teams")["breaches"] == breaches
+    assert set(db.notifications.distinct("severity")) == {"CRITICAL", "HIGH"}
+
+
 def test_sla_policy_by_either_form_of_an_id(app: Celery, start: Callable[..., Any],
                                             db: Database) -> None:
     start()
