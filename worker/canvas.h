@@ -16,6 +16,10 @@ struct canvas_ids {
     uint64_t n; /* made so far */
 };
 
+/* Of all that a task sends. It leaves as one command, of which Redis takes a gigabyte, and is
+ * recorded as one text, of which it takes half as much, each quote of a message escaped. */
+enum { CANVAS_MIB_MOST = 256 };
+
 struct canvas {
     struct canvas_ids *ids; /* NULL: random ones */
     const char *root_id, *parent_id; /* of what is sent, unless its options say otherwise */
@@ -27,6 +31,7 @@ struct canvas {
     int64_t now;
     cJSON *sends;    /* rows {"queue","priority","due","id","text"} are appended here */
     cJSON *prepares; /* rows {"group", "size" or "result", "keep"}: durable before sends leave */
+    size_t *sent;    /* bytes of the texts in `sends`, counted here; NULL: not counted */
     cJSON *children; /* result tuples of what was sent; NULL: not wanted */
 };
 

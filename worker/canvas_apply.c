@@ -189,6 +189,16 @@ static void add_send(const struct canvas *c, const struct message_spec *spec, co
     cJSON_AddItemToArray(c->sends, row);
 }
 
+static int count_bytes(const struct canvas *c, const char *text, struct error *err)
+{
+    if (!c->sent)
+        return 0;
+    *c->sent += strlen(text);
+    return *c->sent <= (size_t)CANVAS_MIB_MOST << 20
+               ? 0
+               : error_set(err, ERROR_TOO_BIG, "messages of more than %d MiB", CANVAS_MIB_MOST);
+}
+
 /* A row for a message whose JSON parts the caller holds. */
 static int send_message(const struct canvas *c, struct message_spec *spec, const cJSON *own,
                         const cJSON *over, struct error *err)
@@ -216,12 +226,17 @@ static int send_message(const struct canvas *c, struct message_spec *spec, const
     spec->replaced_task_nesting = (int)nesting;
     spec->headers = option(own, over, "headers");
     spec->compression = text_option(own, over, "compression");
+    int code = count_bytes(c, "", err); /* what is over already must not cost more */
+    if (code < 0)
+        return code;
     char *text = message_encode(spec, err);
     if (!text)
         return err->code;
-    add_send(c, spec, text);
+    code = count_bytes(c, text, err);
+    if (code == 0)
+        add_send(c, spec, text);
     free(text);
-    return 0;
+    return code;
 }
 
 static int apply_plain(const struct canvas *c, cJSON *signature, const struct given *given,

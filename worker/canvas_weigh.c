@@ -9,8 +9,7 @@
 
 #include <string.h>
 
-/* Redis takes a command of at most a gigabyte, and base64 adds a third. */
-enum { MIB_MOST = 256, NESTING_MOST = 64 };
+enum { NESTING_MOST = 64 };
 
 struct weight {
     double bytes;          /* of JSON, roughly */
@@ -142,8 +141,8 @@ int canvas_fits(const cJSON *signatures, const cJSON *args, const cJSON *options
     double bytes = w.bytes + w.takers * size_of(args) + w.copies * size_of(options);
     if (w.depth > NESTING_MOST)
         return error_set(err, ERROR_TOO_BIG, "more than %d chords in one another", NESTING_MOST);
-    if (!(bytes <= MIB_MOST * 1048576.0))
-        return error_set(err, ERROR_TOO_BIG, "messages of more than %d MiB", MIB_MOST);
+    if (!(bytes * 4 / 3 <= CANVAS_MIB_MOST * 1048576.0)) /* in base64 */
+        return error_set(err, ERROR_TOO_BIG, "messages of more than %d MiB", CANVAS_MIB_MOST);
     return 0;
 }
 

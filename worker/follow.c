@@ -30,10 +30,16 @@ enum { SENDS_MOST = 100000 };
 static int check_sends(const struct request *r, struct error *err)
 {
     int n = cJSON_GetArraySize(r->sends);
-    return n <= SENDS_MOST
+    if (n > SENDS_MOST)
+        return error_set(err, ERROR_TOO_BIG, "%d messages: with one task at most %d are sent", n,
+                         SENDS_MOST);
+    size_t size = 0;
+    for (const cJSON *send = r->sends->child; send; send = send->next)
+        size += strlen(json_get_string(send, "text"));
+    return size <= (size_t)CANVAS_MIB_MOST << 20
                ? 0
-               : error_set(err, ERROR_TOO_BIG, "%d messages: with one task at most %d are sent", n,
-                           SENDS_MOST);
+               : error_set(err, ERROR_TOO_BIG, "messages of %zu MiB: with one task at most %d are "
+                                               "sent", size >> 20, CANVAS_MIB_MOST);
 }
 
 /* An errback with two arguments or more takes (request, exc, traceback). */
@@ -66,6 +72,7 @@ static struct continuation make(struct request *r, struct canvas_ids *ids, const
     c.canvas.counts_chords = store_counts_chords(w->store);
     c.canvas.now = worker_now(w);
     c.canvas.sends = r->sends;
+    c.canvas.sent = &r->sent_bytes;
     c.canvas.prepares = r->prepares;
     return c;
 }
@@ -184,6 +191,7 @@ static void drop_messages(struct request *r)
     cJSON_Delete(r->children);
     cJSON_Delete(r->prepares);
     r->sends = r->children = r->prepares = NULL;
+    r->sent_bytes = 0;
 }
 
 enum outcome follow_add(struct request *r, enum outcome outcome)

@@ -96,6 +96,7 @@ struct request {
     int64_t n_polled;            /* how many parts that has, */
     bool polled;                 /* and that all of them are there */
     uint64_t n_ids;              /* made for the bodies and errbacks of chords */
+    size_t sent_bytes;           /* of the messages made so far */
     size_t n_puts;               /* records of others that must be durable before its ack */
     void (*after_puts)(struct request *), (*after_chords)(struct request *);
     char *repr;                  /* of the result or the exception; only when events want it */

@@ -491,6 +491,32 @@ static void a_large_result_is_copied_a_bounded_number_of_times(void **state)
     free(large);
 }
 
+static bool takes_any_error(const char *task)
+{
+    (void)task;
+    return true;
+}
+
+/* Each errback of the new style gets the whole exception. */
+static void what_has_been_sent_counts(void **state)
+{
+    (void)state;
+    struct buf text = BUF_INIT(SIZE_MAX / 4);
+    struct message m = with_many("errbacks", "{\"task\": \"t\"}", 10, &text);
+    struct continuation c = make(&m);
+    size_t most = (size_t)CANVAS_MIB_MOST << 20, bytes = 0;
+    c.takes_error = takes_any_error;
+    c.canvas.sent = &bytes;
+    assert_int_equal(continuation_failed(&c, (struct slice){"{}", 2}, NULL, NULL), 0);
+    assert_int_equal(cJSON_GetArraySize(c.canvas.sends), 10);
+    assert_in_range(bytes, 10 * 500, 10 * 2000);
+    bytes = most - bytes / 2;
+    assert_int_equal(continuation_failed(&c, (struct slice){"{}", 2}, NULL, NULL), ERROR_TOO_BIG);
+    assert_in_range(cJSON_GetArraySize(c.canvas.sends), 13, 16);
+    done(&c);
+    buf_done(&text);
+}
+
 static void chains_of_nothing_are_followed_by_nothing(void **state)
 {
     (void)state;
@@ -532,6 +558,7 @@ int main(void)
         cmocka_unit_test(groups_in_a_row_are_bounded),
         cmocka_unit_test(what_replaces_before_many_groups_is_bounded),
         cmocka_unit_test(a_large_result_is_copied_a_bounded_number_of_times),
+        cmocka_unit_test(what_has_been_sent_counts),
         cmocka_unit_test(chains_of_nothing_are_followed_by_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
