@@ -18,7 +18,7 @@ from celery.app.control import Control
 from celery.result import AsyncResult
 from redis import Redis
 
-from services.process import descendants, is_alive, wait_until
+from services.process import descendants, die_with_us, is_alive, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CWORKER = str(ROOT / os.environ.get("CWORKER_BIN", "build/cworker"))
@@ -64,6 +64,7 @@ class Worker:
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
                 [CWORKER, *args], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_us,
                 env={**os.environ, **(env or {})})
 
     @property
@@ -125,7 +126,8 @@ def start_celery(module: str, node: str, log: Path, *options: str, broker: str, 
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", module, "worker", "-c", "1", "-l", "INFO", "-n", node,
              *options], cwd=Path(__file__).parent, stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, env={**os.environ, "BROKER": broker, "BACKEND": backend, **env})
+            stderr=subprocess.STDOUT, preexec_fn=die_with_us,
+            env={**os.environ, "BROKER": broker, "BACKEND": backend, **env})
     try:
         with Celery("waiting", broker=broker, set_as_current=False) as app:
             control = Control(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import os
@@ -56,6 +57,15 @@ def wait_until(condition: Callable[[], Any], timeout: float = 120, what: str = "
         time.sleep(0.01)
 
 
+libc = ctypes.CDLL(None)
+
+
+def die_with_us() -> None:
+    """For preexec_fn: a session that is killed leaves nobody behind who would come back to its port for ever,
+    and there take part in a later test."""
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
 def end_process(process: subprocess.Popen, timeout: float = 10, number: int = signal.SIGTERM) -> int:
     if process.poll() is None:
         process.send_signal(number)
@@ -98,7 +108,7 @@ class Service:
     def run(self, *command: str, log: str = "log") -> subprocess.Popen:
         with open(self.folder / log, "ab") as file:
             return subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=file,
-                                    stdin=subprocess.DEVNULL)
+                                    stdin=subprocess.DEVNULL, preexec_fn=die_with_us)
 
     def check_alive(self) -> None:
         if self.process and self.process.poll() is not None:
