@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/integration"), str(ROOT / "
 
 from celery import Celery, chain, chord, group  # noqa: E402
 from services.mongo import MongoServer  # noqa: E402
-from services.process import descendants, is_alive, wait_until  # noqa: E402
+from services.process import descendants, die_with_us, is_alive, wait_until  # noqa: E402
 from services.proxy import Proxy  # noqa: E402
 from services.redis import RedisServer  # noqa: E402
 
@@ -117,7 +117,7 @@ class Worker:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                cwd=Path(__file__).parent,
+                cwd=Path(__file__).parent, preexec_fn=die_with_us,
                 env={**os.environ, "FAULT_LEDGER": str(storm.ledger),
                      "FAULT_LIFE": str(self.life), "BACKEND": storm.backend,
                      "BROKER": storm.redis.url()})
