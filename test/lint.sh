@@ -32,6 +32,10 @@ while IFS= read -r line; do
     complain "banned call: $line"
 done < <(grep -rnE "$banned" proto broker worker tasks examples --include='*.[ch]')
 
+while IFS= read -r line; do
+    complain "longer than 110 columns: $line"
+done < <(git ls-files '*.[ch]' | xargs -r grep -nE '^.{111,}')
+
 while IFS= read -r file; do
     complain "no SPDX line at the top: $file"
 done < <(git ls-files '*.c' '*.h' | xargs -r grep -L 'SPDX-License-Identifier: Apache-2.0')
