@@ -165,20 +165,21 @@ static int read_zip_head(struct unpack *u)
 {
     const unsigned char *h = u->head;
     size_t size;
-    while ((size = zip_header_size(u)) && is_folder(h)) {
+    for (;;) {
+        if (u->head_size >= 4 && memcmp(h, "PK\3\4", 4) != 0) {
+            u->form = ENDED; /* no file at all */
+            return 0;
+        }
+        size = zip_header_size(u);
+        if (!size)
+            return 0;
+        if (!is_folder(h))
+            break;
         if (++u->folders > FOLDERS_MAX)
             return broken(u, "it begins with too many folders");
         u->head_size -= size;
         memmove(u->head, h + size, u->head_size);
-        if (u->head_size < 4)
-            return 0;
-        if (memcmp(h, "PK\3\4", 4) != 0) {
-            u->form = ENDED; /* no file at all */
-            return 0;
-        }
     }
-    if (!size)
-        return 0;
     unsigned flags = le16(h + 6), method = le16(h + 8);
     u->has_crc = !(flags & 8);
     u->told_crc = le16(h + 14) | (uLong)le16(h + 16) << 16;
