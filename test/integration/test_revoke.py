@@ -101,7 +101,10 @@ def test_state_file(app, cworker, keys, tmp_path):
     path = tmp_path / "worker.state"
     result = app.send_task("demo.add", (1, 1))
     share(keys, result.id)
-    cworker("--statedb", path, queues="other").stop()
+    worker = cworker("--statedb", path, queues="other")
+    inspect = app.control.inspect(["w1@test"])
+    wait_until(lambda: inspect.revoked()["w1@test"] == [result.id], what="what Redis knows")
+    worker.stop()
     saved = json.loads(path.read_text())
     assert list(saved["revoked"]) == [result.id]
     keys.delete(REVOKED)
