@@ -294,9 +294,13 @@ def test_a_task_of_which_workers_die_is_set_aside(app, cworker, keys, tmp_path, 
         return {field.partition(b"/")[0].decode(): value.partition(b" ")[2]
                 for field, value in keys.hgetall("{celery}.cworker.outbox").items()}
 
+    def lists():
+        return set(keys.keys("*.cworker.inflight.*"))
+
     for mark in ({}, {poison.id: b'{"starts": 1}'}, {poison.id: b'{"starts": 2}'}):
+        dead = lists()
         worker = start()
-        wait_until(lambda: len(inflight(keys)) == 7, what="all held")
+        wait_until(lambda dead=dead: [keys.llen(key) for key in lists() - dead] == [7], what="all held")
         wait_until(lambda: marks() == mark, what="the mark of its start")
         children = descendants(worker.pid)
         worker.kill()
