@@ -177,10 +177,8 @@ static int save(struct final *f)
 /* The jobs refuse a run whose ids are none; as a filter they would be errors, or others' ids. */
 static bool is_id(const bson_t *run, const char *field)
 {
-    bson_iter_t at;
-    return !doc_find(run, field, &at) ||
-           !(BSON_ITER_HOLDS_DOCUMENT(&at) || BSON_ITER_HOLDS_ARRAY(&at) ||
-             BSON_ITER_HOLDS_REGEX(&at));
+    char room[DOC_ID_SIZE];
+    return !bson_has_field(run, field) || doc_id(run, field, room);
 }
 
 /* Another run has seen findings of this account since this one began, or resolved some of its own. */
